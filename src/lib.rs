@@ -1,0 +1,23 @@
+//! machinist: a machine manager for system containers on plain systemd.
+//!
+//! A verb comes in at the top, becomes a plan, touches systemd at the bottom, and a value comes back up to be shown.
+//!
+//! | module | owns | may import |
+//! | --- | --- | --- |
+//! | [`cli`] | one file per verb: arguments and `run` | everything below |
+//! | [`output`] | tables, JSON, progress; the only place that prints | `machine` |
+//! | [`ops`] | use cases that change something: observe, plan, act, undo | `sources`, `storage`, `sys`, `machine`, `nspawn` |
+//! | [`sources`] | where root filesystems come from | `storage`, `sys`, `machine`, `nspawn` |
+//! | [`storage`] | instant or full copies of a tree, by filesystem | `sys`, `machine` |
+//! | [`sys`] | adapters: D-Bus, netlink, processes, files, journal | `machine`, `nspawn` |
+//! | [`machine`] | names, states, images, the JSON schema; no I/O | nothing |
+//! | [`nspawn`] | the .nspawn file as a lossless document and as settings; no I/O | nothing |
+
+pub mod cli;
+pub mod machine;
+pub mod nspawn;
+pub mod ops;
+pub mod output;
+pub mod sources;
+pub mod storage;
+pub mod sys;

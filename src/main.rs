@@ -1,0 +1,3 @@
+//! The `machinist` command.
+
+fn main() {}

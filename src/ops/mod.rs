@@ -1,0 +1,1 @@
+//! Use cases that change something: observe, plan, act, undo on failure.

@@ -1,0 +1,1 @@
+//! Tables, JSON and progress: the only place that prints.

@@ -1,0 +1,1 @@
+//! Copies of a root filesystem: one trait, one backend per kind of filesystem.

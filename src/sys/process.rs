@@ -1,0 +1,1 @@
+//! Child programs: the one place that starts any.
