@@ -1,0 +1,144 @@
+//! `org.freedesktop.machine1`, see org.freedesktop.machine1(5): registered machines and images.
+
+use zbus::wire::OwnedObjectPath;
+
+use super::{Bus, BusError, Properties, classify};
+
+/// The bus name.
+pub(crate) const NAME: &str = "org.freedesktop.machine1";
+/// How users know it.
+pub(crate) const SERVICE: &str = "systemd-machined";
+
+/// One row of `ListMachines`: name, class, service, object path.
+pub(crate) type MachineRow = (String, String, String, OwnedObjectPath);
+/// One row of `ListImages`: name, type, read-only, created and modified (µs since 1970), usage (bytes), object path.
+pub(crate) type ImageRow = (String, String, bool, u64, u64, u64, OwnedObjectPath);
+
+#[zbus::proxy(
+    interface = "org.freedesktop.machine1.Manager",
+    default_service = "org.freedesktop.machine1",
+    default_path = "/org/freedesktop/machine1"
+)]
+pub(crate) trait Manager {
+    fn list_machines(&self) -> zbus::Result<Vec<MachineRow>>;
+    fn get_machine(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
+    fn list_images(&self) -> zbus::Result<Vec<ImageRow>>;
+    fn get_image(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
+    #[zbus(allow_interactive_auth)]
+    fn kill_machine(&self, name: &str, whom: &str, signal: i32) -> zbus::Result<()>;
+    #[zbus(allow_interactive_auth)]
+    fn terminate_machine(&self, name: &str) -> zbus::Result<()>;
+    fn get_machine_addresses(&self, name: &str) -> zbus::Result<Vec<(i32, Vec<u8>)>>;
+    #[zbus(name = "GetMachineOSRelease")]
+    fn get_machine_os_release(&self, name: &str) -> zbus::Result<std::collections::HashMap<String, String>>;
+
+    #[zbus(signal)]
+    fn machine_removed(&self, machine: String, path: OwnedObjectPath) -> zbus::Result<()>;
+}
+
+/// A registered machine, from one `GetAll`.
+#[derive(Clone, Debug)]
+pub struct Registered {
+    /// The machine's name.
+    pub name: String,
+    /// "container" or "vm".
+    pub class: String,
+    /// What registered it: "systemd-nspawn", "libvirt-qemu" …
+    pub service: String,
+    /// The unit it runs in: a service or a scope.
+    pub unit: String,
+    /// PID of the leader, in the host's namespace; 0 if machined knows none.
+    pub leader: u32,
+    /// "opening", "running" or "closing".
+    pub state: String,
+    /// µs since 1970 when it was registered.
+    pub since: Option<u64>,
+    /// Its root on the host, empty for disk images.
+    pub root_directory: String,
+    /// 128-bit id in hexadecimal: the machine's own machine-id, or zeros.
+    pub id: String,
+}
+
+impl Bus {
+    /// All registered machines, `.host` not among them.
+    pub async fn machines(&self) -> Result<Vec<MachineRow>, BusError> {
+        let mut rows = self
+            .machined()
+            .await?
+            .list_machines()
+            .await
+            .map_err(|error| classify(&error, SERVICE, "list machines", ""))?;
+        rows.retain(|row| row.0 != ".host");
+        Ok(rows)
+    }
+
+    /// What machined knows of the machine behind `path`.
+    pub async fn registered_at(&self, name: &str, path: &str) -> Result<Registered, BusError> {
+        let p = self.machine_properties(name, path).await?;
+        Ok(Registered {
+            name: name.to_owned(),
+            class: p.string("Class"),
+            service: p.string("Service"),
+            unit: p.string("Unit"),
+            leader: p.number("Leader").and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
+            state: p.string("State"),
+            since: p.number("Timestamp"),
+            root_directory: p.string("RootDirectory"),
+            id: p.hex("Id"),
+        })
+    }
+
+    /// What machined knows of a machine; [`BusError::NoSuchMachine`] if it is not registered.
+    pub async fn registered(&self, name: &str) -> Result<Registered, BusError> {
+        let path = self.machine_path(name).await?;
+        self.registered_at(name, path.as_str()).await
+    }
+
+    /// All properties machined has of a machine.
+    pub async fn registered_properties(&self, name: &str) -> Result<Properties, BusError> {
+        let path = self.machine_path(name).await?;
+        self.machine_properties(name, path.as_str()).await
+    }
+
+    async fn machine_path(&self, name: &str) -> Result<OwnedObjectPath, BusError> {
+        let doing = format!("look up machine '{name}'");
+        self.machined()
+            .await?
+            .get_machine(name)
+            .await
+            .map_err(|error| classify(&error, SERVICE, &doing, name))
+    }
+
+    async fn machine_properties(&self, name: &str, path: &str) -> Result<Properties, BusError> {
+        let interface = format!("{NAME}.Machine");
+        match self.properties((NAME, SERVICE), path, &interface, name).await {
+            // The machine went away between the two calls.
+            Err(BusError::Failed { name: error, .. }) if error == "org.freedesktop.DBus.Error.UnknownObject" => {
+                Err(BusError::NoSuchMachine(name.to_owned()))
+            }
+            other => other,
+        }
+    }
+
+    /// All images machined knows, `.host` not among them.
+    pub async fn images(&self) -> Result<Vec<ImageRow>, BusError> {
+        let mut rows = self
+            .machined()
+            .await?
+            .list_images()
+            .await
+            .map_err(|error| classify(&error, SERVICE, "list images", ""))?;
+        rows.retain(|row| row.0 != ".host");
+        Ok(rows)
+    }
+
+    /// Sends a signal to a machine: `whom` is "leader" or "all".
+    pub async fn kill_machine(&self, name: &str, whom: &str, signal: i32) -> Result<(), BusError> {
+        let doing = format!("send signal {signal} to machine '{name}'");
+        self.machined()
+            .await?
+            .kill_machine(name, whom, signal)
+            .await
+            .map_err(|error| classify(&error, SERVICE, &doing, name))
+    }
+}

@@ -1,0 +1,176 @@
+//! `org.freedesktop.DBus.Properties`: all properties of an object in one call, read by name and type.
+
+use std::collections::HashMap;
+
+use zbus::wire::{OwnedVariant, Variant};
+
+use super::{Bus, BusError, classify};
+
+/// The properties of one interface of one object, as they were at the time of the call.
+#[derive(Debug, Default)]
+pub struct Properties(HashMap<String, OwnedVariant>);
+
+impl Bus {
+    /// `GetAll` on one interface. `about` names the object in errors.
+    pub(crate) async fn properties(
+        &self,
+        service: (&str, &'static str),
+        path: &str,
+        interface: &str,
+        about: &str,
+    ) -> Result<Properties, BusError> {
+        let doing = format!("read the properties of '{about}'");
+        let failed = |error: zbus::Error| classify(&error, service.1, &doing, about);
+        let reply = self
+            .connection()
+            .call_method(
+                Some(service.0),
+                path,
+                Some("org.freedesktop.DBus.Properties"),
+                "GetAll",
+                &(interface,),
+            )
+            .await
+            .map_err(failed)?;
+        reply
+            .body()
+            .deserialize::<HashMap<String, OwnedVariant>>()
+            .map(Properties)
+            .map_err(failed)
+    }
+}
+
+impl Properties {
+    fn value(&self, name: &str) -> Option<&Variant<'static>> {
+        self.0.get(name).map(|v| &**v)
+    }
+
+    /// A string or object path; empty if missing.
+    #[must_use]
+    pub fn string(&self, name: &str) -> String {
+        match self.value(name) {
+            Some(Variant::Str(text)) => text.to_string(),
+            Some(Variant::ObjectPath(path)) => path.to_string(),
+            _ => String::new(),
+        }
+    }
+
+    /// An unsigned number of any width; `None` if missing, or if it is the type's maximum, which systemd uses
+    /// for "infinity" and for "not set".
+    #[must_use]
+    pub fn number(&self, name: &str) -> Option<u64> {
+        match self.value(name)? {
+            Variant::U64(u64::MAX) | Variant::U32(u32::MAX) => None,
+            Variant::U64(number) => Some(*number),
+            Variant::U32(number) => Some(u64::from(*number)),
+            Variant::I32(number) => u64::try_from(*number).ok(),
+            _ => None,
+        }
+    }
+
+    /// A boolean; false if missing.
+    #[must_use]
+    pub fn boolean(&self, name: &str) -> bool {
+        matches!(self.value(name), Some(Variant::Bool(true)))
+    }
+
+    /// Bytes in lower-case hexadecimal, as systemd prints ids; empty if missing.
+    #[must_use]
+    pub fn hex(&self, name: &str) -> String {
+        let Some(Variant::Array(array)) = self.value(name) else {
+            return String::new();
+        };
+        array
+            .iter()
+            .filter_map(|item| {
+                if let Variant::U8(byte) = item {
+                    Some(format!("{byte:02x}"))
+                } else {
+                    None
+                }
+            })
+            .collect()
+    }
+
+    /// A list of strings; empty if missing.
+    #[must_use]
+    pub fn strings(&self, name: &str) -> Vec<String> {
+        let Some(Variant::Array(array)) = self.value(name) else {
+            return Vec::new();
+        };
+        array
+            .iter()
+            .filter_map(|item| {
+                if let Variant::Str(text) = item {
+                    Some(text.to_string())
+                } else {
+                    None
+                }
+            })
+            .collect()
+    }
+
+    /// Every property with its value in a printable form, sorted by name.
+    #[must_use]
+    pub fn printable(&self) -> std::collections::BTreeMap<String, serde_json::Value> {
+        self.0
+            .iter()
+            .map(|(name, value)| (name.clone(), to_json(value)))
+            .collect()
+    }
+}
+
+/// A D-Bus value as JSON. Numbers stay numbers; dictionaries with string keys become objects.
+fn to_json(value: &Variant<'_>) -> serde_json::Value {
+    use serde_json::Value as Json;
+    match value {
+        Variant::U8(n) => Json::from(*n),
+        Variant::Bool(b) => Json::from(*b),
+        Variant::I16(n) => Json::from(*n),
+        Variant::U16(n) => Json::from(*n),
+        Variant::I32(n) => Json::from(*n),
+        Variant::U32(n) => Json::from(*n),
+        Variant::I64(n) => Json::from(*n),
+        Variant::U64(n) => Json::from(*n),
+        Variant::F64(n) => Json::from(*n),
+        Variant::Str(text) => Json::from(text.as_str()),
+        Variant::ObjectPath(path) => Json::from(path.as_str()),
+        Variant::Array(array) => array.iter().map(to_json).collect(),
+        Variant::Structure(structure) => structure.fields().iter().map(to_json).collect(),
+        Variant::Variant(inner) => to_json(inner),
+        other => Json::from(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn properties(entries: &[(&str, Variant<'static>)]) -> Properties {
+        Properties(
+            entries
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), OwnedVariant::try_from(v.try_clone().unwrap()).unwrap()))
+                .collect(),
+        )
+    }
+
+    #[test]
+    fn the_maximum_means_not_set() {
+        let p = properties(&[
+            ("a", Variant::U64(u64::MAX)),
+            ("b", Variant::U64(7)),
+            ("c", Variant::U32(3)),
+        ]);
+        assert_eq!(
+            (p.number("a"), p.number("b"), p.number("c"), p.number("d")),
+            (None, Some(7), Some(3), None)
+        );
+    }
+
+    #[test]
+    fn ids_are_hexadecimal() {
+        let p = properties(&[("id", Variant::from(vec![0xde_u8, 0xad, 0x01]))]);
+        assert_eq!(p.hex("id"), "dead01");
+    }
+}

@@ -1,0 +1,137 @@
+//! `org.freedesktop.systemd1`, see org.freedesktop.systemd1(5): units, jobs, unit files.
+
+use zbus::wire::OwnedObjectPath;
+
+use super::{Bus, BusError, Properties, classify};
+
+/// The bus name.
+pub(crate) const NAME: &str = "org.freedesktop.systemd1";
+/// How users know it.
+pub(crate) const SERVICE: &str = "systemd";
+
+/// Symbolic links that `EnableUnitFiles` and its kin made or removed: (type, link, target).
+pub(crate) type UnitFileChanges = Vec<(String, String, String)>;
+/// One row of `ListUnits`: name, description, load, active, sub state, follower, path, job id, job type, job path.
+pub(crate) type UnitRow = (
+    String,
+    String,
+    String,
+    String,
+    String,
+    String,
+    OwnedObjectPath,
+    u32,
+    String,
+    OwnedObjectPath,
+);
+
+#[zbus::proxy(
+    interface = "org.freedesktop.systemd1.Manager",
+    default_service = "org.freedesktop.systemd1",
+    default_path = "/org/freedesktop/systemd1"
+)]
+pub(crate) trait Manager {
+    fn subscribe(&self) -> zbus::Result<()>;
+    fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
+    #[zbus(allow_interactive_auth)]
+    fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    #[zbus(allow_interactive_auth)]
+    fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    #[zbus(allow_interactive_auth)]
+    fn kill_unit(&self, name: &str, whom: &str, signal: i32) -> zbus::Result<()>;
+    #[zbus(allow_interactive_auth)]
+    fn thaw_unit(&self, name: &str) -> zbus::Result<()>;
+    #[zbus(allow_interactive_auth)]
+    fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
+    #[zbus(allow_interactive_auth)]
+    fn reload(&self) -> zbus::Result<()>;
+    fn list_units_by_patterns(&self, states: &[&str], patterns: &[&str]) -> zbus::Result<Vec<UnitRow>>;
+    fn get_unit_file_state(&self, file: &str) -> zbus::Result<String>;
+    #[zbus(allow_interactive_auth)]
+    fn enable_unit_files(&self, files: &[&str], runtime: bool, force: bool) -> zbus::Result<(bool, UnitFileChanges)>;
+    #[zbus(allow_interactive_auth)]
+    fn disable_unit_files(&self, files: &[&str], runtime: bool) -> zbus::Result<UnitFileChanges>;
+
+    #[zbus(signal)]
+    fn job_removed(&self, id: u32, job: OwnedObjectPath, unit: String, result: String) -> zbus::Result<()>;
+
+    #[zbus(property)]
+    fn version(&self) -> zbus::Result<String>;
+}
+
+/// The state of a unit, from one `GetAll` on each of its two interfaces.
+#[derive(Debug, Default)]
+pub struct UnitState {
+    /// Properties of `org.freedesktop.systemd1.Unit`.
+    pub unit: Properties,
+    /// Properties of the type's own interface: `.Service` or `.Scope`.
+    pub detail: Properties,
+}
+
+impl UnitState {
+    /// Whether the unit's processes exist: anything but `inactive` and `failed`.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        !matches!(self.unit.string("ActiveState").as_str(), "inactive" | "failed" | "")
+    }
+
+    /// Whether the freezer holds it, or is about to.
+    #[must_use]
+    pub fn is_frozen(&self) -> bool {
+        self.unit.string("FreezerState").starts_with("fr")
+    }
+}
+
+impl Bus {
+    /// systemd's major version, such as 257.
+    pub async fn systemd_version(&self) -> Result<u32, BusError> {
+        let doing = "read systemd's version";
+        let text = self
+            .manager()
+            .await?
+            .version()
+            .await
+            .map_err(|error| classify(&error, SERVICE, doing, "systemd"))?;
+        // "257.13-1~deb13u1", "v258", "262~rc1": the leading number is the version.
+        let digits: String = text
+            .trim_start_matches('v')
+            .chars()
+            .take_while(char::is_ascii_digit)
+            .collect();
+        digits.parse().map_err(|_| BusError::Failed {
+            doing: doing.to_owned(),
+            name: String::new(),
+            message: format!("it says '{}'", text.escape_debug()),
+        })
+    }
+
+    /// The state of a unit; a unit without any file is loaded as `not-found` and is no error.
+    pub async fn unit_state(&self, name: &str) -> Result<UnitState, BusError> {
+        let doing = format!("load unit '{name}'");
+        let path = self
+            .manager()
+            .await?
+            .load_unit(name)
+            .await
+            .map_err(|error| classify(&error, SERVICE, &doing, name))?;
+        let kind = if name.ends_with(".scope") { "Scope" } else { "Service" };
+        let interfaces = [format!("{NAME}.Unit"), format!("{NAME}.{kind}")];
+        let service = (NAME, SERVICE);
+        let (unit, detail) = futures_util::future::try_join(
+            self.properties(service, path.as_str(), &interfaces[0], name),
+            self.properties(service, path.as_str(), &interfaces[1], name),
+        )
+        .await?;
+        Ok(UnitState { unit, detail })
+    }
+
+    /// `UnitFileState` of a unit: "enabled", "disabled", "enabled-runtime", "masked" …
+    pub async fn unit_file_state(&self, name: &str) -> Result<String, BusError> {
+        let doing = format!("read whether '{name}' is enabled");
+        self.manager()
+            .await?
+            .get_unit_file_state(name)
+            .await
+            .map_err(|error| classify(&error, SERVICE, &doing, name))
+    }
+}

@@ -1,0 +1,282 @@
+# shellcheck shell=bash
+# Tier 1: a host in a container. CACHE/run/ID/ holds its tree (`root`), its console and, in `state`, what it is made of.
+
+run_dir() { printf '%s/run/%s\n' "$CACHE" "$1"; }
+
+# read_state ID: sets the variables of `state` (suite, owner, owner_start, supervisor…, leader…, cgroup).
+read_state() {
+    local file
+    file=$(run_dir "$1")/state
+    suite='' owner='' owner_start='' supervisor='' supervisor_start='' leader='' leader_start='' cgroup=''
+    [[ -r $file ]] || return 1
+    # shellcheck source=/dev/null
+    . "$file"
+}
+
+# add_state ID KEY=VALUE...
+add_state() {
+    local file pair
+    file=$(run_dir "$1")/state
+    shift
+    for pair in "$@"; do
+        printf '%s=%q\n' "${pair%%=*}" "${pair#*=}" >>"$file"
+    done
+}
+
+need_running() {
+    [[ -n ${1:-} ]] || bad_usage 'no ID given'
+    { read_state "$1" && is_alive "$leader" "$leader_start"; } || fail "no running host '$1'; see host list"
+}
+
+host_boot() {
+    local suite=${1:-} owner=$PPID copies=() binds=() id
+    need_suite "$suite"
+    shift
+    while (($#)); do
+        case $1 in
+            --owner) owner=$2 ;;
+            --copy) copies+=("$2") ;;
+            --ro-bind) binds+=("--bind-ro=$2") ;;
+            --bind) binds+=("--bind=$2") ;;
+            *) bad_usage "boot: unknown option '$1'" ;;
+        esac
+        shift 2
+    done
+    install_tools
+    ensure_tree "$suite"
+    cgroup2_mount >/dev/null
+    host_sweep
+
+    id=$(claim_id "$suite")
+    # shellcheck disable=SC2064  # the id of now
+    trap "host_stop '$id'" EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+    add_state "$id" "suite=$suite" "owner=$owner" "owner_start=$(process_start "$owner")"
+    prepare_root "$id" "$suite" ${copies[@]+"${copies[@]}"}
+    net_up "$id" "$(run_dir "$id")/root"
+    launch "$id" ${binds[@]+"${binds[@]}"}
+    wait_for_leader "$id"
+    wait_for_running "$id"
+    trap - EXIT INT TERM
+    printf '%s\n' "$id"
+}
+
+# The directory is the claim: mkdir is atomic. The veth pair and the nft table are named after the last part alone.
+claim_id() {
+    local hex
+    mkdir -p "$CACHE/run"
+    until hex=$(random_hex); ! compgen -G "$CACHE/run/*-$hex" >/dev/null && mkdir "$CACHE/run/$1-$hex"; do :; done
+    printf '%s-%s\n' "$1" "$hex"
+}
+
+prepare_root() {
+    local id=$1 suite=$2 root
+    shift 2
+    root=$(run_dir "$id")/root
+    copy_tree "$suite" "$root"
+    printf '%s\n' "$id" >"$root/etc/hostname"
+    tr -d - </proc/sys/kernel/random/uuid >"$root/etc/machine-id"
+    copy_into "$root" "$@"
+}
+
+# Where the unified hierarchy is: everything on newer machines, beside v1 on hybrid ones.
+cgroup2_mount() {
+    local mount
+    mount=$(findmnt -n -t cgroup2 -o TARGET | head -n 1)
+    [[ -n $mount ]] || cannot 'no cgroup v2 hierarchy is mounted'
+    printf '%s\n' "$mount"
+}
+
+# A cgroup of its own keeps two hosts apart: nspawn makes its groups below the one that it is started in.
+launch() {
+    local id=$1 dir cgroup supervisor
+    shift
+    dir=$(run_dir "$id")
+    cgroup=$(cgroup2_mount)/machinist-$id
+    mkdir -p "$cgroup"
+    add_state "$id" "cgroup=$cgroup"
+    # Through sh, as the group must be entered before there is a child; the lock of nobody may be inherited.
+    # shellcheck disable=SC2016
+    SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 setsid sh -c 'echo $$ >"$0/cgroup.procs"; exec "$@"' "$cgroup" \
+        systemd-nspawn --quiet --boot --directory="$dir/root" --machine="$id" --register=no --keep-unit \
+        --capability=all --network-namespace-path="/run/netns/$(netns_name "$id")" --resolv-conf=off --link-journal=no \
+        --console=read-only --bind=/dev/fuse --bind=/dev/net/tun --bind=/dev/loop-control "$@" \
+        </dev/null >"$dir/console.log" 2>&1 &
+    supervisor=$!
+    add_state "$id" "supervisor=$supervisor" "supervisor_start=$(process_start "$supervisor")"
+}
+
+wait_for_leader() {
+    local id=$1 leader
+    read_state "$id"
+    if ! wait_until 15 has_leader "$supervisor"; then
+        tail -n 20 "$(run_dir "$id")/console.log" >&2
+        cannot "systemd-nspawn did not start $id"
+    fi
+    leader=$(leader_of "$supervisor")
+    add_state "$id" "leader=$leader" "leader_start=$(process_start "$leader")"
+}
+
+# PID 1 of the host: the child of nspawn that is number 1 in a PID namespace.
+leader_of() {
+    local child
+    for child in $(cat "/proc/$1/task/$1/children" 2>/dev/null); do
+        grep -qsE '^NSpid:.*[[:space:]]1$' "/proc/$child/status" && printf '%s\n' "$child" && return
+    done
+    return 1
+}
+
+has_leader() { leader_of "$1" >/dev/null; }
+
+wait_for_running() {
+    local id=$1
+    wait_until 120 has_booted "$id" || true
+    [[ $(system_state "$id") == running ]] && return
+    say "error: host $id is '$(system_state "$id")'"
+    host_exec "$id" -- systemctl --failed --no-legend --plain >&2 || true
+    host_exec "$id" -- journalctl --no-pager -q -b -p warning -n 30 >&2 || true
+    tail -n 10 "$(run_dir "$id")/console.log" >&2
+    exit 1
+}
+
+system_state() { host_exec "$1" -- systemctl is-system-running 2>/dev/null || true; }
+
+has_booted() {
+    is_alive "$leader" "$leader_start" || { read_state "$1" && is_alive "$leader" "$leader_start"; } || return 0
+    case $(system_state "$1") in running | degraded | maintenance) ;; *) return 1 ;; esac
+}
+
+# A subshell or the last act of the program: the shell becomes the command, so that signals and statuses are exact.
+host_exec() (
+    id=${1:-}
+    variables=() directory=/
+    need_running "$id"
+    shift
+    while [[ $# -gt 0 && $1 != -- ]]; do
+        case $1 in
+            -e) variables+=("$2") ;;
+            -w) directory=$2 ;;
+            *) bad_usage "exec: unknown option '$1'" ;;
+        esac
+        shift 2
+    done
+    (($# > 1)) || bad_usage 'exec: no command; put -- before it'
+    shift
+    # Inside the host's own group: out of all units, as on a host whose tests are started by hand.
+    payload=$(dirname "$(sed -n 's/^0:://p' "/proc/$leader/cgroup")")
+    group=$(cgroup2_mount)$payload/machinist-test
+    mkdir -p "$group" && echo "$BASHPID" >"$group/cgroup.procs"
+    exec nsenter -t "$leader" -m -u -i -n -p -C -- setpriv --pdeathsig KILL -- env -i -C "$directory" HOME=/root USER=root \
+        LOGNAME=root SHELL=/bin/bash LANG=C.UTF-8 TERM="${TERM:-dumb}" \
+        PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin ${variables[@]+"${variables[@]}"} "$@"
+)
+
+# With the journalctl of the tree: an older one may not read what a newer journald wrote. Works on a dead host too.
+host_journal() {
+    local id=${1:-} file=${2:-} root guest
+    [[ -n $id && -n $file ]] || bad_usage 'journal: ID and FILE are needed'
+    root=$(run_dir "$id")/root
+    [[ -d $root ]] || fail "no host '$id'; see host list"
+    {
+        printf '=== journal of host %s ===\n' "$id"
+        chroot "$root" journalctl --no-pager -q -o short-precise -D "/var/log/journal/$(<"$root/etc/machine-id")" || true
+        for guest in "$root"/var/lib/machines/*/var/log/journal; do
+            [[ -d $guest && ! -L $guest ]] || continue
+            printf '=== journal of guest %s ===\n' "$(basename "${guest%/var/log/journal}")"
+            chroot "$root" journalctl --no-pager -q -o short-precise -D "${guest#"$root"}" || true
+        done
+        printf '=== console of host %s ===\n' "$id"
+        cat "$(run_dir "$id")/console.log"
+    } >"$file" 2>&1
+}
+
+host_stop() {
+    local id
+    for id in "$@"; do
+        [[ $id == *-?????? && $id != */* ]] || bad_usage "stop: '$id' is no id"
+        stop_one "$id"
+    done
+}
+
+# Killing PID 1 of the PID namespace kills all that is in it, guests and commands included; nothing of value is lost.
+stop_one() {
+    local id=$1 dir
+    dir=$(run_dir "$id")
+    if read_state "$id"; then
+        # A boot that was interrupted may not have written down its leader yet.
+        [[ -n $leader || -z $supervisor ]] || leader=$(leader_of "$supervisor") || true
+        [[ -z $leader_start && -n $leader ]] && leader_start=$(process_start "$leader" || true)
+        kill_process "$leader" "$leader_start" KILL 10
+        # nspawn cleans up behind itself when its child is gone.
+        kill_process "$supervisor" "$supervisor_start" TERM 5
+        kill_process "$supervisor" "$supervisor_start" KILL 5
+    fi
+    net_down "$id"
+    detach_loops "$dir"
+    [[ -z ${cgroup:-} ]] || find "$cgroup" -depth -type d -exec rmdir {} + 2>/dev/null || true
+    unmount_remains "$id"
+    remove_dir "$dir"
+}
+
+# kill_process PID START SIGNAL SECONDS
+kill_process() {
+    is_alive "$1" "$2" || return 0
+    kill "-$3" "$1" 2>/dev/null || true
+    wait_until "$4" is_gone "$1" "$2" || true
+}
+
+# A zombie waits for whoever started it, which may be long in coming: it is dead all the same.
+is_gone() {
+    ! is_alive "$1" "$2" || grep -qs '^State:[[:space:]]*Z' "/proc/$1/status"
+}
+
+# Loop devices are the machine's, and outlive the mount namespace; their files are known by device and inode.
+detach_loops() {
+    local dir=$1 loop inode
+    [[ -d $dir/root ]] || return 0
+    losetup -n -l -O NAME,BACK-INO 2>/dev/null | while read -r loop inode; do
+        [[ -z $(find "$dir/root" -xdev -inum "$inode" -print -quit) ]] || losetup -d "$loop" || true
+    done
+}
+
+# What nspawn itself mounts outside, and leaves there when it is killed.
+unmount_remains() {
+    local place
+    for place in unix-export propagate; do
+        umount -l "/run/systemd/nspawn/$place/$1" 2>/dev/null || true
+        rmdir "/run/systemd/nspawn/$place/$1" 2>/dev/null || true
+    done
+}
+
+remove_dir() {
+    [[ -d $1 ]] || return 0
+    rm -rf --one-file-system "$1" 2>/dev/null && return
+    # Read-only images are immutable files outside btrfs.
+    chattr -R -f -i "$1" || true
+    rm -rf --one-file-system "$1"
+}
+
+host_list() {
+    local dir id state
+    for dir in "$CACHE"/run/*-??????; do
+        [[ -d $dir ]] || continue
+        id=${dir##*/} state=dead
+        read_state "$id" && is_alive "$leader" "$leader_start" && state=running
+        printf '%s %s leader=%s owner=%s\n' "$id" "$state" "${leader:--}" "${owner:--}"
+    done
+}
+
+# A run is dead when its owner is, and with it what it booted. Without a leader it may be about to boot.
+host_sweep() {
+    local dir id
+    for dir in "$CACHE"/run/*-??????; do
+        [[ -d $dir ]] || continue
+        id=${dir##*/}
+        read_state "$id" || [[ -n $(find "$dir" -maxdepth 0 -mmin +5) ]] || continue
+        is_alive "$owner" "$owner_start" && continue
+        is_alive "$leader" "$leader_start" && continue
+        say "sweeping $id"
+        host_stop "$id"
+    done
+}

@@ -1,0 +1,118 @@
+# shellcheck shell=bash
+# The cached root trees: CACHE/trees/SUITE-KEY/{root,built}. KEY changes with the package list and with these scripts.
+
+readonly TREE_PACKAGES=(
+    acl attr btrfs-progs busybox-static bzip2 ca-certificates dbus debian-archive-keyring debootstrap e2fsprogs
+    gpgv init iproute2 iputils-ping jq kmod less libcap2-bin libnss-myhostname libnss-mymachines libpam-systemd
+    login mmdebstrap mount netbase nftables passwd polkitd procps python3-minimal strace sudo systemd
+    systemd-container systemd-resolved systemd-sysv ubuntu-keyring udev util-linux wget xz-utils zstd
+)
+readonly VM_PACKAGES=(linux-image-cloud-amd64 initramfs-tools)
+
+# Documentation and translations are a third of the files, and every host is a copy of the tree.
+readonly TREE_OPTIONS=(
+    --aptopt='Acquire::Check-Valid-Until "false"'
+    --dpkgopt='path-exclude=/usr/share/doc/*'
+    --dpkgopt='path-exclude=/usr/share/info/*'
+    --dpkgopt='path-exclude=/usr/share/locale/*'
+    --dpkgopt='path-exclude=/usr/share/man/*'
+)
+
+# The mirror that this machine uses for Debian itself (not for security updates, not for Ubuntu), else the public one.
+mirror() {
+    local uri=
+    if [[ -n ${MACHINIST_TEST_MIRROR:-} ]]; then
+        uri=$MACHINIST_TEST_MIRROR
+    elif command -v apt-get >/dev/null; then
+        # shellcheck disable=SC2016  # apt's own placeholders
+        uri=$(apt-get indextargets --format '$(REPO_URI) $(LABEL)' 'Created-By: Packages' 2>/dev/null |
+            awk '$1 ~ /^https?:/ && ($1 ~ /\/debian\/?$/ || $2 == "Debian" && NF == 2) {print $1; exit}') || true
+    fi
+    printf '%s\n' "${uri:-http://deb.debian.org/debian}"
+}
+
+tree_key() {
+    { declare -p TREE_PACKAGES VM_PACKAGES TREE_OPTIONS
+      declare -f make_tree make_vm_tree
+      mirror
+      cat "$HERE/lib/customize"; } | sha256sum | cut -c1-12
+}
+
+# tree_dir NAME: NAME is SUITE or SUITE-vm.
+tree_dir() { printf '%s\n' "$CACHE/trees/$1-$(tree_key)"; }
+
+is_fresh() {
+    [[ -d $1/root && -n $(find "$1/built" -mtime "-$TREE_DAYS" 2>/dev/null) ]]
+}
+
+build_command() {
+    local suite=${1:-} name
+    need_suite "$suite"
+    name=$suite
+    [[ ${2:-} == --vm ]] && name=$suite-vm
+    ensure_tree "$name"
+    printf '%s\n' "$(tree_dir "$name")/root"
+}
+
+# ensure_tree NAME: builds it unless it is there. Of two runs side by side the second waits for the first.
+ensure_tree() {
+    local name=$1 dir
+    need_root
+    dir=$(tree_dir "$name")
+    is_fresh "$dir" && return 0
+    # Tier 2's tree starts as tier 1's.
+    [[ $name == *-vm ]] && ensure_tree "${name%-vm}"
+    install_tools
+    mkdir -p "$CACHE"/{lock,run,trees}
+    chmod 700 "$CACHE"
+    exec {tree_lock}>"$CACHE/lock/$name"
+    flock "$tree_lock"
+    is_fresh "$dir" || rebuild_tree "$name" "$dir"
+    exec {tree_lock}>&-
+}
+
+rebuild_tree() {
+    local name=$1 dir=$2 new=$CACHE/trees/.new-$1 began=$SECONDS
+    say "building the root tree of $name"
+    # The lock is ours, so whatever lies there is from a run that was killed.
+    rm -rf --one-file-system "$new"
+    mkdir -m 700 "$new"
+    if ! make_tree "$name" "$new" >"$CACHE/build-$name.log" 2>&1; then
+        rm -rf --one-file-system "$new"
+        tail -n 15 "$CACHE/build-$name.log" >&2
+        [[ -d $dir/root ]] || cannot "the root tree of $name cannot be built; the whole log: $CACHE/build-$name.log"
+        say "warning: using the tree of $name that is older than $TREE_DAYS days"
+        return 0
+    fi
+    touch "$new/built"
+    # Readers hold the lock while they copy: nobody is in the old one.
+    [[ ! -d $dir ]] || { mv "$dir" "$new-old"; rm -rf --one-file-system "$new-old"; }
+    mv "$new" "$dir"
+    drop_old_trees "$name" "$dir"
+    say "built the root tree of $name in $((SECONDS - began)) s"
+}
+
+# Called in a condition, where `set -e` is off: each step decides itself.
+make_tree() {
+    local suite=$1 new=$2 IFS=,
+    [[ $suite != *-vm ]] || { make_vm_tree "${suite%-vm}" "$new"; return; }
+    mmdebstrap --variant=minbase --mode=root --format=directory --keyring="$KEYRING" "${TREE_OPTIONS[@]}" \
+        --include="${TREE_PACKAGES[*]}" --customize-hook="$HERE/lib/customize" "$suite" "$new/root" "$(mirror)"
+}
+
+# Trees of other keys may belong to another branch that is being tested: only old ones go.
+drop_old_trees() {
+    local old
+    for old in "$CACHE/trees/$1"-????????????; do
+        [[ $old == "$2" ]] || is_fresh "$old" || rm -rf --one-file-system "$old"
+    done
+}
+
+# copy_tree NAME DEST: a plain copy takes half a second and is a real file system, which an overlay is not.
+copy_tree() {
+    local name=$1 dest=$2
+    exec {tree_lock}>"$CACHE/lock/$name"
+    flock --shared "$tree_lock"
+    cp -a --reflink=auto "$(tree_dir "$name")/root" "$dest"
+    exec {tree_lock}>&-
+}

@@ -1,0 +1,2 @@
+# shellcheck shell=bash
+make_vm_tree() { return 1; }
