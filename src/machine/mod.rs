@@ -1,7 +1,14 @@
 //! What a machine is: names, states, images, and what a long operation reports. No I/O.
 
+pub mod image;
 pub mod name;
+pub mod os_release;
 pub mod report;
+pub mod state;
+pub mod text;
 
+pub use image::Image;
 pub use name::{MachineName, NameError};
+pub use os_release::OsRelease;
 pub use report::{Cancel, Cancelled, Report};
+pub use state::{Machine, Seen, State};

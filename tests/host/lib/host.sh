@@ -3,11 +3,17 @@
 
 run_dir() { printf '%s/run/%s\n' "$CACHE" "$1"; }
 
-# read_state ID: sets the variables of `state` (suite, owner, owner_start, supervisor…, leader…, cgroup).
+# What read_state sets. Processes are kept with their start time, so that a number used again is nobody's.
+forget_state() {
+    owner='' owner_start='' supervisor='' supervisor_start='' leader='' leader_start='' cgroup=''
+}
+forget_state
+
+# read_state ID
 read_state() {
     local file
     file=$(run_dir "$1")/state
-    suite='' owner='' owner_start='' supervisor='' supervisor_start='' leader='' leader_start='' cgroup=''
+    forget_state
     [[ -r $file ]] || return 1
     # shellcheck source=/dev/null
     . "$file"
@@ -29,12 +35,12 @@ need_running() {
 }
 
 host_boot() {
-    local suite=${1:-} owner=$PPID copies=() binds=() id
+    local suite=${1:-} owned_by=$PPID copies=() binds=() id
     need_suite "$suite"
     shift
     while (($#)); do
         case $1 in
-            --owner) owner=$2 ;;
+            --owner) owned_by=$2 ;;
             --copy) copies+=("$2") ;;
             --ro-bind) binds+=("--bind-ro=$2") ;;
             --bind) binds+=("--bind=$2") ;;
@@ -52,7 +58,7 @@ host_boot() {
     trap "host_stop '$id'" EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM
-    add_state "$id" "suite=$suite" "owner=$owner" "owner_start=$(process_start "$owner")"
+    add_state "$id" "owner=$owned_by" "owner_start=$(process_start "$owned_by")"
     prepare_root "$id" "$suite" ${copies[@]+"${copies[@]}"}
     net_up "$id" "$(run_dir "$id")/root"
     launch "$id" ${binds[@]+"${binds[@]}"}
@@ -90,7 +96,7 @@ cgroup2_mount() {
 
 # A cgroup of its own keeps two hosts apart: nspawn makes its groups below the one that it is started in.
 launch() {
-    local id=$1 dir cgroup supervisor
+    local id=$1 dir
     shift
     dir=$(run_dir "$id")
     cgroup=$(cgroup2_mount)/machinist-$id
@@ -108,8 +114,7 @@ launch() {
 }
 
 wait_for_leader() {
-    local id=$1 leader
-    read_state "$id"
+    local id=$1
     if ! wait_until 15 has_leader "$supervisor"; then
         tail -n 20 "$(run_dir "$id")/console.log" >&2
         cannot "systemd-nspawn did not start $id"

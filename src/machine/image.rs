@@ -1,0 +1,25 @@
+//! Images as systemd-machined lists them.
+
+use serde::Serialize;
+
+/// An image in one of machined's search paths, see machinectl(1) "Files and directories".
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Image {
+    /// The image's name: its file name without `.raw`.
+    pub name: String,
+    /// "directory", "subvolume", "raw" or "block".
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Whether it is marked read-only.
+    pub read_only: bool,
+    /// Bytes on disk; `None` if unknown: without root, or when counting took too long.
+    pub size: Option<u64>,
+    /// When it was made, µs since 1970; `None` where the filesystem does not tell.
+    pub created: Option<u64>,
+    /// When it was last changed, µs since 1970.
+    pub modified: Option<u64>,
+    /// The running machine that uses it.
+    pub used_by: Option<String>,
+    /// Where it lies.
+    pub path: String,
+}
