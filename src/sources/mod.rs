@@ -1,1 +1,3 @@
 //! Where root filesystems come from: bootstrappers, archives, templates.
+
+pub mod tarball;
