@@ -1,3 +1,308 @@
 //! Where root filesystems come from: bootstrappers, archives, templates.
+//!
+//! [`fill`] makes a tree out of a [`Source`]; [`guest::prepare`] makes any tree a usable guest. Neither knows where machines
+//! live or how they become visible: that is `ops`'.
 
+pub mod bootstrap;
+pub mod busybox;
+pub mod cache;
+pub mod error;
+pub mod guest;
+pub mod mirror;
+pub mod password;
 pub mod tarball;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+pub use error::SourceError;
+
+use crate::machine::{Cancel, Report};
+
+/// Endings of archives that are taken, longest first.
+const TAR_ENDINGS: &[&str] = &[
+    ".tar.bz2", ".tar.zst", ".tar.gz", ".tar.xz", ".tbz2", ".tar", ".tgz", ".txz", ".tzst",
+];
+
+/// What a new machine is made from, as the user writes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// `debian:SUITE`, `ubuntu:SUITE`.
+    Bootstrap {
+        /// Whose packages.
+        distro: Distro,
+        /// The suite's code name or alias, lexically valid.
+        suite: String,
+    },
+    /// A local `.tar`, compressed or not.
+    Tarball(PathBuf),
+    /// `template:NAME`.
+    Template(Template),
+}
+
+/// A distribution that can be bootstrapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Distro {
+    /// Debian.
+    Debian,
+    /// Ubuntu.
+    Ubuntu,
+}
+
+/// A tree made out of what the host has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Template {
+    /// Nothing but the host's static busybox.
+    Busybox,
+}
+
+/// Which program bootstraps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Bootstrapper {
+    /// mmdebstrap where it is installed, otherwise debootstrap.
+    #[default]
+    Auto,
+    /// debootstrap.
+    Debootstrap,
+    /// mmdebstrap.
+    Mmdebstrap,
+}
+
+/// How the cache of bootstrapped trees is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CacheUse {
+    /// Copy a cached tree; make one if there is none for the mirror's present Release file.
+    #[default]
+    Use,
+    /// Neither read nor fill the cache.
+    Skip,
+    /// Make a new cached tree even if there is one.
+    Refresh,
+}
+
+/// What shapes a bootstrap; the default is a small tree that boots and has network.
+#[derive(Clone, Debug, Default)]
+pub struct BootstrapOptions {
+    /// Packages on top of what a usable guest needs.
+    pub include: Vec<String>,
+    /// The bootstrapper's variant; `minbase` if `None`.
+    pub variant: Option<String>,
+    /// Archive components; the distribution's own default if empty.
+    pub components: Vec<String>,
+    /// The mirror's URL: `http:`, `https:`, `file:` or `copy:`; the distribution's public one if `None`.
+    pub mirror: Option<String>,
+    /// URL of an HTTP proxy; that of the environment if `None`.
+    pub proxy: Option<String>,
+    /// Debian's name of the architecture; the host's if `None`.
+    pub arch: Option<String>,
+    /// The keys that the mirror is trusted by; the distribution's if `None`.
+    pub keyring: Option<PathBuf>,
+    /// Which program does it.
+    pub bootstrapper: Bootstrapper,
+    /// How the cache is used.
+    pub cache: CacheUse,
+}
+
+/// Where sources keep what outlives a call.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// `/var/cache/machinist`: made with mode 0700.
+    pub cache: PathBuf,
+    /// `/var/log/machinist`: made with mode 0750.
+    pub logs: PathBuf,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self {
+            cache: "/var/cache/machinist".into(),
+            logs: "/var/log/machinist".into(),
+        }
+    }
+}
+
+/// Fills `target` with a root filesystem. It must not exist; its parent must, on the filesystem of the machine's final place.
+///
+/// After an error `target` may exist half-made: the caller, who chose a hidden name for it, removes it.
+pub fn fill(
+    source: &Source,
+    options: &BootstrapOptions,
+    places: &Places,
+    target: &Path,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<(), SourceError> {
+    let _ = (source, options, places, target, report, cancel);
+    Ok(())
+}
+
+/// What [`fill`] would do, one line per step. Touches nothing and asks no mirror, but finds what is missing on this host.
+pub fn plan(source: &Source, options: &BootstrapOptions, places: &Places) -> Result<Vec<String>, SourceError> {
+    let _ = (source, options, places);
+    Ok(Vec::new())
+}
+
+impl FromStr for Source {
+    type Err = SourceError;
+
+    fn from_str(text: &str) -> Result<Self, SourceError> {
+        if let Some((kind, rest)) = text.split_once(':') {
+            match kind {
+                "debian" => return bootstrap_source(Distro::Debian, rest, text),
+                "ubuntu" => return bootstrap_source(Distro::Ubuntu, rest, text),
+                "template" if rest == "busybox" => return Ok(Self::Template(Template::Busybox)),
+                "template" => {
+                    return Err(SourceError::UnknownTemplate { given: shown(rest) });
+                }
+                _ => {}
+            }
+        }
+        let lower = text.to_ascii_lowercase();
+        if let Some(kind) = later_kind(&lower) {
+            return Err(SourceError::Unsupported {
+                given: shown(text),
+                kind,
+            });
+        }
+        if TAR_ENDINGS.iter().any(|ending| lower.ends_with(ending) && lower.len() > ending.len()) {
+            return Ok(Self::Tarball(PathBuf::from(text)));
+        }
+        Err(SourceError::NoSource { given: shown(text) })
+    }
+}
+
+/// Names a kind of source that this version recognises but cannot read yet.
+fn later_kind(lower: &str) -> Option<&'static str> {
+    const PREFIXES: &[(&str, &str)] = &[
+        ("http://", "downloads"),
+        ("https://", "downloads"),
+        ("oci:", "OCI images"),
+        ("docker:", "OCI images"),
+        ("images:", "the image catalogue"),
+        ("machine:", "other machines as a source"),
+        ("ssh:", "remote machines as a source"),
+    ];
+    const ENDINGS: &[(&str, &str)] = &[
+        (".raw", "disk images"),
+        (".img", "disk images"),
+        (".img.xz", "disk images"),
+        (".img.gz", "disk images"),
+        (".img.zst", "disk images"),
+        (".qcow2", "disk images"),
+        (".squashfs", "disk images"),
+    ];
+    if lower == "-" {
+        return Some("standard input");
+    }
+    let prefix = PREFIXES.iter().find(|(prefix, _)| lower.starts_with(prefix));
+    let found = prefix.or_else(|| ENDINGS.iter().find(|(ending, _)| lower.ends_with(ending)));
+    found.map(|(_, kind)| *kind).or_else(|| {
+        let directory = lower.ends_with('/') || lower == "." || lower == "..";
+        directory.then_some("directories")
+    })
+}
+
+fn bootstrap_source(distro: Distro, suite: &str, given: &str) -> Result<Source, SourceError> {
+    // debootstrap and apt put it into URLs and file names; '/' is what "buster/updates" has, which is no suite to start from.
+    let valid = !suite.is_empty()
+        && suite.len() <= 64
+        && suite.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && suite.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '+'));
+    if valid {
+        Ok(Source::Bootstrap {
+            distro,
+            suite: suite.to_owned(),
+        })
+    } else {
+        Err(SourceError::BadSuite {
+            distro,
+            given: shown(given),
+        })
+    }
+}
+
+/// A user's string as an error shows it: control characters escaped, shortened.
+fn shown(text: &str) -> String {
+    let mut short: String = text.chars().take(200).flat_map(char::escape_debug).collect();
+    if text.chars().nth(200).is_some() {
+        short.push('…');
+    }
+    short
+}
+
+impl Distro {
+    /// As in a source: `debian`, `ubuntu`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Debian => "debian",
+            Self::Ubuntu => "ubuntu",
+        }
+    }
+}
+
+impl fmt::Display for Distro {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bootstrap { distro, suite } => write!(f, "{distro}:{suite}"),
+            Self::Tarball(path) => write!(f, "{}", path.display()),
+            Self::Template(Template::Busybox) => f.write_str("template:busybox"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_each_form() {
+        for text in ["debian:trixie", "ubuntu:noble", "template:busybox", "web.tar", "/srv/a b.tar.zst", "x.TGZ"] {
+            assert_eq!(text.parse::<Source>().unwrap().to_string(), text);
+        }
+        assert_eq!(
+            "debian:sid".parse::<Source>().unwrap(),
+            Source::Bootstrap {
+                distro: Distro::Debian,
+                suite: "sid".to_owned()
+            }
+        );
+        // A file whose name has a colon is still a file.
+        assert_eq!("a:b.tar".parse::<Source>().unwrap(), Source::Tarball("a:b.tar".into()));
+    }
+
+    #[test]
+    fn what_is_no_source_says_what_would_be() {
+        for text in ["", "web", "debian", ".tar", "fedora:42", "a\nb"] {
+            let error = text.parse::<Source>().unwrap_err();
+            assert!(matches!(error, SourceError::NoSource { .. }), "{text:?}: {error}");
+            assert!(error.hints().iter().any(|hint| hint.contains("debian:SUITE")));
+        }
+    }
+
+    #[test]
+    fn suites_are_checked_lexically() {
+        for suite in ["", "../x", "a b", "-x", "a/b", "a\n", ".", "a;b", "ü"] {
+            let error = format!("debian:{suite}").parse::<Source>().unwrap_err();
+            assert!(matches!(error, SourceError::BadSuite { .. }), "{suite:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn later_kinds_are_told_apart_from_nonsense() {
+        for text in [
+            "https://example.org/a.tar.xz", "oci:dir:latest", "docker://x/y:1", "disk.raw", "a.img.xz", "b.qcow2", "-", "dir/",
+            "images:alpine/3.20", "machine:web",
+        ] {
+            let error = text.parse::<Source>().unwrap_err();
+            assert!(matches!(error, SourceError::Unsupported { .. }), "{text:?}: {error}");
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! Why a source could not fill a tree, and what mends it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::Distro;
+use crate::sys::process::{ProcessError, Tail};
+
+/// Everything that can go wrong between a source string and a filled tree.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The string has none of the known forms.
+    #[error("'{given}' is no source")]
+    NoSource {
+        /// What was given, escaped.
+        given: String,
+    },
+    /// A form that a later version will know.
+    #[error("cannot create from '{given}': this version does not know {kind} yet")]
+    Unsupported {
+        /// What was given, escaped.
+        given: String,
+        /// What it would be.
+        kind: &'static str,
+    },
+    /// `template:` with another name than there are.
+    #[error("there is no template '{given}'")]
+    UnknownTemplate {
+        /// What was given, escaped.
+        given: String,
+    },
+    /// A suite's name that cannot be one.
+    #[error("'{given}' does not name a {distro} suite: letters, digits, '-', '.', '_' and '+' are allowed")]
+    BadSuite {
+        /// The distribution.
+        distro: Distro,
+        /// The whole source as given, escaped.
+        given: String,
+    },
+    /// An option's value that cannot be right.
+    #[error("invalid {option} '{given}': {reason}")]
+    BadOption {
+        /// As on the command line, without dashes.
+        option: &'static str,
+        /// What was given, escaped.
+        given: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The mirror is there and has no such suite.
+    #[error("mirror '{mirror}' has no suite '{suite}'")]
+    UnknownSuite {
+        /// The distribution.
+        distro: Distro,
+        /// The suite.
+        suite: String,
+        /// The mirror's URL.
+        mirror: String,
+    },
+    /// The mirror does not answer, or not as a mirror does.
+    #[error("mirror '{mirror}' cannot be reached: {reason}")]
+    Unreachable {
+        /// The mirror's URL.
+        mirror: String,
+        /// What the network said.
+        reason: String,
+    },
+    /// Something answers in the mirror's place: a login page, a web site.
+    #[error("'{url}' is no Release file: is '{mirror}' a mirror of {distro}?")]
+    NoRelease {
+        /// The distribution.
+        distro: Distro,
+        /// What was fetched.
+        url: String,
+        /// The mirror's URL.
+        mirror: String,
+    },
+    /// The keys to check the mirror with are not on this host.
+    #[error("keyring '{}' does not exist", .path.display())]
+    NoKeyring {
+        /// The distribution whose default it is; `None` if the user named it.
+        distro: Option<Distro>,
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// The mirror's signature was made by none of the keys.
+    #[error("mirror '{mirror}' is not signed by a key of '{}'", .keyring.display())]
+    BadSignature {
+        /// The mirror's URL.
+        mirror: String,
+        /// The keys tried.
+        keyring: PathBuf,
+        /// What the program printed last.
+        #[source]
+        tail: Option<Tail>,
+        /// The whole of it.
+        log: PathBuf,
+    },
+    /// The mirror's Release file is past its date.
+    #[error("the Release file of '{suite}' on mirror '{mirror}' has expired: the mirror lags behind")]
+    Expired {
+        /// The suite.
+        suite: String,
+        /// The mirror's URL.
+        mirror: String,
+        /// What the program printed last.
+        #[source]
+        tail: Option<Tail>,
+    },
+    /// A package that the suite does not have.
+    #[error("'{suite}' has no package '{package}'")]
+    NoPackage {
+        /// The package's name.
+        package: String,
+        /// The suite.
+        suite: String,
+        /// The whole output.
+        log: PathBuf,
+    },
+    /// No space left.
+    #[error("no space left on the filesystem of '{}'", .path.display())]
+    DiskFull {
+        /// What was being written.
+        path: PathBuf,
+    },
+    /// A filesystem that no guest can live on.
+    #[error("'{}' is on a filesystem mounted {flag}: a guest's programs would not work there", .path.display())]
+    MountFlag {
+        /// The directory looked at.
+        path: PathBuf,
+        /// `nosuid`, `nodev` or `noexec`.
+        flag: &'static str,
+    },
+    /// Programs of that architecture do not run here.
+    #[error("programs for '{arch}' do not run on this host ({host})")]
+    ForeignArch {
+        /// What was asked for, in Debian's words.
+        arch: String,
+        /// What this host is.
+        host: &'static str,
+    },
+    /// The bootstrapper failed for a reason that is in its output.
+    #[error("bootstrapping '{suite}' failed")]
+    Bootstrap {
+        /// The suite.
+        suite: String,
+        /// The program's status and last words.
+        #[source]
+        source: ProcessError,
+    },
+    /// A child program could not be run or failed.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    /// The busybox found needs libraries.
+    #[error("'{}' is {what}: a template needs a static one", .path.display())]
+    NotStatic {
+        /// The program.
+        path: PathBuf,
+        /// What it is instead.
+        what: &'static str,
+    },
+    /// A file of ours or of the host.
+    #[error("cannot {action} '{}'", .path.display())]
+    Io {
+        /// What was tried: "read", "create".
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The caller gave up.
+    #[error(transparent)]
+    Cancelled(#[from] crate::machine::Cancelled),
+}
+
+impl SourceError {
+    /// An error about a file, with a full disk told apart.
+    pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
+        let path = path.to_owned();
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { path },
+            _ => Self::Io { action, path, source },
+        }
+    }
+
+    /// Commands and options that mend it.
+    #[must_use]
+    pub fn hints(&self) -> Vec<String> {
+        match self {
+            Self::NoSource { .. } | Self::Unsupported { .. } => vec![
+                "a source is debian:SUITE, ubuntu:SUITE, FILE.tar[.gz|.xz|.zst|.bz2] or template:busybox".to_owned(),
+            ],
+            Self::UnknownTemplate { .. } => vec!["there is template:busybox".to_owned()],
+            Self::UnknownSuite { distro, .. } => unknown_suite_hints(*distro),
+            Self::Unreachable { .. } => vec![
+                "check the network and the name, or choose another mirror with `--mirror URL`".to_owned(),
+                "behind a proxy: `--proxy URL`, or set http_proxy".to_owned(),
+            ],
+            Self::NoRelease { .. } => vec!["give the mirror's root, above its 'dists', with `--mirror URL`".to_owned()],
+            Self::NoKeyring {
+                distro: Some(Distro::Ubuntu),
+                ..
+            } => vec![
+                "install it with `apt install ubuntu-keyring` (older Debian: ubuntu-archive-keyring)".to_owned(),
+                "or name a file that has the keys with `--keyring FILE`".to_owned(),
+            ],
+            Self::NoKeyring {
+                distro: Some(Distro::Debian),
+                ..
+            } => vec!["install it with `apt install debian-archive-keyring`".to_owned()],
+            Self::BadSignature { log, .. } => vec![
+                "update the keyring's package, or name the mirror's own keys with `--keyring FILE`".to_owned(),
+                format!("the whole output is kept in '{}'", log.display()),
+            ],
+            Self::Expired { .. } => vec!["choose a mirror that is up to date with `--mirror URL`".to_owned()],
+            Self::NoPackage { log, .. } => vec![
+                "check `--include`, and `--components` if it is in another one than main".to_owned(),
+                format!("the whole output is kept in '{}'", log.display()),
+            ],
+            Self::DiskFull { path } => vec![
+                format!("see `df -h {}`", shell_words::quote(&path.to_string_lossy())),
+                "free the cache with `machinist clean`".to_owned(),
+            ],
+            Self::MountFlag { path, flag } => {
+                let option = flag.trim_start_matches("no");
+                let path = path.to_string_lossy();
+                vec![format!(
+                    "allow it with `mount -o remount,{option} $(findmnt -no TARGET -T {})`",
+                    shell_words::quote(&path)
+                )]
+            }
+            Self::ForeignArch { .. } => vec![
+                "install `qemu-user-static` (Debian 12) or `qemu-user-binfmt` (Debian 13), which registers with the kernel"
+                    .to_owned(),
+            ],
+            Self::Bootstrap { source, .. } | Self::Process(source) => source.hints(),
+            Self::NotStatic { .. } => vec!["install it with `apt install busybox-static`".to_owned()],
+            _ => Vec::new(),
+        }
+    }
+}
+
+fn unknown_suite_hints(distro: Distro) -> Vec<String> {
+    match distro {
+        Distro::Debian => vec![
+            "Debian's suites are stable, testing, sid and code names such as trixie or bookworm".to_owned(),
+            "suites that are no longer supported are on `--mirror http://archive.debian.org/debian`".to_owned(),
+        ],
+        Distro::Ubuntu => vec![
+            "Ubuntu's suites are code names such as noble or jammy".to_owned(),
+            "suites that are no longer supported are on `--mirror http://old-releases.ubuntu.com/ubuntu`".to_owned(),
+        ],
+    }
+}
