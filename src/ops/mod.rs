@@ -1,1 +1,14 @@
 //! Use cases that change something: observe, plan, act, undo on failure.
+
+pub mod boot;
+pub mod diagnose;
+pub mod enable;
+pub mod error;
+pub mod lock;
+pub mod places;
+pub mod start;
+pub mod stop;
+pub mod transaction;
+
+pub use error::OpError;
+pub use places::Places;

@@ -1,5 +1,10 @@
 //! Adapters to the system, each with its own error enum: D-Bus, netlink, child processes, files, journal.
 
+pub mod bounded;
 pub mod bus;
 pub mod files;
+pub mod guest;
+pub mod journal;
+pub mod netlink;
 pub mod process;
+pub mod quirks;

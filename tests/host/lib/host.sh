@@ -5,7 +5,7 @@ run_dir() { printf '%s/run/%s\n' "$CACHE" "$1"; }
 
 # What read_state sets. Processes are kept with their start time, so that a number used again is nobody's.
 forget_state() {
-    owner='' owner_start='' supervisor='' supervisor_start='' leader='' leader_start='' cgroup=''
+    owner='' owner_start='' supervisor='' supervisor_start='' leader='' leader_start=''
 }
 forget_state
 
@@ -96,12 +96,11 @@ cgroup2_mount() {
 
 # A cgroup of its own keeps two hosts apart: nspawn makes its groups below the one that it is started in.
 launch() {
-    local id=$1 dir
+    local id=$1 dir cgroup
     shift
     dir=$(run_dir "$id")
     cgroup=$(cgroup2_mount)/machinist-$id
     mkdir -p "$cgroup"
-    add_state "$id" "cgroup=$cgroup"
     # Through sh, as the group must be entered before there is a child; the lock of nobody may be inherited.
     # shellcheck disable=SC2016
     SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 setsid sh -c 'echo $$ >"$0/cgroup.procs"; exec "$@"' "$cgroup" \
@@ -219,7 +218,7 @@ stop_one() {
     fi
     net_down "$id"
     detach_loops "$dir"
-    [[ -z ${cgroup:-} ]] || find "$cgroup" -depth -type d -exec rmdir {} + 2>/dev/null || true
+    remove_cgroups "$id"
     unmount_remains "$id"
     remove_dir "$dir"
 }
@@ -242,6 +241,14 @@ detach_loops() {
     [[ -d $dir/root ]] || return 0
     losetup -n -l -O NAME,BACK-INO 2>/dev/null | while read -r loop inode; do
         [[ -z $(find "$dir/root" -xdev -inum "$inode" -print -quit) ]] || losetup -d "$loop" || true
+    done
+}
+
+# nspawn makes the group again in systemd's own v1 hierarchy, where there is one.
+remove_cgroups() {
+    local group
+    for group in "$(cgroup2_mount)/machinist-$1" "/sys/fs/cgroup/systemd/machinist-$1"; do
+        find "$group" -depth -type d -exec rmdir {} + 2>/dev/null || true
     done
 }
 

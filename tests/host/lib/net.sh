@@ -43,7 +43,7 @@ free_subnet() {
     for ((try = 0; try < 200; try++)); do
         a=$((RANDOM % 256)) b=$((RANDOM % 64 * 4))
         grep -qsx "10.213.$a $b" "$NET_STATE"/*-?????? && continue
-        [[ -z $(ip -4 route show root 10.213.0.0/16 | grep -F "10.213.$a.") ]] || continue
+        ip -4 route show root 10.213.0.0/16 | grep -qF "10.213.$a." && continue
         printf '10.213.%s %s\n' "$a" "$b"
         return
     done
@@ -68,6 +68,8 @@ net_up_locked() {
     ((mtu <= 1500)) || mtu=1500
 
     ip netns add "$ns"
+    # A new namespace takes over the machine's switch; a freshly installed host does not forward.
+    ip netns exec "$ns" sh -c 'echo 0 >/proc/sys/net/ipv4/ip_forward'
     printf '%s\n' "$subnet" >"$NET_STATE/$id"
     ip link add "$veth" mtu "$mtu" type veth peer name host0 mtu "$mtu" netns "$ns"
     ip addr add "$net.$((base + 1))/30" dev "$veth"

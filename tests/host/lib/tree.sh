@@ -5,8 +5,10 @@ readonly TREE_PACKAGES=(
     acl attr btrfs-progs busybox-static bzip2 ca-certificates dbus debian-archive-keyring debootstrap e2fsprogs
     gpgv init iproute2 iputils-ping jq kmod less libcap2-bin libnss-myhostname libnss-mymachines libpam-systemd
     login mmdebstrap mount netbase nftables passwd polkitd procps python3-minimal strace sudo systemd
-    systemd-container systemd-resolved systemd-sysv ubuntu-keyring udev util-linux wget xz-utils zstd
+    systemd-container systemd-resolved systemd-sysv udev util-linux wget xz-utils zstd
 )
+# What bookworm does not have.
+readonly NEWER_PACKAGES=(ubuntu-keyring)
 readonly VM_PACKAGES=(linux-image-cloud-amd64 initramfs-tools)
 
 # Documentation and translations are a third of the files, and every host is a copy of the tree.
@@ -31,15 +33,18 @@ mirror() {
     printf '%s\n' "${uri:-http://deb.debian.org/debian}"
 }
 
+# tree_key NAME: tier 2's trees depend on all that makes tier 1's.
 tree_key() {
-    { declare -p TREE_PACKAGES VM_PACKAGES TREE_OPTIONS
-      declare -f make_tree make_vm_tree
+    { declare -p TREE_PACKAGES NEWER_PACKAGES TREE_OPTIONS
+      declare -f make_tree
       mirror
-      cat "$HERE/lib/customize"; } | sha256sum | cut -c1-12
+      cat "$HERE/lib/customize"
+      [[ $1 != *-vm ]] || { declare -p VM_PACKAGES; declare -f make_vm_tree; cat "$HERE/lib/customize-vm"; }
+    } | sha256sum | cut -c1-12
 }
 
 # tree_dir NAME: NAME is SUITE or SUITE-vm.
-tree_dir() { printf '%s\n' "$CACHE/trees/$1-$(tree_key)"; }
+tree_dir() { printf '%s\n' "$CACHE/trees/$1-$(tree_key "$1")"; }
 
 is_fresh() {
     [[ -d $1/root && -n $(find "$1/built" -mtime "-$TREE_DAYS" 2>/dev/null) ]]
@@ -94,10 +99,11 @@ rebuild_tree() {
 
 # Called in a condition, where `set -e` is off: each step decides itself.
 make_tree() {
-    local suite=$1 new=$2 IFS=,
+    local suite=$1 new=$2 packages=("${TREE_PACKAGES[@]}") IFS=,
     [[ $suite != *-vm ]] || { make_vm_tree "${suite%-vm}" "$new"; return; }
+    [[ $suite == bookworm ]] || packages+=("${NEWER_PACKAGES[@]}")
     mmdebstrap --variant=minbase --mode=root --format=directory --keyring="$KEYRING" "${TREE_OPTIONS[@]}" \
-        --include="${TREE_PACKAGES[*]}" --customize-hook="$HERE/lib/customize" "$suite" "$new/root" "$(mirror)"
+        --include="${packages[*]}" --customize-hook="$HERE/lib/customize" "$suite" "$new/root" "$(mirror)"
 }
 
 # Trees of other keys may belong to another branch that is being tested: only old ones go.

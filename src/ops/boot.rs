@@ -1,0 +1,110 @@
+//! Waiting for a guest: that its PID 1 runs, that its system manager has finished booting.
+
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use zbus::proxy::CacheProperties;
+
+use super::OpError;
+use super::diagnose::failed_job;
+use crate::machine::MachineName;
+use crate::sys::bus::{Bus, BusError, classify, systemd1};
+use crate::sys::guest::Leader;
+
+/// How long after READY=1 systemd-nspawn's child may take to become PID 1's program.
+const EXEC_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Waits until the leader runs the guest's own program instead of systemd-nspawn's preparations.
+///
+/// systemd-nspawn says READY=1 before that: an image without init fails after its start job has succeeded.
+/// Returns the leader's command name; `None` if it cannot be seen.
+pub async fn wait_for_pid1(bus: &Bus, name: &MachineName) -> Result<Option<String>, OpError> {
+    let unit = name.unit();
+    let deadline = tokio::time::Instant::now() + EXEC_PATIENCE;
+    let mut pause = Duration::from_millis(1);
+    loop {
+        // machined may lag a little behind the unit; and a leader that is gone has a unit that failed.
+        if let Ok(registered) = bus.registered(name.as_str()).await {
+            match Leader::open(registered.leader).and_then(|leader| leader.command_name()) {
+                Some(command) if !command.starts_with("systemd-nspawn") && !command.starts_with("(sd-") => {
+                    return Ok(Some(command));
+                }
+                _ => {}
+            }
+        }
+        let state = bus.unit_state(&unit).await?;
+        if !state.is_up() {
+            return Err(start_failed(bus, name, &unit, "failed").await);
+        }
+        if tokio::time::Instant::now() >= deadline {
+            return Ok(None);
+        }
+        // There is no signal for execve(2).
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+/// Waits until the guest's own systemd says that it has finished booting, through what systemd-nspawn passes on of
+/// its sd_notify(3) status: "Container running: Ready." (254 and later), "… Startup finished in …" (before).
+///
+/// Other guests have booted once their PID 1 runs.
+pub async fn wait_for_boot(bus: &Bus, name: &MachineName) -> Result<(), OpError> {
+    if wait_for_pid1(bus, name).await?.is_some_and(|command| command != "systemd") {
+        return Ok(());
+    }
+    let unit = name.unit();
+    let failed = |error: zbus::Error| {
+        OpError::Bus(classify(&error, systemd1::SERVICE, &format!("watch unit '{unit}'"), &unit))
+    };
+    let path = bus.manager().await?.load_unit(&unit).await.map_err(failed)?;
+    let properties = zbus::fdo::PropertiesProxy::builder(bus.connection())
+        .destination(systemd1::NAME)
+        .and_then(|builder| builder.path(path))
+        .map_err(failed)?
+        .cache_properties(CacheProperties::No)
+        .build()
+        .await
+        .map_err(failed)?;
+    let mut changes = properties.receive_properties_changed().await.map_err(failed)?;
+    loop {
+        let state = bus.unit_state(&unit).await?;
+        if has_booted(&state.detail.string("StatusText")) {
+            return Ok(());
+        }
+        if !state.is_up() {
+            return Err(start_failed(bus, name, &unit, "failed").await);
+        }
+        if changes.next().await.is_none() {
+            return Err(OpError::Bus(BusError::Unavailable {
+                service: systemd1::SERVICE,
+                reason: "the connection was closed".to_owned(),
+            }));
+        }
+    }
+}
+
+fn has_booted(status: &str) -> bool {
+    status
+        .strip_prefix("Container running: ")
+        .is_some_and(|guest| guest.starts_with("Ready") || guest.starts_with("Startup finished"))
+}
+
+pub(super) async fn start_failed(bus: &Bus, name: &MachineName, unit: &str, job_result: &str) -> OpError {
+    let diagnosis = Box::new(failed_job(bus, name.as_str(), unit, job_result).await);
+    OpError::Job { verb: "start", name: name.to_string(), diagnosis }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::has_booted;
+
+    #[test]
+    fn old_and_new_guests_say_it_differently() {
+        assert!(has_booted("Container running: Ready."));
+        assert!(has_booted("Container running: Startup finished in 812ms."));
+        assert!(!has_booted("Container running."));
+        assert!(!has_booted("Container running: Starting…"));
+        assert!(!has_booted("Ready."));
+    }
+}

@@ -1,0 +1,227 @@
+//! From a failed unit to the line of the journal that explains it, and what mends it.
+
+use crate::machine::Cancel;
+use crate::machine::text::printable;
+use crate::sys::bus::Bus;
+use crate::sys::journal::{self, Line};
+
+/// Why a job on a machine failed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Diagnosis {
+    /// The cause in a few words: "bridge 'br0' does not exist".
+    pub cause: String,
+    /// The journal's own line and the unit's result.
+    pub evidence: Vec<String>,
+    /// Commands that mend it.
+    pub hints: Vec<String>,
+}
+
+/// What stands behind a message of systemd-nspawn: a piece of the message, the cause, and what mends it.
+///
+/// `{}` in cause and hint is the quoted or last word that follows `marker` in the message.
+struct Known {
+    marker: &'static str,
+    cause: fn(&str, &str) -> String,
+    hint: fn(&str, &str) -> String,
+}
+
+/// Messages of systemd-nspawn 252 to 262, most telling first. Arguments: the machine, the message.
+const KNOWN: &[Known] = &[
+    Known {
+        marker: "to bridge ",
+        cause: |_, message| format!("bridge '{}' does not exist", after(message, "to bridge ")),
+        hint: |_, message| {
+            let bridge = after(message, "to bridge ");
+            format!("create it, for example with `ip link add {bridge} type bridge`, or choose another in the .nspawn file")
+        },
+    },
+    Known {
+        marker: "Failed to resolve interface",
+        cause: |_, message| format!("network interface '{}' does not exist", after(message, "Failed to resolve interface ")),
+        hint: |name, _| format!("see `ip link`, and [Network] in /etc/systemd/nspawn/{name}.nspawn"),
+    },
+    Known {
+        marker: "is currently busy",
+        cause: |_, _| "its image is in use by another process".to_owned(),
+        hint: |_, _| "see what runs from it: `machinectl list` and `ps -e -o pid,args | grep systemd-nspawn`".to_owned(),
+    },
+    Known {
+        marker: "exists already, refusing",
+        cause: |_, _| "a mount of a former run is left over".to_owned(),
+        hint: |name, _| format!("remove it: `umount /run/systemd/nspawn/unix-export/{name}`"),
+    },
+    Known {
+        marker: "execv(",
+        cause: |_, _| "there is no init in its image".to_owned(),
+        hint: |name, _| {
+            format!("install one into the image (package systemd-sysv), or set [Exec] Boot=no and Parameters= in /etc/systemd/nspawn/{name}.nspawn")
+        },
+    },
+    Known {
+        marker: "doesn't look like",
+        cause: |_, _| "its image holds no operating system".to_owned(),
+        hint: |name, _| format!("look into /var/lib/machines/{name}: /usr and an os-release file must be there"),
+    },
+    Known {
+        marker: "No image for machine",
+        cause: |name, _| format!("there is no image '{name}'"),
+        hint: |name, _| format!("make one: `machinist create {name} debian:stable`"),
+    },
+    Known {
+        marker: ".nspawn:",
+        cause: |_, message| format!("its settings do not parse: {message}"),
+        hint: |name, _| format!("mend the named line in /etc/systemd/nspawn/{name}.nspawn, see systemd.nspawn(5)"),
+    },
+    Known {
+        marker: "without private networking",
+        cause: |_, _| "Port= needs a private network".to_owned(),
+        hint: |name, _| format!("add Private=yes and VirtualEthernet=yes to [Network] in /etc/systemd/nspawn/{name}.nspawn"),
+    },
+    Known {
+        marker: "Failed to stat ",
+        cause: |_, message| format!("'{}' does not exist on this host", before(after(message, "Failed to stat "), ':')),
+        hint: |name, _| format!("create it, or take its Bind= out of /etc/systemd/nspawn/{name}.nspawn"),
+    },
+    Known {
+        marker: "No space left on device",
+        cause: |_, _| "the disk is full".to_owned(),
+        hint: |_, _| "see `df -h /var/lib/machines`; `machinist clean` frees caches and trash".to_owned(),
+    },
+    Known {
+        marker: "name is not activatable",
+        cause: |_, _| "systemd-machined is not installed or masked".to_owned(),
+        hint: |_, _| "install it with `apt install systemd-container`, or `systemctl unmask systemd-machined`".to_owned(),
+    },
+    Known {
+        marker: "Failed to register machine",
+        cause: |_, message| format!("systemd-machined did not register it: {message}"),
+        hint: |_, _| "see `systemctl status systemd-machined`".to_owned(),
+    },
+];
+
+/// What follows `marker`, without quotes, up to the next colon-blank or the end.
+fn after<'a>(message: &'a str, marker: &str) -> &'a str {
+    let rest = message.find(marker).map_or(message, |at| &message[at + marker.len()..]);
+    let rest = rest.split(": ").next().unwrap_or(rest);
+    rest.trim_matches(|c| matches!(c, '"' | '\'' | '.' | ' '))
+}
+
+fn before(text: &str, end: char) -> &str {
+    text.split(end).next().unwrap_or(text)
+}
+
+/// Lines that only say that something failed, or follow from the cause.
+fn is_noise(line: &Line) -> bool {
+    line.message.trim().is_empty()
+        || ["Parent died too early", "Child died too early", "Failed to read", "Short read", "terminated by signal"]
+            .iter()
+            .any(|noise| line.message.starts_with(noise))
+}
+
+/// Finds the cause in the lines of an invocation. `result` is the unit's `Result`, such as "exit-code".
+#[must_use]
+pub fn explain(name: &str, unit: &str, result: &str, lines: &[Line]) -> Diagnosis {
+    let own: Vec<&Line> = lines.iter().filter(|line| line.identifier == "systemd-nspawn" && !is_noise(line)).collect();
+    // A fatal error stands at the end; before it there may be warnings that match, too.
+    let known = KNOWN.iter().find_map(|known| {
+        own.iter().rev().find(|line| line.message.contains(known.marker)).map(|line| (known, *line))
+    });
+    let unit_said = format!("unit {unit} failed ({result})");
+    if let Some((known, line)) = known {
+        let message = line.message.trim();
+        return Diagnosis {
+            cause: printable(&(known.cause)(name, message)),
+            evidence: vec![unit_said, format!("systemd-nspawn: {}", printable(message))],
+            hints: vec![printable(&(known.hint)(name, message))],
+        };
+    }
+    // An error of nspawn's own, told by its priority; where versions do not tell, its last line.
+    let last = own.iter().rev().find(|line| line.priority <= 3).or_else(|| own.last());
+    let hint = format!("see `journalctl --unit {unit}` for all of it");
+    match last {
+        Some(line) => {
+            let message = printable(line.message.trim());
+            Diagnosis { cause: message, evidence: vec![unit_said], hints: vec![hint] }
+        }
+        None => Diagnosis { cause: format!("unit {unit} failed ({result})"), evidence: Vec::new(), hints: vec![hint] },
+    }
+}
+
+/// Asks the unit and the journal why a job ended with `job_result` ("failed", "timeout", "dependency" …).
+pub async fn failed_job(bus: &Bus, name: &str, unit: &str, job_result: &str) -> Diagnosis {
+    let Ok(state) = bus.unit_state(unit).await else {
+        return Diagnosis { cause: format!("its job ended with '{job_result}'"), ..Diagnosis::default() };
+    };
+    let result = state.detail.string("Result");
+    if result == "start-limit-hit" {
+        return Diagnosis {
+            cause: "it was started too often in a short time".to_owned(),
+            evidence: vec![format!("unit {unit} failed (start-limit-hit)")],
+            hints: vec![format!("wait a little, or `systemctl reset-failed {unit}`")],
+        };
+    }
+    if job_result == "dependency" {
+        return Diagnosis {
+            cause: "a unit that it depends on failed".to_owned(),
+            evidence: Vec::new(),
+            hints: vec![format!("see `systemctl list-dependencies {unit}` and `systemctl --failed`")],
+        };
+    }
+    let invocation = state.unit.hex("InvocationID");
+    let lines = if invocation.is_empty() {
+        Vec::new()
+    } else {
+        tokio::task::spawn_blocking(move || journal::of_invocation(&invocation, &Cancel::default()))
+            .await
+            .ok()
+            .and_then(Result::ok)
+            .unwrap_or_default()
+    };
+    let result = if result.is_empty() || result == "success" { job_result } else { &result };
+    explain(name, unit, result, &lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(priority: u8, message: &str) -> Line {
+        Line {
+            time: 0,
+            identifier: "systemd-nspawn".into(),
+            transport: "journal".into(),
+            priority,
+            pid: 9,
+            message: message.into(),
+        }
+    }
+
+    fn cause(lines: &[Line]) -> Diagnosis {
+        explain("web", "systemd-nspawn@web.service", "exit-code", lines)
+    }
+
+    #[test]
+    fn names_the_bridge_and_not_the_noise_after_it() {
+        let found = cause(&[
+            line(3, "Failed to add interface vb-web to bridge br0: No such device"),
+            line(3, "Parent died too early"),
+        ]);
+        assert_eq!(found.cause, "bridge 'br0' does not exist");
+        assert!(found.hints[0].contains("ip link add br0 type bridge"));
+    }
+
+    #[test]
+    fn a_console_line_is_the_last_resort() {
+        let found = cause(&[line(6, "hello"), line(6, "something \x1b[1m broke"), line(6, " ")]);
+        assert_eq!(found.cause, "something \\u{1b}[1m broke");
+        assert_eq!(cause(&[]).cause, "unit systemd-nspawn@web.service failed (exit-code)");
+    }
+
+    #[test]
+    fn quotes_around_names_are_peeled() {
+        let found = cause(&[line(3, "Failed to resolve interface \"eth7\": No such device")]);
+        assert_eq!(found.cause, "network interface 'eth7' does not exist");
+        let found = cause(&[line(3, "Failed to stat /nonexistent: No such file or directory")]);
+        assert_eq!(found.cause, "'/nonexistent' does not exist on this host");
+    }
+}

@@ -1,0 +1,161 @@
+//! Why a use case failed, with what mends it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::diagnose::Diagnosis;
+use crate::machine::{Cancelled, NameError};
+use crate::sources::SourceError;
+use crate::sources::guest::GuestError;
+use crate::storage::StorageError;
+use crate::sys::bus::BusError;
+use crate::sys::files::FileError;
+
+/// Every way a verb that changes something can fail.
+#[derive(Debug, thiserror::Error)]
+pub enum OpError {
+    /// systemd or machined said no.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// A name that machined would refuse.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// There is no image of that name.
+    #[error("no machine or image '{name}'")]
+    NoImage {
+        /// The name.
+        name: String,
+    },
+    /// The name is taken.
+    #[error("cannot create machine '{name}': {by} exists already")]
+    InUse {
+        /// The name.
+        name: String,
+        /// What has it: "image '/var/lib/machines/web'".
+        by: String,
+        /// What frees the name.
+        hint: String,
+    },
+    /// `remove` of a machine that runs.
+    #[error("machine '{name}' is running")]
+    Running {
+        /// The name.
+        name: String,
+    },
+    /// Something on disk is in the way.
+    #[error("cannot remove image '{path}': {reason}")]
+    NotRemovable {
+        /// Its place.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// A verb that systemd offers no polkit action for.
+    #[error("{verb} needs root")]
+    NeedsRoot {
+        /// The verb.
+        verb: &'static str,
+    },
+    /// A job did not end well.
+    #[error("cannot {verb} machine '{name}': {}", diagnosis.cause)]
+    Job {
+        /// "start", "stop".
+        verb: &'static str,
+        /// The machine.
+        name: String,
+        /// What the journal and the unit say.
+        diagnosis: Box<Diagnosis>,
+    },
+    /// A wait took too long.
+    #[error("machine '{name}' {state} after {} s", after.as_secs_f64())]
+    TimedOut {
+        /// The machine.
+        name: String,
+        /// "has not stopped", "has not finished booting".
+        state: &'static str,
+        /// How long it was waited for.
+        after: Duration,
+        /// What to do.
+        hint: String,
+    },
+    /// Ctrl-C or SIGTERM.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+    /// A file of the host or of a guest.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A copy or removal of a tree.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// A source could not be read, or fill a tree.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// A tree could not be made a usable guest.
+    #[error(transparent)]
+    Guest(#[from] GuestError),
+    /// `--set Section.Key=Value` that systemd would not take.
+    #[error("{0}")]
+    Setting(String),
+    /// An option's value.
+    #[error("{message}")]
+    Option {
+        /// What is wrong.
+        message: String,
+        /// What to do.
+        hint: String,
+    },
+    /// A system call on a path.
+    #[error("cannot {action} '{}'", path.display())]
+    Path {
+        /// "lock", "rename" …
+        action: &'static str,
+        /// The path.
+        path: PathBuf,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+}
+
+impl OpError {
+    /// A system call on a path that failed.
+    pub(crate) fn path(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Path { action, path, source }
+    }
+
+    /// Causes that are not in the `source()` chain.
+    #[must_use]
+    pub fn causes(&self) -> Vec<String> {
+        match self {
+            Self::Job { diagnosis, .. } => diagnosis.evidence.clone(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// What mends it, the best first.
+    #[must_use]
+    pub fn hints(&self) -> Vec<String> {
+        match self {
+            Self::NoImage { name } => {
+                vec![format!("see `machinist images`, or make it: `machinist create {name} debian:stable`")]
+            }
+            Self::InUse { hint, .. } | Self::TimedOut { hint, .. } | Self::Option { hint, .. } => vec![hint.clone()],
+            Self::Running { name } => vec![format!("stop it first: `machinist stop {name}`, or `remove --force`")],
+            Self::NeedsRoot { .. } => vec!["run it as root: `sudo machinist …`".to_owned()],
+            Self::Job { diagnosis, .. } => diagnosis.hints.clone(),
+            Self::Source(error) => error.hints(),
+            Self::Guest(error) => error.hints(),
+            Self::Storage(StorageError::File(error)) | Self::File(error) => full_disk(error.raw_os_error()),
+            Self::Path { source, .. } => full_disk(source.raw_os_error()),
+            _ => Vec::new(),
+        }
+    }
+}
+
+fn full_disk(errno: Option<i32>) -> Vec<String> {
+    if errno == Some(nix::libc::ENOSPC) {
+        vec!["free some space: `machinist clean` shows what it frees with --dry-run".to_owned()]
+    } else {
+        Vec::new()
+    }
+}

@@ -1,0 +1,76 @@
+//! Where machines and their files lie. Tests put all of it under another root.
+
+use std::path::{Path, PathBuf};
+
+use crate::machine::MachineName;
+
+/// The directories that verbs work in.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// Images: `/var/lib/machines`.
+    pub machines: PathBuf,
+    /// The administrator's trusted settings: `/etc/systemd/nspawn`.
+    pub settings: PathBuf,
+    /// Trusted settings of this boot: `/run/systemd/nspawn`.
+    pub runtime_settings: PathBuf,
+    /// Drop-ins of units: `/etc/systemd/system`.
+    pub units: PathBuf,
+    /// Locks: `/run/machinist`.
+    pub runtime: PathBuf,
+    /// What outlives a boot, the trash among it: `/var/lib/machinist`.
+    pub state: PathBuf,
+    /// Cached bootstraps: `/var/cache/machinist`.
+    pub cache: PathBuf,
+    /// Logs of bootstrappers: `/var/log/machinist`.
+    pub logs: PathBuf,
+    /// The host's journals: `/var/log/journal`.
+    pub journal: PathBuf,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self {
+            machines: "/var/lib/machines".into(),
+            settings: "/etc/systemd/nspawn".into(),
+            runtime_settings: "/run/systemd/nspawn".into(),
+            units: "/etc/systemd/system".into(),
+            runtime: "/run/machinist".into(),
+            state: "/var/lib/machinist".into(),
+            cache: "/var/cache/machinist".into(),
+            logs: "/var/log/machinist".into(),
+            journal: "/var/log/journal".into(),
+        }
+    }
+}
+
+impl Places {
+    /// Where a directory image lies.
+    #[must_use]
+    pub fn image(&self, name: &MachineName) -> PathBuf {
+        self.machines.join(name.as_str())
+    }
+
+    /// Where a machine's settings lie.
+    #[must_use]
+    pub fn settings_file(&self, name: &MachineName) -> PathBuf {
+        self.settings.join(format!("{name}.nspawn"))
+    }
+
+    /// Where the drop-ins of a machine's unit lie.
+    #[must_use]
+    pub fn drop_ins(&self, name: &MachineName) -> PathBuf {
+        self.units.join(format!("{}.d", name.unit()))
+    }
+
+    /// Where `remove` moves what the administrator wrote.
+    #[must_use]
+    pub fn trash(&self) -> PathBuf {
+        self.state.join("trash")
+    }
+
+    /// Whether a directory is the default one: only there do systemd's own tools look.
+    #[must_use]
+    pub fn is_default(directory: &Path) -> bool {
+        directory == Path::new("/var/lib/machines")
+    }
+}

@@ -1,0 +1,120 @@
+//! Starting machines by their unit.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::boot::{start_failed, wait_for_boot, wait_for_pid1};
+use super::OpError;
+use crate::machine::MachineName;
+use crate::sys::bus::jobs::Jobs;
+use crate::sys::bus::{Bus, BusError, classify, machine1, systemd1};
+use crate::sys::quirks::{Quirk, has};
+
+/// How `start` waits.
+#[derive(Clone, Copy, Debug)]
+pub struct StartOptions {
+    /// Also wait for the guest's own boot.
+    pub wait: bool,
+    /// For how long at most, the whole of it.
+    pub timeout: Duration,
+}
+
+/// What `start` found and did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Started {
+    /// It runs now.
+    Now,
+    /// It ran before.
+    Already,
+}
+
+/// Starts a machine and waits for its job, and as `options` say for its boot.
+///
+/// # Errors
+/// [`OpError::NoImage`], [`OpError::Job`] with the cause from the journal, [`OpError::TimedOut`], [`OpError::Bus`].
+pub async fn start(bus: &Bus, jobs: &Jobs, name: &MachineName, options: StartOptions) -> Result<Started, OpError> {
+    let work = async {
+        let started = start_unit(bus, jobs, name).await?;
+        if options.wait {
+            wait_for_boot(bus, name).await?;
+        }
+        Ok(started)
+    };
+    tokio::time::timeout(options.timeout, work).await.unwrap_or_else(|_| {
+        let state = if options.wait { "has not finished booting" } else { "has not started" };
+        let hint = format!("see `machinist status {name}`, or wait longer with --timeout");
+        Err(OpError::TimedOut { name: name.to_string(), state, after: options.timeout, hint })
+    })
+}
+
+async fn start_unit(bus: &Bus, jobs: &Jobs, name: &MachineName) -> Result<Started, OpError> {
+    let unit = name.unit();
+    // Registered by whatever: its unit, `systemd-nspawn` in a terminal, another manager.
+    match bus.registered(name.as_str()).await {
+        Ok(registered) if registered.state != "closing" => return Ok(Started::Already),
+        Ok(_) | Err(BusError::NoSuchMachine(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let state = bus.unit_state(&unit).await?;
+    if state.unit.string("LoadState") == "not-found" {
+        return Err(BusError::Unavailable {
+            service: machine1::SERVICE,
+            reason: "there is no unit systemd-nspawn@.service".to_owned(),
+        }
+        .into());
+    }
+    // Only a unit that an administrator changed may run from somewhere else than an image.
+    if state.unit.strings("DropInPaths").is_empty() {
+        find_image(bus, name).await?;
+    }
+    clear_stale_mount(bus, name).await?;
+    let doing = format!("start machine '{name}'");
+    let job = bus
+        .manager()
+        .await?
+        .start_unit(&unit, "replace")
+        .await
+        .map_err(|error| classify(&error, systemd1::SERVICE, &doing, &unit))?;
+    match jobs.wait(job.as_str()).await.as_str() {
+        "done" => {}
+        result => return Err(start_failed(bus, name, &unit, result).await),
+    }
+    wait_for_pid1(bus, name).await?;
+    Ok(Started::Now)
+}
+
+/// Whether machined finds an image of that name.
+pub(super) async fn find_image(bus: &Bus, name: &MachineName) -> Result<(), OpError> {
+    let found = bus.machined().await?.get_image(name.as_str()).await;
+    match found.map_err(|error| classify(&error, machine1::SERVICE, "look up images", name.as_str())) {
+        Ok(_) => Ok(()),
+        Err(BusError::NoSuchImage(_)) => Err(OpError::NoImage { name: name.to_string() }),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Unmounts what a killed supervisor left behind and what would make the start fail: see [`Quirk::StaleUnixExport`].
+async fn clear_stale_mount(bus: &Bus, name: &MachineName) -> Result<(), OpError> {
+    let path = PathBuf::from("/run/systemd/nspawn/unix-export").join(name.as_str());
+    // Nothing there is the rule, and costs one look.
+    if !path.exists() || !has(bus.systemd_version().await?, Quirk::StaleUnixExport) {
+        return Ok(());
+    }
+    if !is_mount_point(&path) || !nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    let detach = nix::mount::MntFlags::MNT_DETACH | nix::mount::MntFlags::UMOUNT_NOFOLLOW;
+    nix::mount::umount2(&path, detach).map_err(|errno| OpError::path("unmount", &path)(errno.into()))
+}
+
+/// Whether something is mounted there, by comparing mount ids with the parent's.
+fn is_mount_point(path: &std::path::Path) -> bool {
+    use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+    let id = |path: &std::path::Path| {
+        statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::MNT_ID).ok().map(|stat| stat.stx_mnt_id)
+    };
+    match (id(path), path.parent().and_then(id)) {
+        (Some(own), Some(above)) => own != above,
+        _ => false,
+    }
+}

@@ -1,0 +1,241 @@
+//! Stopping machines: politely, with force, at once; and rebooting them from inside.
+
+use std::time::Duration;
+
+use nix::libc;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::start::find_image;
+use super::{OpError, diagnose};
+use crate::machine::MachineName;
+use crate::sys::bus::jobs::Jobs;
+use crate::sys::bus::machine1::Registered;
+use crate::sys::bus::systemd1::UnitState;
+use crate::sys::bus::{Bus, BusError, classify, systemd1};
+use crate::sys::guest::Leader;
+
+/// How long a forced stop may take before SIGKILL follows.
+const FORCE_PATIENCE: Duration = Duration::from_secs(10);
+/// How often systemd-nspawn is told again: a second SIGTERM that arrives before it has read the first is lost.
+const FORCE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How `stop` goes about it.
+#[derive(Clone, Copy, Debug)]
+pub struct StopOptions {
+    /// How long the guest may take to power off.
+    pub timeout: Duration,
+    /// After that, do as [`terminate`] does.
+    pub force: bool,
+}
+
+/// What `stop` found and did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// The guest powered off.
+    Cleanly,
+    /// It was made to.
+    Forced,
+    /// It did not run.
+    Already,
+}
+
+/// The machine's unit as it is now, and what machined knows.
+struct Running {
+    unit: String,
+    state: UnitState,
+    registered: Option<Registered>,
+}
+
+impl Running {
+    async fn find(bus: &Bus, name: &MachineName) -> Result<Option<Self>, OpError> {
+        let registered = match bus.registered(name.as_str()).await {
+            Ok(registered) => Some(registered),
+            Err(BusError::NoSuchMachine(_)) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let unit = registered.as_ref().map_or_else(|| name.unit(), |registered| registered.unit.clone());
+        let state = bus.unit_state(&unit).await?;
+        if registered.is_none() && !state.is_up() {
+            find_image(bus, name).await?;
+            return Ok(None);
+        }
+        Ok(Some(Self { unit, state, registered }))
+    }
+
+    /// A service has a supervisor that powers the guest off; a scope was made by somebody else's.
+    fn has_supervisor(&self) -> bool {
+        self.unit.ends_with(".service")
+    }
+}
+
+/// Powers a machine off cleanly and waits for it.
+///
+/// # Errors
+/// [`OpError::NoImage`] if there is no such machine, [`OpError::TimedOut`] if the guest does not power off in time and
+/// `force` is not set; it may still do so later.
+pub async fn stop(bus: &Bus, jobs: &Jobs, name: &MachineName, options: StopOptions) -> Result<Stopped, OpError> {
+    let Some(running) = Running::find(bus, name).await? else { return Ok(Stopped::Already) };
+    thaw(bus, name, &running).await?;
+    let polite = async {
+        if running.has_supervisor() {
+            let job = stop_job(bus, name, &running.unit).await?;
+            finish(bus, name, &running.unit, &jobs.wait(&job).await).await
+        } else {
+            let signal = poweroff_signal(running.registered.as_ref());
+            match bus.kill_machine(name.as_str(), "leader", signal).await {
+                Ok(()) | Err(BusError::NoSuchMachine(_)) => wait_until_gone(bus, name, &running.unit).await,
+                Err(error) => Err(error.into()),
+            }
+        }
+    };
+    match timeout(options.timeout, polite).await {
+        Ok(done) => done.map(|()| Stopped::Cleanly),
+        Err(_) if options.force => take_down(bus, jobs, name, &running).await.map(|()| Stopped::Forced),
+        Err(_) => Err(OpError::TimedOut {
+            name: name.to_string(),
+            state: "has not stopped",
+            after: options.timeout,
+            hint: format!("it may still be shutting down: see `machinist status {name}`, or `machinist stop --force {name}`"),
+        }),
+    }
+}
+
+/// Takes a machine down at once, in the way that leaves nothing behind.
+pub async fn terminate(bus: &Bus, jobs: &Jobs, name: &MachineName) -> Result<Stopped, OpError> {
+    let Some(running) = Running::find(bus, name).await? else { return Ok(Stopped::Already) };
+    thaw(bus, name, &running).await?;
+    take_down(bus, jobs, name, &running).await.map(|()| Stopped::Forced)
+}
+
+/// Reboots the guest without leaving its unit: its init is asked to, and the unit's next invocation is waited for.
+///
+/// # Errors
+/// [`BusError::NoSuchMachine`] if it does not run, [`OpError::TimedOut`].
+pub async fn reboot_inside(bus: &Bus, name: &MachineName, limit: Duration) -> Result<(), OpError> {
+    let registered = bus.registered(name.as_str()).await?;
+    let before = bus.unit_state(&registered.unit).await?.unit.hex("InvocationID");
+    bus.kill_machine(name.as_str(), "leader", reboot_signal(&registered)).await?;
+    let came_back = async {
+        loop {
+            if let Ok(now) = bus.registered(name.as_str()).await {
+                let invocation = bus.unit_state(&now.unit).await?.unit.hex("InvocationID");
+                // A container of the template gets a new invocation; in a scope only the leader changes.
+                if invocation != before || now.leader != registered.leader {
+                    return Ok(());
+                }
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(limit, came_back).await.unwrap_or_else(|_| {
+        Err(OpError::TimedOut {
+            name: name.to_string(),
+            state: "has not rebooted",
+            after: limit,
+            hint: format!("its init may ignore the request: `machinist restart {name}` stops and starts it from outside"),
+        })
+    })
+}
+
+/// SIGTERM to the supervisor makes it ask the guest; a second one makes it end the guest at once and clean up.
+async fn take_down(bus: &Bus, jobs: &Jobs, name: &MachineName, running: &Running) -> Result<(), OpError> {
+    let unit = running.unit.as_str();
+    if !running.has_supervisor() {
+        kill_unit(bus, name, unit, "all", libc::SIGKILL).await?;
+        return wait_until_gone(bus, name, unit).await;
+    }
+    let job = stop_job(bus, name, unit).await?;
+    let ended = jobs.wait(&job);
+    let mut ended = std::pin::pin!(ended);
+    let deadline = Instant::now() + FORCE_PATIENCE;
+    loop {
+        match timeout(FORCE_INTERVAL, ended.as_mut()).await {
+            Ok(result) => return finish(bus, name, unit, &result).await,
+            Err(_) if Instant::now() < deadline => kill_unit(bus, name, unit, "main", libc::SIGTERM).await?,
+            // A supervisor that does not listen: it may be stopped, or hang in the kernel.
+            Err(_) => kill_unit(bus, name, unit, "all", libc::SIGKILL).await?,
+        }
+        if Instant::now() > deadline + FORCE_PATIENCE {
+            return Err(OpError::TimedOut {
+                name: name.to_string(),
+                state: "has not stopped",
+                after: FORCE_PATIENCE * 2,
+                hint: format!("a process of it hangs in the kernel: see `systemctl status {unit}`"),
+            });
+        }
+    }
+}
+
+async fn stop_job(bus: &Bus, name: &MachineName, unit: &str) -> Result<String, OpError> {
+    let doing = format!("stop machine '{name}'");
+    let job = bus
+        .manager()
+        .await?
+        .stop_unit(unit, "replace")
+        .await
+        .map_err(|error| classify(&error, systemd1::SERVICE, &doing, unit))?;
+    Ok(job.as_str().to_owned())
+}
+
+/// A stop job ends well even if the unit then counts as failed: what matters is that nothing runs.
+async fn finish(bus: &Bus, name: &MachineName, unit: &str, result: &str) -> Result<(), OpError> {
+    if result == "done" {
+        return wait_until_gone(bus, name, unit).await;
+    }
+    let diagnosis = Box::new(diagnose::failed_job(bus, name.as_str(), unit, result).await);
+    Err(OpError::Job { verb: "stop", name: name.to_string(), diagnosis })
+}
+
+/// machined unregisters a machine a moment after its unit is down.
+async fn wait_until_gone(bus: &Bus, name: &MachineName, unit: &str) -> Result<(), OpError> {
+    let mut pause = Duration::from_millis(1);
+    loop {
+        let registered = match bus.registered(name.as_str()).await {
+            Ok(_) => true,
+            Err(BusError::NoSuchMachine(_)) => false,
+            Err(error) => return Err(error.into()),
+        };
+        if !registered && !bus.unit_state(unit).await?.is_up() {
+            return Ok(());
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+/// A frozen machine cannot stop.
+async fn thaw(bus: &Bus, name: &MachineName, running: &Running) -> Result<(), OpError> {
+    if !running.state.is_frozen() {
+        return Ok(());
+    }
+    let doing = format!("thaw machine '{name}'");
+    let thawed = bus.manager().await?.thaw_unit(&running.unit).await;
+    thawed.map_err(|error| classify(&error, systemd1::SERVICE, &doing, &running.unit).into())
+}
+
+async fn kill_unit(bus: &Bus, name: &MachineName, unit: &str, whom: &str, signal: i32) -> Result<(), OpError> {
+    let doing = format!("stop machine '{name}'");
+    match bus.manager().await?.kill_unit(unit, whom, signal).await {
+        Ok(()) => Ok(()),
+        Err(error) => match classify(&error, systemd1::SERVICE, &doing, unit) {
+            // It went down by itself in between.
+            BusError::NoSuchUnit(_) => Ok(()),
+            BusError::Failed { name, .. } if name == "org.freedesktop.systemd1.NoSuchProcess" => Ok(()),
+            error => Err(error.into()),
+        },
+    }
+}
+
+fn runs_systemd(registered: &Registered) -> bool {
+    Leader::open(registered.leader).and_then(|leader| leader.command_name()).is_some_and(|name| name == "systemd")
+}
+
+/// systemd powers off at SIGRTMIN+4, busybox's init at SIGUSR2, see systemd(1) and busybox's init.
+fn poweroff_signal(registered: Option<&Registered>) -> i32 {
+    if registered.is_none_or(runs_systemd) { libc::SIGRTMIN() + 4 } else { libc::SIGUSR2 }
+}
+
+/// systemd reboots at SIGINT as if Ctrl-Alt-Del were pressed; busybox's init reboots at SIGTERM.
+fn reboot_signal(registered: &Registered) -> i32 {
+    if runs_systemd(registered) { libc::SIGINT } else { libc::SIGTERM }
+}

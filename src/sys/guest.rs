@@ -1,0 +1,105 @@
+//! Reading a running guest from outside: its root, its network namespace. Everything it says is hostile.
+
+use std::fs::File;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::files::Root;
+use crate::machine::OsRelease;
+
+/// The largest os-release that is read, in bytes.
+const OS_RELEASE_MAX: u64 = 64 * 1024;
+
+/// A machine's leader, held by a pidfd: its number is not trusted after the process is gone.
+#[derive(Debug)]
+pub struct Leader {
+    pid: u32,
+    pidfd: OwnedFd,
+}
+
+impl Leader {
+    /// Takes hold of the leader; `None` if it is gone.
+    #[must_use]
+    pub fn open(pid: u32) -> Option<Self> {
+        let number = Pid::from_raw(i32::try_from(pid).ok()?)?;
+        Some(Self { pid, pidfd: pidfd_open(number, PidfdFlags::empty()).ok()? })
+    }
+
+    /// Whether it still runs: a pidfd becomes readable when its process ends.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        let mut fds = [rustix::event::PollFd::new(&self.pidfd, rustix::event::PollFlags::IN)];
+        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        matches!(rustix::event::poll(&mut fds, Some(&now)), Ok(0))
+    }
+
+    fn proc(&self, file: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/{file}", self.pid))
+    }
+
+    /// Its root directory. Needs the right to look into the process.
+    #[must_use]
+    pub fn root(&self) -> Option<Root> {
+        let root = Root::open(&self.proc("root")).ok()?;
+        // Opened by number: only if the leader still lives was it the leader's.
+        self.is_alive().then_some(root)
+    }
+
+    /// A namespace of it: "net", "user", "mnt" …
+    #[must_use]
+    pub fn namespace(&self, kind: &str) -> Option<File> {
+        let file = File::open(self.proc(&format!("ns/{kind}"))).ok()?;
+        self.is_alive().then_some(file)
+    }
+
+    /// Whether it shares a namespace with us; `None` where that cannot be told.
+    #[must_use]
+    pub fn shares(&self, kind: &str) -> Option<bool> {
+        let theirs = std::fs::read_link(self.proc(&format!("ns/{kind}"))).ok()?;
+        let ours = std::fs::read_link(format!("/proc/self/ns/{kind}")).ok()?;
+        self.is_alive().then_some(theirs == ours)
+    }
+
+    /// The name of what it runs, as in `/proc/PID/comm`.
+    #[must_use]
+    pub fn command_name(&self) -> Option<String> {
+        let name = std::fs::read_to_string(self.proc("comm")).ok()?;
+        self.is_alive().then(|| name.trim_end().to_owned())
+    }
+
+    /// The first line of its uid map: (first uid on the host, how many), for its uid 0.
+    #[must_use]
+    pub fn uid_shift(&self) -> Option<(u32, u32)> {
+        let map = std::fs::read_to_string(self.proc("uid_map")).ok()?;
+        let mut fields = map.lines().next()?.split_whitespace().map(str::parse::<u32>);
+        match (fields.next()?, fields.next()?, fields.next()?) {
+            (Ok(0), Ok(base), Ok(count)) => self.is_alive().then_some((base, count)),
+            _ => None,
+        }
+    }
+}
+
+/// The os-release of a root filesystem: `/etc/os-release`, otherwise `/usr/lib/os-release`.
+#[must_use]
+pub fn os_release(root: &Root) -> Option<OsRelease> {
+    let text = ["etc/os-release", "usr/lib/os-release"]
+        .iter()
+        .find_map(|path| root.read(path, OS_RELEASE_MAX).ok())?;
+    Some(OsRelease::parse(&String::from_utf8_lossy(&text)))
+}
+
+/// The addresses in the leader's network namespace; `None` if it shares ours, or may not be entered.
+///
+/// Enters the namespace with the calling thread, which must end after it.
+#[must_use]
+pub fn addresses(leader: &Leader) -> Option<Vec<IpAddr>> {
+    if leader.shares("net")? {
+        return None;
+    }
+    let namespace = leader.namespace("net")?;
+    nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).ok()?;
+    super::netlink::addresses().ok()
+}

@@ -1,0 +1,150 @@
+//! The journal: what machinist did goes in, what a unit said comes out.
+
+use log::{Level, Log as _, Record, kv};
+use serde::Deserialize;
+use systemd_journal_logger::JournalLog;
+
+use super::process::{ProcessError, Program};
+use crate::machine::Cancel;
+
+/// How many of the last lines of an invocation are read.
+const LINES: &str = "200";
+
+/// One line of the journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// µs since 1970.
+    pub time: u64,
+    /// `SYSLOG_IDENTIFIER`: "systemd", "systemd-nspawn" …
+    pub identifier: String,
+    /// `_TRANSPORT`: "journal", "stdout" …
+    pub transport: String,
+    /// `PRIORITY`, 0 (emerg) to 7 (debug); 6 if missing.
+    pub priority: u8,
+    /// `_PID`; 0 if missing.
+    pub pid: u32,
+    /// `MESSAGE`, lossily as text. It may come from a guest.
+    pub message: String,
+}
+
+/// A value of `journalctl -o json`: text, or bytes where it is not printable, or null where it is too large.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Field {
+    Text(String),
+    Bytes(Vec<u8>),
+    Other(serde::de::IgnoredAny),
+}
+
+#[derive(Deserialize)]
+struct Raw {
+    #[serde(rename = "__REALTIME_TIMESTAMP")]
+    time: Option<String>,
+    #[serde(rename = "SYSLOG_IDENTIFIER")]
+    identifier: Option<Field>,
+    #[serde(rename = "_TRANSPORT")]
+    transport: Option<Field>,
+    #[serde(rename = "PRIORITY")]
+    priority: Option<Field>,
+    #[serde(rename = "_PID")]
+    pid: Option<Field>,
+    #[serde(rename = "MESSAGE")]
+    message: Option<Field>,
+}
+
+fn text(field: Option<Field>) -> String {
+    match field {
+        Some(Field::Text(text)) => text,
+        Some(Field::Bytes(bytes)) => String::from_utf8_lossy(&bytes).into_owned(),
+        Some(Field::Other(_)) | None => String::new(),
+    }
+}
+
+/// Reads the lines of `journalctl -o json`; what is no such line is passed over.
+fn parse(json: &[u8]) -> Vec<Line> {
+    json.split(|byte| *byte == b'\n')
+        .filter_map(|line| serde_json::from_slice::<Raw>(line).ok())
+        .map(|raw| Line {
+            time: raw.time.and_then(|t| t.parse().ok()).unwrap_or(0),
+            identifier: text(raw.identifier),
+            transport: text(raw.transport),
+            priority: text(raw.priority).parse().unwrap_or(6),
+            pid: text(raw.pid).parse().unwrap_or(0),
+            message: text(raw.message),
+        })
+        .collect()
+}
+
+/// The last lines of one invocation of a unit, oldest first: its own and what systemd said about it.
+///
+/// Blocks. Without the right to read the journal the list is empty.
+pub fn of_invocation(invocation: &str, cancel: &Cancel) -> Result<Vec<Line>, ProcessError> {
+    // What the unit wrote last may still be on its way; without root this is refused, and then we see what we see.
+    let _ = Program::new("journalctl").arg("--sync").run(cancel);
+    let matches = [format!("_SYSTEMD_INVOCATION_ID={invocation}"), "+".into(), format!("INVOCATION_ID={invocation}")];
+    query(matches, LINES, cancel)
+}
+
+/// The last `lines` lines of a unit, all its invocations, oldest first. Blocks.
+pub fn of_unit(unit: &str, lines: &str, cancel: &Cancel) -> Result<Vec<Line>, ProcessError> {
+    query([format!("--unit={unit}")], lines, cancel)
+}
+
+fn query<const N: usize>(matches: [String; N], lines: &str, cancel: &Cancel) -> Result<Vec<Line>, ProcessError> {
+    let output = Program::new("journalctl")
+        .args(["--output=json", "--no-pager", "--quiet", "--all", "--lines", lines])
+        .args(matches)
+        .run(cancel)?;
+    Ok(parse(&output.stdout))
+}
+
+/// Logs to the journal what a verb did to a machine, with the fields `MACHINE=`, `MACHINIST_VERB=` and
+/// `MACHINIST_RESULT=`. Where there is no journal, nothing is logged.
+pub fn audit(machine: &str, verb: &str, result: Result<(), &str>) {
+    let Ok(journal) = JournalLog::new() else { return };
+    let journal = journal.with_syslog_identifier("machinist".to_owned());
+    let (level, outcome, message) = match result {
+        Ok(()) => (Level::Info, "done", format!("{verb} {machine}: done")),
+        Err(error) => (Level::Warn, "failed", format!("{verb} {machine}: {error}")),
+    };
+    let caller = caller_uid();
+    let fields: [(&str, kv::Value<'_>); 4] = [
+        ("MACHINE", machine.into()),
+        ("MACHINIST_VERB", verb.into()),
+        ("MACHINIST_RESULT", outcome.into()),
+        ("MACHINIST_UID", caller.into()),
+    ];
+    let fields: &[(&str, kv::Value<'_>)] = &fields;
+    let arguments = format_args!("{message}");
+    journal.log(&Record::builder().level(level).target("machinist").args(arguments).key_values(&fields).build());
+}
+
+/// Who really calls: behind sudo or pkexec that is not root.
+fn caller_uid() -> u32 {
+    ["SUDO_UID", "PKEXEC_UID"]
+        .iter()
+        .find_map(|name| std::env::var(name).ok()?.parse().ok())
+        .unwrap_or_else(|| nix::unistd::getuid().as_raw())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_may_be_text_bytes_or_too_large() {
+        let json = concat!(
+            r#"{"__REALTIME_TIMESTAMP":"7","MESSAGE":"a","PRIORITY":"3","_PID":"12","_TRANSPORT":"journal"}"#,
+            "\n",
+            r#"{"MESSAGE":[27,91],"SYSLOG_IDENTIFIER":"systemd-nspawn"}"#,
+            "\n",
+            r#"{"MESSAGE":null}"#,
+            "\nnot json\n",
+        );
+        let lines = parse(json.as_bytes());
+        assert_eq!(lines.len(), 3);
+        assert_eq!((lines[0].time, lines[0].priority, lines[0].pid), (7, 3, 12));
+        assert_eq!(lines[1].message, "\x1b[");
+        assert_eq!(lines[2].message, "");
+    }
+}

@@ -1,0 +1,62 @@
+//! Links and addresses, by rtnetlink(7).
+
+use std::net::IpAddr;
+
+use futures_util::TryStreamExt as _;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressScope};
+
+/// Why the kernel's tables could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum NetlinkError {
+    /// No socket, or no runtime to use it with.
+    #[error("cannot open a netlink socket")]
+    Socket(#[source] std::io::Error),
+    /// The kernel refused the question.
+    #[error("cannot read addresses")]
+    Read(#[source] rtnetlink::Error),
+}
+
+/// The addresses of the calling thread's network namespace, as machined lists them: without loopback's and
+/// deprecated ones, widest scope first, IPv4 before IPv6.
+pub fn addresses() -> Result<Vec<IpAddr>, NetlinkError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(NetlinkError::Socket)?;
+    let mut found: Vec<(u8, bool, IpAddr)> = runtime.block_on(async {
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(NetlinkError::Socket)?;
+        tokio::spawn(connection);
+        let mut found = Vec::new();
+        let mut messages = handle.address().get().execute();
+        while let Some(message) = messages.try_next().await.map_err(NetlinkError::Read)? {
+            let scope = message.header.scope;
+            if matches!(scope, AddressScope::Host | AddressScope::Nowhere) {
+                continue;
+            }
+            let mut local = None;
+            let mut address = None;
+            let mut deprecated = false;
+            for attribute in &message.attributes {
+                match attribute {
+                    AddressAttribute::Local(ip) => local = Some(*ip),
+                    AddressAttribute::Address(ip) => address = Some(*ip),
+                    AddressAttribute::Flags(flags) => deprecated = flags.contains(AddressFlags::Deprecated),
+                    _ => {}
+                }
+            }
+            // On a point-to-point link ADDRESS is the peer; LOCAL is ours.
+            if let (Some(ip), false) = (local.or(address), deprecated) {
+                found.push((u8::from(scope), ip.is_ipv6(), ip));
+            }
+        }
+        Ok::<_, NetlinkError>(found)
+    })?;
+    found.sort_unstable();
+    Ok(found.into_iter().map(|(.., ip)| ip).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn loopback_is_left_out() {
+        let addresses = super::addresses().unwrap();
+        assert!(addresses.iter().all(|ip| !ip.is_loopback()), "{addresses:?}");
+    }
+}
