@@ -10,6 +10,7 @@ pub mod error;
 pub mod guest;
 pub mod mirror;
 pub mod password;
+pub mod tarball;
 
 use std::fmt;
 use std::path::{Path, PathBuf};

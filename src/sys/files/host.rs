@@ -1,0 +1,71 @@
+//! The host's own files: written atomically, and the sync of a whole filesystem.
+
+use std::collections::hash_map::RandomState;
+use std::ffi::{OsStr, OsString};
+use std::hash::{BuildHasher as _, Hasher as _};
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{self, AtFlags, CWD, Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
+use rustix::process::{getegid, geteuid};
+
+use super::error::{FileError, Kind};
+use super::root::replace;
+
+/// Writes a whole file of the host atomically: a temporary file in the same folder, fsync, rename, fsync of the folder.
+///
+/// An existing file keeps its mode and owner, a new one gets exactly `mode`. A link is followed, so that an administrator who
+/// keeps the file elsewhere still finds it there; what is no regular file (a link to /dev/null) is refused.
+pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
+    let failed = || FileError::io::<std::io::Error>("write", path);
+    let place = match std::fs::symlink_metadata(path) {
+        Ok(found) if found.is_symlink() => std::fs::canonicalize(path).map_err(|e| failed()(e))?,
+        _ => path.to_path_buf(),
+    };
+    let (Some(name), Some(folder)) = (place.file_name(), place.parent()) else {
+        return Err(FileError::NoName {
+            path: path.to_path_buf(),
+        });
+    };
+    let folder = if folder.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        folder
+    };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = fs::openat(CWD, folder, flags, Mode::empty()).map_err(|e| failed()(e.into()))?;
+    let (mode, owner) = match fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => match Kind::from_mode(stat.st_mode) {
+            Kind::File => (
+                stat.st_mode & 0o7777,
+                (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid)),
+            ),
+            kind => {
+                return Err(FileError::NotRegular {
+                    action: "write",
+                    path: PathBuf::from(path),
+                    kind,
+                });
+            }
+        },
+        Err(Errno::NOENT) => (mode, (geteuid(), getegid())),
+        Err(errno) => return Err(failed()(errno.into())),
+    };
+    replace(folder.as_fd(), name, bytes, mode, owner).map_err(|e| failed()(e))
+}
+
+/// Writes everything to disk that is pending on the filesystem which `path` is on, see syncfs(2).
+pub fn sync_filesystem(path: &Path) -> Result<(), FileError> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    fs::openat(CWD, path, flags, Mode::empty())
+        .and_then(fs::syncfs)
+        .map_err(FileError::io("sync", path))
+}
+
+/// A name beside `name` that cannot be foreseen: hidden, and short enough whatever the length of `name`.
+pub(super) fn temporary_name(name: &OsStr) -> OsString {
+    let mut hasher = RandomState::new().build_hasher();
+    hasher.write_usize(name.len());
+    OsString::from(format!(".#machinist-{:016x}", hasher.finish()))
+}

@@ -1,0 +1,16 @@
+//! Files that belong to others: opened by openat2(2) inside a root, read with a cap, written atomically.
+//!
+//! Whatever lies inside a guest's tree is hostile: links that lead out, fifos that block, devices, names made of
+//! control characters, directories ten thousand levels deep. [`Root`] is the way in; the host's own files are written by
+//! [`write_atomic`]; whole trees go through [`remove_tree`] and [`tree_size`]. Imports `machine` only.
+
+mod error;
+mod host;
+mod root;
+mod tree;
+mod xattr;
+
+pub use error::{FileError, Kind, shown};
+pub use host::{sync_filesystem, write_atomic};
+pub use root::Root;
+pub use tree::{remove_tree, tree_size};

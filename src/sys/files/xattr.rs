@@ -1,0 +1,1 @@
+//! Extended attributes, see xattr(7).
