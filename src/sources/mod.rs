@@ -3,6 +3,7 @@
 //! [`fill`] makes a tree out of a [`Source`]; [`guest::prepare`] makes any tree a usable guest. Neither knows where machines
 //! live or how they become visible: that is `ops`'.
 
+pub mod apt;
 pub mod bootstrap;
 pub mod busybox;
 pub mod cache;
