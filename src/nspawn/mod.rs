@@ -1,1 +1,23 @@
 //! The .nspawn file of systemd.nspawn(5): a lossless document, its schema, edits as values. No I/O.
+//!
+//! | module | owns |
+//! | --- | --- |
+//! | [`line`] | physical lines and their endings |
+//! | [`document`] | the file byte for byte, and the assignments systemd sees in it |
+//! | [`schema`] | the one table of keys, with types and versions |
+//! | [`value`] | what each type of value may be |
+//! | [`settings`] | what is in force, and which lines are ignored and why |
+//! | [`assignment`] | `Section.Key=Value` of the command line |
+//! | [`edit`] | changes that touch only the lines they must |
+
+pub mod assignment;
+pub mod document;
+pub mod edit;
+pub mod line;
+mod names;
+mod number;
+pub mod schema;
+pub mod settings;
+mod suggest;
+pub mod value;
+mod words;

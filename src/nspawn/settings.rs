@@ -1,0 +1,370 @@
+//! The settings that are in force, as a given systemd reads them from a file.
+
+use std::collections::HashSet;
+
+use super::assignment::suggestion;
+use super::document::{Document, Entry, FaultKind};
+use super::schema::{KEYS, Key, NEWEST_SYSTEMD, SECTIONS};
+use super::suggest::{nearest_key, nearest_section};
+use super::value::{Empty, ValueError, ValueType, is_repeated_port, quoted};
+
+/// What a .nspawn file means.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    settings: Vec<Setting>,
+    ignored: Vec<Ignored>,
+}
+
+/// A key that has an effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// The key, out of the schema.
+    pub key: &'static Key,
+    /// One value, or for a list the values in order; lists of words are split into words.
+    pub values: Vec<EffectiveValue>,
+}
+
+/// A value in force and where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EffectiveValue {
+    /// The value.
+    pub value: String,
+    /// The line that systemd would name: the last physical one of the assignment.
+    pub line: usize,
+    /// The assignment's place among the items of the document.
+    pub(super) index: usize,
+}
+
+/// A line, or a part of one, without effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ignored {
+    /// The line that systemd would name.
+    pub line: usize,
+    /// Why.
+    pub reason: Reason,
+    /// systemd refuses the whole file for it, and the machine does not start.
+    pub fatal: bool,
+}
+
+/// Why a line has no effect.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Reason {
+    /// A header with a name that systemd does not know; everything in that section is ignored.
+    #[error("unknown section {}{}", quoted(.section), suggestion(.nearest.as_deref()))]
+    UnknownSection {
+        /// Its name.
+        section: String,
+        /// What was probably meant.
+        nearest: Option<String>,
+    },
+    /// No systemd knows this key.
+    #[error("unknown key {} in section [{section}]{}", quoted(.key), suggestion(.nearest.as_deref()))]
+    UnknownKey {
+        /// The section.
+        section: String,
+        /// The key.
+        key: String,
+        /// What was probably meant.
+        nearest: Option<String>,
+    },
+    /// A later systemd knows this key.
+    #[error("{path}= needs systemd {since}, this is {running}")]
+    TooNew {
+        /// `Section.Key`.
+        path: String,
+        /// The first systemd that knows it.
+        since: u32,
+        /// The one that was asked about.
+        running: u32,
+    },
+    /// Text before the first header.
+    #[error("the line stands before the first section")]
+    OutsideSection,
+    /// The line has a wrong form.
+    #[error(transparent)]
+    Form(#[from] FaultKind),
+    /// The value, or a word of it, is not accepted.
+    #[error("{path}=: {source}")]
+    Value {
+        /// `Section.Key`.
+        path: String,
+        /// What is wrong.
+        source: ValueError,
+    },
+    /// The same host port again.
+    #[error("host port {} is forwarded already", quoted(.value))]
+    RepeatedPort {
+        /// The value.
+        value: String,
+    },
+    /// `Boot=` against `ProcessTwo=`, or either against itself.
+    #[error("{path}= contradicts an earlier Boot= or ProcessTwo=, which stays in force")]
+    StartModeConflict {
+        /// `Section.Key`.
+        path: String,
+    },
+    /// A privileged setting in a file that is not trusted.
+    #[error("{path}= is ignored in a file beside the image: it is heeded in /etc/systemd/nspawn only")]
+    NotTrusted {
+        /// `Section.Key`.
+        path: String,
+    },
+    /// systemd takes `Parameters=` over together with the start mode only.
+    #[error("Parameters= has no effect without Boot= or ProcessTwo=")]
+    ParametersAlone,
+}
+
+impl Reason {
+    /// Whether systemd-nspawn says so itself, with file and line.
+    #[must_use]
+    pub fn is_reported_by_systemd(&self) -> bool {
+        !matches!(self, Self::NotTrusted { .. } | Self::ParametersAlone)
+    }
+}
+
+impl Settings {
+    /// What `document` means to that systemd; `trusted` for a file in /etc/systemd/nspawn or /run/systemd/nspawn.
+    ///
+    /// If a line is fatal, see [`Ignored::fatal`], systemd goes no further, and nothing is in force.
+    #[must_use]
+    pub fn effective(document: &Document, systemd_version: u32, trusted: bool) -> Self {
+        let mut reader = Reader::new(systemd_version);
+        let mut lines = LineReader::new(document);
+        while let Some(line) = lines.next_line() {
+            match line {
+                DocumentLine::Entry(entry) => reader.entry(&entry),
+                DocumentLine::Other(ignored) => reader.ignored.push(ignored),
+            }
+            if reader.ignored.last().is_some_and(|last| last.fatal) {
+                return Self { settings: Vec::new(), ignored: reader.ignored };
+            }
+        }
+        if !trusted {
+            reader.distrust();
+        }
+        reader.drop_lone_parameters();
+        reader.finish()
+    }
+
+    /// The keys that have an effect, in the order of the schema.
+    #[must_use]
+    pub fn settings(&self) -> &[Setting] {
+        &self.settings
+    }
+
+    /// Lines without effect, in the order of the file.
+    #[must_use]
+    pub fn ignored(&self) -> &[Ignored] {
+        &self.ignored
+    }
+
+    /// The line for which systemd refuses the file.
+    #[must_use]
+    pub fn fatal(&self) -> Option<&Ignored> {
+        self.ignored.iter().find(|ignored| ignored.fatal)
+    }
+
+    /// The values in force of one key; none if it is not set.
+    #[must_use]
+    pub fn values(&self, section: &str, key: &str) -> &[EffectiveValue] {
+        let found = self.settings.iter().find(|setting| setting.key.section == section && setting.key.name == key);
+        found.map_or(&[], |setting| setting.values.as_slice())
+    }
+
+    /// The last value in force of one key.
+    #[must_use]
+    pub fn value(&self, section: &str, key: &str) -> Option<&str> {
+        self.values(section, key).last().map(|value| value.value.as_str())
+    }
+}
+
+/// The values of one key to the newest systemd, for edits.
+pub(super) fn effective_values(document: &Document, key: &'static Key) -> Vec<EffectiveValue> {
+    let mut reader = Reader::new(NEWEST_SYSTEMD);
+    for entry in document.entries_of(key.section, key.name) {
+        reader.entry(&entry);
+    }
+    let at = position(key);
+    reader.values.swap_remove(at)
+}
+
+fn position(key: &Key) -> usize {
+    KEYS.iter().position(|known| std::ptr::eq(known, key)).unwrap_or_default()
+}
+
+enum DocumentLine<'a> {
+    Entry(Entry<'a>),
+    Other(Ignored),
+}
+
+/// Assignments in known sections, and what else systemd has to say, in the order of the file.
+struct LineReader<'a> {
+    lines: std::vec::IntoIter<DocumentLine<'a>>,
+}
+
+impl<'a> LineReader<'a> {
+    fn new(document: &'a Document) -> Self {
+        let known = |section: Option<&str>| section.is_some_and(|section| SECTIONS.contains(&section));
+        let mut lines: Vec<(usize, DocumentLine<'a>)> = Vec::new();
+        let ignored = |line, reason| DocumentLine::Other(Ignored { line, reason, fatal: false });
+        for entry in document.entries() {
+            if known(entry.section) {
+                lines.push((entry.line, DocumentLine::Entry(entry)));
+            } else if entry.section.is_none() {
+                lines.push((entry.line, ignored(entry.line, Reason::OutsideSection)));
+            }
+        }
+        for (section, line) in document.sections() {
+            if !known(Some(section)) && !section.starts_with("X-") {
+                let nearest = nearest_section(section).map(str::to_owned);
+                lines.push((line, ignored(line, Reason::UnknownSection { section: section.to_owned(), nearest })));
+            }
+        }
+        for fault in document.faults() {
+            let fatal = fault.kind.is_fatal();
+            if fatal || known(fault.section) {
+                lines.push((
+                    fault.line,
+                    DocumentLine::Other(Ignored { line: fault.line, reason: fault.kind.into(), fatal }),
+                ));
+            }
+        }
+        lines.sort_by_key(|(line, _)| *line);
+        Self { lines: lines.into_iter().map(|(_, line)| line).collect::<Vec<_>>().into_iter() }
+    }
+
+    fn next_line(&mut self) -> Option<DocumentLine<'a>> {
+        self.lines.next()
+    }
+}
+
+/// Takes assignments one after the other, as systemd's parsers do.
+struct Reader {
+    systemd: u32,
+    values: Vec<Vec<EffectiveValue>>,
+    ignored: Vec<Ignored>,
+    ports: HashSet<(&'static str, u16)>,
+}
+
+impl Reader {
+    fn new(systemd: u32) -> Self {
+        Self { systemd, values: vec![Vec::new(); KEYS.len()], ignored: Vec::new(), ports: HashSet::new() }
+    }
+
+    fn ignore(&mut self, line: usize, reason: Reason, fatal: bool) {
+        self.ignored.push(Ignored { line, reason, fatal });
+    }
+
+    fn entry(&mut self, entry: &Entry<'_>) {
+        let Some(section) = entry.section else { return };
+        let found = KEYS.iter().position(|key| key.section == section && key.name == entry.key);
+        let Some(at) = found else {
+            if !entry.key.starts_with("X-") {
+                let nearest = nearest_key(section, entry.key);
+                let (section, key) = (section.to_owned(), entry.key.to_owned());
+                self.ignore(entry.line, Reason::UnknownKey { section, key, nearest }, false);
+            }
+            return;
+        };
+        let key = &KEYS[at];
+        if !key.known_to(self.systemd) {
+            let reason = Reason::TooNew { path: key.path(), since: key.since, running: self.systemd };
+            self.ignore(entry.line, reason, false);
+            return;
+        }
+        if self.contradicts(key, entry.value) {
+            self.ignore(entry.line, Reason::StartModeConflict { path: key.path() }, false);
+            return;
+        }
+        if key.value == ValueType::Port && is_repeated_port(&mut self.ports, entry.value) {
+            self.ignore(entry.line, Reason::RepeatedPort { value: entry.value.to_owned() }, false);
+            return;
+        }
+        let (kept, complaint) = key.value.keep(entry.value, self.systemd);
+        let taken = complaint.is_none() || !kept.is_empty();
+        if let Some(source) = complaint {
+            let fatal = key.value.bad_value_is_fatal(self.systemd);
+            self.ignore(entry.line, Reason::Value { path: key.path(), source }, fatal);
+        }
+        if taken {
+            self.take(at, entry, kept);
+        }
+    }
+
+    fn take(&mut self, at: usize, entry: &Entry<'_>, kept: Vec<String>) {
+        let key = &KEYS[at];
+        let resets = entry.value.is_empty() && key.empty(self.systemd) == Empty::Resets;
+        let starts_over = key.value == ValueType::AddressFamilies && entry.value == "none";
+        if resets || starts_over || !key.is_list() {
+            self.values[at].clear();
+        }
+        // Two keys for one thing: the later line wins.
+        for (other, known) in KEYS.iter().enumerate() {
+            let pair = key.replaced_by == Some(known.name) || known.replaced_by == Some(key.name);
+            if pair && known.section == key.section {
+                self.values[other].clear();
+            }
+        }
+        let new = kept.into_iter().map(|value| EffectiveValue { value, line: entry.line, index: entry.index });
+        self.values[at].extend(new);
+    }
+
+    /// `Boot=` and `ProcessTwo=` set one start mode: a yes of the other stays, and so does one's own yes against a no.
+    fn contradicts(&self, key: &Key, value: &str) -> bool {
+        let other = match key.name {
+            "Boot" => "ProcessTwo",
+            "ProcessTwo" => "Boot",
+            _ => return false,
+        };
+        let is_on = |name: &str| {
+            let at = KEYS.iter().position(|known| known.section == "Exec" && known.name == name);
+            let last = at.and_then(|at| self.values[at].last());
+            last.is_some_and(|last| super::names::boolean(&last.value) == Some(true))
+        };
+        match super::names::boolean(value) {
+            Some(true) => is_on(other),
+            Some(false) => is_on(key.name),
+            None => false,
+        }
+    }
+
+    /// Takes back what a file that is not trusted cannot set.
+    fn distrust(&mut self) {
+        for (at, key) in KEYS.iter().enumerate() {
+            if !self.values[at].iter().any(|value| key.needs_trust(&value.value)) {
+                continue;
+            }
+            let mut lines: Vec<usize> = self.values[at].drain(..).map(|value| value.line).collect();
+            lines.dedup();
+            for line in lines {
+                self.ignore(line, Reason::NotTrusted { path: key.path() }, false);
+            }
+        }
+    }
+
+    fn drop_lone_parameters(&mut self) {
+        let is_set = |name: &str, values: &[Vec<EffectiveValue>]| {
+            KEYS.iter().zip(values).any(|(key, values)| key.section == "Exec" && key.name == name && !values.is_empty())
+        };
+        if is_set("Boot", &self.values) || is_set("ProcessTwo", &self.values) {
+            return;
+        }
+        let Some(at) = KEYS.iter().position(|key| key.section == "Exec" && key.name == "Parameters") else { return };
+        let mut lines: Vec<usize> = self.values[at].drain(..).map(|value| value.line).collect();
+        lines.dedup();
+        for line in lines {
+            self.ignore(line, Reason::ParametersAlone, false);
+        }
+    }
+
+    fn finish(mut self) -> Settings {
+        self.ignored.sort_by_key(|ignored| ignored.line);
+        let settings = KEYS
+            .iter()
+            .zip(self.values)
+            .filter(|(_, values)| !values.is_empty())
+            .map(|(key, values)| Setting { key, values })
+            .collect();
+        Settings { settings, ignored: self.ignored }
+    }
+}

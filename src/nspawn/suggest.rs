@@ -1,0 +1,73 @@
+//! "Did you mean …?" for section and key names.
+
+use super::schema::{KEYS, SECTIONS};
+
+/// The known `Section.Key` nearest to what was written, if any is near.
+///
+/// A right key in the wrong section, or without one, counts as near.
+pub(super) fn nearest_key(section: &str, key: &str) -> Option<String> {
+    let wanted = key.to_lowercase();
+    let section = section.to_lowercase();
+    KEYS.iter()
+        .filter_map(|known| {
+            let off = distance(&wanted, &known.name.to_lowercase());
+            let allowed = (wanted.chars().count() / 3 + 1).min(3);
+            let elsewhere = usize::from(known.section.to_lowercase() != section);
+            (off <= allowed).then(|| (2 * off + elsewhere, known.path()))
+        })
+        .min_by_key(|(off, _)| *off)
+        .map(|(_, path)| path)
+}
+
+/// The known section nearest to what was written, if any is near.
+pub(super) fn nearest_section(section: &str) -> Option<&'static str> {
+    let wanted = section.trim().to_lowercase();
+    SECTIONS
+        .into_iter()
+        .map(|known| (distance(&wanted, &known.to_lowercase()), known))
+        .filter(|(off, _)| *off <= 2)
+        .min_by_key(|(off, _)| *off)
+        .map(|(_, known)| known)
+}
+
+/// Levenshtein's distance. What is far too long to be a typo is not measured.
+fn distance(a: &str, b: &str) -> usize {
+    if a.len() > 64 {
+        return usize::MAX / 4;
+    }
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn typos_find_their_key() {
+        for (section, key, found) in [
+            ("Network", "Brigde", Some("Network.Bridge")),
+            ("Exec", "Bridge", Some("Network.Bridge")),
+            ("Network", "bridge", Some("Network.Bridge")),
+            ("Files", "BindReadonly", Some("Files.BindReadOnly")),
+            ("Network", "MacVLAN", Some("Network.MACVLAN")),
+            ("", "Prot", Some("Network.Port")),
+            ("Exec", "Nonsense", None),
+        ] {
+            assert_eq!(nearest_key(section, key).as_deref(), found, "{section}.{key}");
+        }
+        assert_eq!(nearest_section("exec"), Some("Exec"));
+        assert_eq!(nearest_section("Netwrok"), Some("Network"));
+        assert_eq!(nearest_section("Service"), None);
+    }
+}
