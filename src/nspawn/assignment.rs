@@ -52,7 +52,9 @@ pub enum AssignmentError {
 
 /// `, did you mean '…'?`
 pub(super) fn suggestion(nearest: Option<&str>) -> String {
-    nearest.map(|name| format!(", did you mean '{name}'?")).unwrap_or_default()
+    nearest
+        .map(|name| format!(", did you mean '{name}'?"))
+        .unwrap_or_default()
 }
 
 /// Reads `Section.Key=Value` and checks it against the schema, as the newest systemd would.
@@ -66,14 +68,26 @@ pub fn parse_assignment(text: &str) -> Result<Assignment, AssignmentError> {
         AssignmentError::Form { .. } => form(),
         other => other,
     })?;
-    check_value(value).map_err(|source| AssignmentError::Unwritable { path: key.path(), source })?;
-    check_strictly(key, value).map_err(|source| AssignmentError::Value { path: key.path(), source })?;
-    Ok(Assignment { key, value: value.to_owned() })
+    check_value(value).map_err(|source| AssignmentError::Unwritable {
+        path: key.path(),
+        source,
+    })?;
+    check_strictly(key, value).map_err(|source| AssignmentError::Value {
+        path: key.path(),
+        source,
+    })?;
+    Ok(Assignment {
+        key,
+        value: value.to_owned(),
+    })
 }
 
 /// Reads `Section.Key` and finds it in the schema.
 pub fn parse_key(path: &str) -> Result<&'static Key, AssignmentError> {
-    let unknown = |nearest| AssignmentError::Unknown { path: path.to_owned(), nearest };
+    let unknown = |nearest| AssignmentError::Unknown {
+        path: path.to_owned(),
+        nearest,
+    };
     let Some((section, name)) = path.split_once('.') else {
         // `Bridge=br0`: say where it belongs.
         let near = nearest_key("", path).filter(|_| !path.is_empty());
@@ -91,7 +105,10 @@ pub fn parse_key(path: &str) -> Result<&'static Key, AssignmentError> {
 /// What systemd would take, but no one can mean, is refused too.
 fn check_strictly(key: &Key, value: &str) -> Result<(), ValueError> {
     key.value.check(value)?;
-    let unexpected = || ValueError::Unexpected { value: value.to_owned(), expected: key.value.allowed() };
+    let unexpected = || ValueError::Unexpected {
+        value: value.to_owned(),
+        expected: key.value.allowed(),
+    };
     let sound = match key.value {
         ValueType::Environment => split_words(value, Quoting::Quotes, None)
             .is_ok_and(|words| words.iter().all(|word| word.find('=').is_some_and(|at| at > 0))),
@@ -105,7 +122,11 @@ impl Assignment {
     #[must_use]
     pub fn into_edit(self) -> Edit {
         let (section, key, value) = (self.key.section.to_owned(), self.key.name.to_owned(), self.value);
-        if self.key.is_list() { Edit::Add { section, key, value } } else { Edit::Set { section, key, value } }
+        if self.key.is_list() {
+            Edit::Add { section, key, value }
+        } else {
+            Edit::Set { section, key, value }
+        }
     }
 }
 
@@ -116,7 +137,10 @@ mod tests {
     #[test]
     fn good_assignments_are_read() {
         let read = parse_assignment(" Network.Bridge = br0 ").unwrap();
-        assert_eq!((read.key.path().as_str(), read.value.as_str()), ("Network.Bridge", "br0"));
+        assert_eq!(
+            (read.key.path().as_str(), read.value.as_str()),
+            ("Network.Bridge", "br0")
+        );
         assert_eq!(parse_assignment("Exec.Environment=A=b=c").unwrap().value, "A=b=c");
         assert_eq!(parse_assignment("Exec.Hostname=").unwrap().value, "");
     }
@@ -124,13 +148,31 @@ mod tests {
     #[test]
     fn errors_say_what_to_do() {
         for (text, message) in [
-            ("Network.Brigde=br0", "there is no setting 'Network.Brigde', did you mean 'Network.Bridge'?"),
-            ("network.bridge=br0", "there is no setting 'network.bridge', did you mean 'Network.Bridge'?"),
-            ("Bridge=br0", "there is no setting 'Bridge', did you mean 'Network.Bridge'?"),
-            ("Exec.Bind=/srv", "there is no setting 'Exec.Bind', did you mean 'Files.Bind'?"),
+            (
+                "Network.Brigde=br0",
+                "there is no setting 'Network.Brigde', did you mean 'Network.Bridge'?",
+            ),
+            (
+                "network.bridge=br0",
+                "there is no setting 'network.bridge', did you mean 'Network.Bridge'?",
+            ),
+            (
+                "Bridge=br0",
+                "there is no setting 'Bridge', did you mean 'Network.Bridge'?",
+            ),
+            (
+                "Exec.Bind=/srv",
+                "there is no setting 'Exec.Bind', did you mean 'Files.Bind'?",
+            ),
             ("Foo.Quux=1", "there is no setting 'Foo.Quux'"),
-            ("nonsense", "'nonsense' is not of the form SECTION.KEY=VALUE, such as Exec.KillSignal=SIGTERM"),
-            ("=", "'=' is not of the form SECTION.KEY=VALUE, such as Exec.KillSignal=SIGTERM"),
+            (
+                "nonsense",
+                "'nonsense' is not of the form SECTION.KEY=VALUE, such as Exec.KillSignal=SIGTERM",
+            ),
+            (
+                "=",
+                "'=' is not of the form SECTION.KEY=VALUE, such as Exec.KillSignal=SIGTERM",
+            ),
             (
                 "Exec.Boot=perhaps",
                 "Exec.Boot= cannot be set: 'perhaps' is not valid here: expected yes or no",

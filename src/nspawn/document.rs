@@ -121,17 +121,24 @@ impl Document {
 
     /// All assignments in order, in known sections and in others.
     pub fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
-        self.with_sections().filter_map(|(index, section, item)| match &item.kind {
-            Kind::Entry { key, value } => {
-                Some(Entry { section, key, value, line: item.line, first_line: item.first_line, index })
-            }
-            _ => None,
-        })
+        self.with_sections()
+            .filter_map(|(index, section, item)| match &item.kind {
+                Kind::Entry { key, value } => Some(Entry {
+                    section,
+                    key,
+                    value,
+                    line: item.line,
+                    first_line: item.first_line,
+                    index,
+                }),
+                _ => None,
+            })
     }
 
     /// The assignments of one key, in order. Case matters, as it does to systemd.
     pub fn entries_of<'a>(&'a self, section: &'a str, key: &'a str) -> impl Iterator<Item = Entry<'a>> {
-        self.entries().filter(move |entry| entry.section == Some(section) && entry.key == key)
+        self.entries()
+            .filter(move |entry| entry.section == Some(section) && entry.key == key)
     }
 
     /// Section headers with their line numbers, repetitions included.
@@ -145,7 +152,11 @@ impl Document {
     /// Lines that systemd ignores for their form, or that make it refuse the file.
     pub fn faults(&self) -> impl Iterator<Item = Fault<'_>> {
         self.with_sections().filter_map(|(_, section, item)| match item.kind {
-            Kind::Fault(kind) => Some(Fault { section, line: item.line, kind }),
+            Kind::Fault(kind) => Some(Fault {
+                section,
+                line: item.line,
+                kind,
+            }),
             _ => None,
         })
     }
@@ -199,23 +210,48 @@ fn read_items(bytes: &[u8]) -> Vec<Item> {
         }
         let continues = line.continues();
         if !continues && pending.is_none() {
-            push_item(&mut items, &mut in_section, content, line.start..line.end(), line.number, line.number);
+            push_item(
+                &mut items,
+                &mut in_section,
+                content,
+                line.start..line.end(),
+                line.number,
+                line.number,
+            );
             continue;
         }
-        let open = pending.get_or_insert_with(|| Pending { text: Vec::new(), start: line.start, line: line.number });
+        let open = pending.get_or_insert_with(|| Pending {
+            text: Vec::new(),
+            start: line.start,
+            line: line.number,
+        });
         open.text.extend_from_slice(content);
         if continues {
             if let Some(backslash) = open.text.last_mut() {
                 *backslash = b' ';
             }
         } else if let Some(open) = pending.take() {
-            push_item(&mut items, &mut in_section, &open.text, open.start..line.end(), open.line, line.number);
+            push_item(
+                &mut items,
+                &mut in_section,
+                &open.text,
+                open.start..line.end(),
+                open.line,
+                line.number,
+            );
         }
     }
     if let Some(open) = pending {
         let before = items.len();
         // systemd counts one line more when the end of the file ends a continuation.
-        push_item(&mut items, &mut in_section, &open.text, open.start..bytes.len(), open.line, last + 1);
+        push_item(
+            &mut items,
+            &mut in_section,
+            &open.text,
+            open.start..bytes.len(),
+            open.line,
+            last + 1,
+        );
         match items.get_mut(before) {
             Some(item) => item.open = true,
             None => items.push(Item {
@@ -247,7 +283,13 @@ fn push_item(
     line: usize,
 ) {
     if text.len() > LINE_MAX {
-        items.push(Item { kind: Kind::Fault(FaultKind::TooLong), span, first_line, line, open: false });
+        items.push(Item {
+            kind: Kind::Fault(FaultKind::TooLong),
+            span,
+            first_line,
+            line,
+            open: false,
+        });
         return;
     }
     let text = trim(text);
@@ -274,18 +316,33 @@ fn push_item(
             Some((key, value)) => entry(key, value),
         },
     };
-    items.push(Item { kind, span, first_line, line, open: false });
+    items.push(Item {
+        kind,
+        span,
+        first_line,
+        line,
+        open: false,
+    });
 }
 
 fn entry(key: &str, value: &str) -> Kind {
     let space = [' ', '\t', '\n', '\r'];
-    Kind::Entry { key: key.trim_matches(space).into(), value: value.trim_matches(space).into() }
+    Kind::Entry {
+        key: key.trim_matches(space).into(),
+        value: value.trim_matches(space).into(),
+    }
 }
 
 /// The name in a header; systemd does not trim it.
 fn header(text: &str) -> Result<&str, FaultKind> {
-    let inner = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).ok_or(FaultKind::UnclosedHeader)?;
-    if inner.bytes().any(|b| b < b' ' || matches!(b, b'"' | b'\'' | b'\\' | 0x7F)) {
+    let inner = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .ok_or(FaultKind::UnclosedHeader)?;
+    if inner
+        .bytes()
+        .any(|b| b < b' ' || matches!(b, b'"' | b'\'' | b'\\' | 0x7F))
+    {
         return Err(FaultKind::UnsafeHeader);
     }
     Ok(inner)

@@ -74,7 +74,12 @@ impl<'a> Iterator for Lines<'a> {
         let length = rest.iter().position(|&b| ending_bit(b) != 0).unwrap_or(rest.len());
         let (content, after) = rest.split_at(length);
         let ending = &after[..ending_length(after)];
-        let line = Line { number: self.number, start: self.offset, content, ending };
+        let line = Line {
+            number: self.number,
+            start: self.offset,
+            content,
+            ending,
+        };
         self.offset = line.end();
         self.number += 1;
         Some(line)
@@ -132,14 +137,15 @@ mod tests {
 
     #[test]
     fn every_mix_of_line_endings_is_split_as_systemd_does() {
-        assert_eq!(endings(b"a\r\nb\n\rc"), [(&b"a"[..], &b"\r\n"[..]), (b"b", b"\n\r"), (b"c", b"")]);
+        assert_eq!(
+            endings(b"a\r\nb\n\rc"),
+            [(&b"a"[..], &b"\r\n"[..]), (b"b", b"\n\r"), (b"c", b"")]
+        );
         assert_eq!(endings(b"a\n\nb"), [(&b"a"[..], &b"\n"[..]), (b"", b"\n"), (b"b", b"")]);
-        assert_eq!(endings(b"a\0\nb\r\n\0\0"), [
-            (&b"a"[..], &b"\0"[..]),
-            (b"", b"\n"),
-            (b"b", b"\r\n\0"),
-            (b"", b"\0")
-        ]);
+        assert_eq!(
+            endings(b"a\0\nb\r\n\0\0"),
+            [(&b"a"[..], &b"\0"[..]), (b"", b"\n"), (b"b", b"\r\n\0"), (b"", b"\0")]
+        );
         assert!(endings(b"").is_empty());
     }
 

@@ -16,8 +16,11 @@ pub mod edit;
 pub mod line;
 mod names;
 mod number;
+mod patch;
 pub mod schema;
 pub mod settings;
 mod suggest;
+#[cfg(test)]
+mod tests;
 pub mod value;
 mod words;

@@ -34,19 +34,98 @@ const SIGNALS: [&str; 31] = [
 ];
 
 const CAPABILITIES: [&str; 41] = [
-    "chown", "dac_override", "dac_read_search", "fowner", "fsetid", "kill", "setgid", "setuid", "setpcap",
-    "linux_immutable", "net_bind_service", "net_broadcast", "net_admin", "net_raw", "ipc_lock", "ipc_owner",
-    "sys_module", "sys_rawio", "sys_chroot", "sys_ptrace", "sys_pacct", "sys_admin", "sys_boot", "sys_nice",
-    "sys_resource", "sys_time", "sys_tty_config", "mknod", "lease", "audit_write", "audit_control", "setfcap",
-    "mac_override", "mac_admin", "syslog", "wake_alarm", "block_suspend", "audit_read", "perfmon", "bpf",
+    "chown",
+    "dac_override",
+    "dac_read_search",
+    "fowner",
+    "fsetid",
+    "kill",
+    "setgid",
+    "setuid",
+    "setpcap",
+    "linux_immutable",
+    "net_bind_service",
+    "net_broadcast",
+    "net_admin",
+    "net_raw",
+    "ipc_lock",
+    "ipc_owner",
+    "sys_module",
+    "sys_rawio",
+    "sys_chroot",
+    "sys_ptrace",
+    "sys_pacct",
+    "sys_admin",
+    "sys_boot",
+    "sys_nice",
+    "sys_resource",
+    "sys_time",
+    "sys_tty_config",
+    "mknod",
+    "lease",
+    "audit_write",
+    "audit_control",
+    "setfcap",
+    "mac_override",
+    "mac_admin",
+    "syslog",
+    "wake_alarm",
+    "block_suspend",
+    "audit_read",
+    "perfmon",
+    "bpf",
     "checkpoint_restore",
 ];
 
 const ADDRESS_FAMILIES: [&str; 48] = [
-    "ALG", "APPLETALK", "ASH", "ATMPVC", "ATMSVC", "AX25", "BLUETOOTH", "BRIDGE", "CAIF", "CAN", "DECnet", "ECONET",
-    "FILE", "IB", "IEEE802154", "INET", "INET6", "IPX", "IRDA", "ISDN", "IUCV", "KCM", "KEY", "LLC", "LOCAL", "MCTP",
-    "MPLS", "NETBEUI", "NETLINK", "NETROM", "NFC", "PACKET", "PHONET", "PPPOX", "QIPCRTR", "RDS", "ROSE", "ROUTE",
-    "RXRPC", "SECURITY", "SMC", "SNA", "TIPC", "UNIX", "VSOCK", "WANPIPE", "X25", "XDP",
+    "ALG",
+    "APPLETALK",
+    "ASH",
+    "ATMPVC",
+    "ATMSVC",
+    "AX25",
+    "BLUETOOTH",
+    "BRIDGE",
+    "CAIF",
+    "CAN",
+    "DECnet",
+    "ECONET",
+    "FILE",
+    "IB",
+    "IEEE802154",
+    "INET",
+    "INET6",
+    "IPX",
+    "IRDA",
+    "ISDN",
+    "IUCV",
+    "KCM",
+    "KEY",
+    "LLC",
+    "LOCAL",
+    "MCTP",
+    "MPLS",
+    "NETBEUI",
+    "NETLINK",
+    "NETROM",
+    "NFC",
+    "PACKET",
+    "PHONET",
+    "PPPOX",
+    "QIPCRTR",
+    "RDS",
+    "ROSE",
+    "ROUTE",
+    "RXRPC",
+    "SECURITY",
+    "SMC",
+    "SNA",
+    "TIPC",
+    "UNIX",
+    "VSOCK",
+    "WANPIPE",
+    "X25",
+    "XDP",
 ];
 
 /// Whether the value means yes or no, case aside.
@@ -66,8 +145,12 @@ pub(super) fn is_signal(value: &str) -> bool {
     let name = value.strip_prefix("SIG").unwrap_or(value);
     let offset = |text: &str, sign| text.starts_with(sign) && integer(text).is_some_and(|n| n.abs() <= 30);
     SIGNALS.contains(&name)
-        || name.strip_prefix("RTMIN").is_some_and(|rest| rest.is_empty() || offset(rest, '+'))
-        || name.strip_prefix("RTMAX").is_some_and(|rest| rest.is_empty() || offset(rest, '-'))
+        || name
+            .strip_prefix("RTMIN")
+            .is_some_and(|rest| rest.is_empty() || offset(rest, '+'))
+        || name
+            .strip_prefix("RTMAX")
+            .is_some_and(|rest| rest.is_empty() || offset(rest, '-'))
 }
 
 /// `all`, a name with `CAP_` in either case, or a number.
@@ -76,12 +159,16 @@ pub(super) fn is_capability(word: &str, systemd: u32) -> bool {
         return (0..=if systemd >= 258 { 62 } else { 63 }).contains(&number);
     }
     let lower = word.to_ascii_lowercase();
-    word == "all" || lower.strip_prefix("cap_").is_some_and(|name| CAPABILITIES.contains(&name))
+    word == "all"
+        || lower
+            .strip_prefix("cap_")
+            .is_some_and(|name| CAPABILITIES.contains(&name))
 }
 
 /// `AF_…` as the kernel's headers spell it.
 pub(super) fn is_address_family(word: &str) -> bool {
-    word.strip_prefix("AF_").is_some_and(|name| ADDRESS_FAMILIES.contains(&name))
+    word.strip_prefix("AF_")
+        .is_some_and(|name| ADDRESS_FAMILIES.contains(&name))
 }
 
 /// The architecture of this machine, or the 32-bit one it can run beside it.
@@ -100,7 +187,11 @@ pub(super) fn is_personality(value: &str) -> bool {
 /// A user name in the strict sense of systemd's "User/Group Name Syntax".
 pub(super) fn is_user_name(word: &str) -> bool {
     let starts_well = word.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
-    starts_well && word.len() <= 31 && word.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
+    starts_well
+        && word.len() <= 31
+        && word
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
 }
 
 /// Labels of letters, digits and `-`, at most 63 bytes each and 64 together.
@@ -119,7 +210,9 @@ pub(super) fn is_host_name(value: &str) -> bool {
 pub(super) fn is_interface(name: &str) -> bool {
     (1..=15).contains(&name.len())
         && !matches!(name, "." | ".." | "all" | "default")
-        && name.bytes().all(|b| (33..127).contains(&b) && !matches!(b, b':' | b'/' | b'%'))
+        && name
+            .bytes()
+            .all(|b| (33..127).contains(&b) && !matches!(b, b':' | b'/' | b'%'))
         && !name.bytes().all(|b| b.is_ascii_digit())
         && integer(name).is_none_or(|index| !(1..=i128::from(i32::MAX)).contains(&index))
 }

@@ -37,8 +37,16 @@ fn digits_of(digits: &str, radix: u32) -> Option<i128> {
 
 /// Bytes, to the base of 1024: `10G`, `1.5M`, `1G 512M` (`parse_size()`).
 pub(super) fn size(text: &str) -> Option<u64> {
-    const SUFFIXES: [(&str, u32); 8] =
-        [("E", 60), ("P", 50), ("T", 40), ("G", 30), ("M", 20), ("K", 10), ("B", 0), ("", 0)];
+    const SUFFIXES: [(&str, u32); 8] = [
+        ("E", 60),
+        ("P", 50),
+        ("T", 40),
+        ("G", 30),
+        ("M", 20),
+        ("K", 10),
+        ("B", 0),
+        ("", 0),
+    ];
     let mut rest = text;
     let mut total = 0u64;
     let mut first = 0;
@@ -47,7 +55,10 @@ pub(super) fn size(text: &str) -> Option<u64> {
         let (whole, after) = take_digits(rest.strip_prefix('+').unwrap_or(rest))?;
         let (fraction, after) = take_fraction(after);
         rest = after.trim_start_matches([' ', '\t', '\n', '\r']);
-        let found = SUFFIXES[first..].iter().position(|(suffix, _)| rest.starts_with(suffix))? + first;
+        let found = SUFFIXES[first..]
+            .iter()
+            .position(|(suffix, _)| rest.starts_with(suffix))?
+            + first;
         let (suffix, shift) = SUFFIXES[found];
         rest = &rest[suffix.len()..];
         let unit = 1u64 << shift;
@@ -134,15 +145,15 @@ fn take_fraction(text: &str) -> (&str, &str) {
     })
 }
 
-/// The digits behind the point, times `unit`.
+/// The digits behind the point, times `unit`; more than 18 of them change nothing.
 fn scaled(fraction: &str, unit: u64) -> u128 {
-    let mut unit = u128::from(unit);
-    let mut sum = 0;
-    for digit in fraction.bytes() {
-        unit /= 10;
-        sum += u128::from(digit - b'0') * unit;
+    let mut part = 0u128;
+    let mut whole = 1u128;
+    for digit in fraction.bytes().take(18) {
+        part = part * 10 + u128::from(digit - b'0');
+        whole *= 10;
     }
-    sum
+    part * u128::from(unit) / whole
 }
 
 #[cfg(test)]
@@ -151,9 +162,16 @@ mod tests {
 
     #[test]
     fn integers_have_c_prefixes() {
-        for (text, value) in
-            [("10", 10), ("0x1F", 31), ("010", 8), ("0b11", 3), ("0o17", 15), ("-5", -5), ("+7", 7), ("0", 0)]
-        {
+        for (text, value) in [
+            ("10", 10),
+            ("0x1F", 31),
+            ("010", 8),
+            ("0b11", 3),
+            ("0o17", 15),
+            ("-5", -5),
+            ("+7", 7),
+            ("0", 0),
+        ] {
             assert_eq!(integer(text), Some(value), "{text}");
         }
         for text in ["", "08", "0x", "1 ", "abc", "--1", "1.5", "ä"] {

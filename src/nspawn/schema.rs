@@ -75,6 +75,24 @@ impl Key {
         }
     }
 
+    /// The other name of the same thing, older or newer.
+    #[must_use]
+    pub fn renamed(&self) -> Option<&'static Key> {
+        KEYS.iter().find(|other| {
+            other.section == self.section
+                && (self.replaced_by == Some(other.name) || other.replaced_by == Some(self.name))
+        })
+    }
+
+    /// The key whose lines can undo this one's: another name of it, or the other half of the start mode.
+    pub(super) fn related(&self) -> Option<&'static Key> {
+        match (self.section, self.name) {
+            ("Exec", "Boot") => find("Exec", "ProcessTwo"),
+            ("Exec", "ProcessTwo") => find("Exec", "Boot"),
+            _ => self.renamed(),
+        }
+    }
+
     /// What `Key=` with nothing behind it does.
     #[must_use]
     pub fn empty(&self, systemd: u32) -> Empty {
@@ -92,11 +110,27 @@ pub fn find(section: &str, name: &str) -> Option<&'static Key> {
 }
 
 const fn key(section: &'static str, name: &'static str, value: ValueType, repeat: Repeat, since: u32) -> Key {
-    Key { section, name, value, repeat, trust: Trust::AnyFile, since, replaced_by: None }
+    Key {
+        section,
+        name,
+        value,
+        repeat,
+        trust: Trust::AnyFile,
+        since,
+        replaced_by: None,
+    }
 }
 
 const fn trusted(section: &'static str, name: &'static str, value: ValueType, repeat: Repeat, since: u32) -> Key {
-    Key { section, name, value, repeat, trust: Trust::TrustedFile, since, replaced_by: None }
+    Key {
+        section,
+        name,
+        value,
+        repeat,
+        trust: Trust::TrustedFile,
+        since,
+        replaced_by: None,
+    }
 }
 
 const fn limit(name: &'static str, kind: Limit) -> Key {

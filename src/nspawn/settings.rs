@@ -136,7 +136,10 @@ impl Settings {
                 DocumentLine::Other(ignored) => reader.ignored.push(ignored),
             }
             if reader.ignored.last().is_some_and(|last| last.fatal) {
-                return Self { settings: Vec::new(), ignored: reader.ignored };
+                return Self {
+                    settings: Vec::new(),
+                    ignored: reader.ignored,
+                };
             }
         }
         if !trusted {
@@ -167,7 +170,10 @@ impl Settings {
     /// The values in force of one key; none if it is not set.
     #[must_use]
     pub fn values(&self, section: &str, key: &str) -> &[EffectiveValue] {
-        let found = self.settings.iter().find(|setting| setting.key.section == section && setting.key.name == key);
+        let found = self
+            .settings
+            .iter()
+            .find(|setting| setting.key.section == section && setting.key.name == key);
         found.map_or(&[], |setting| setting.values.as_slice())
     }
 
@@ -181,7 +187,12 @@ impl Settings {
 /// The values of one key to the newest systemd, for edits.
 pub(super) fn effective_values(document: &Document, key: &'static Key) -> Vec<EffectiveValue> {
     let mut reader = Reader::new(NEWEST_SYSTEMD);
-    for entry in document.entries_of(key.section, key.name) {
+    let related = key.related().map(|other| other.name);
+    let concerns = |name: &str| name == key.name || related == Some(name);
+    for entry in document
+        .entries()
+        .filter(|entry| entry.section == Some(key.section) && concerns(entry.key))
+    {
         reader.entry(&entry);
     }
     let at = position(key);
@@ -189,7 +200,9 @@ pub(super) fn effective_values(document: &Document, key: &'static Key) -> Vec<Ef
 }
 
 fn position(key: &Key) -> usize {
-    KEYS.iter().position(|known| std::ptr::eq(known, key)).unwrap_or_default()
+    KEYS.iter()
+        .position(|known| std::ptr::eq(known, key))
+        .unwrap_or_default()
 }
 
 enum DocumentLine<'a> {
@@ -206,7 +219,13 @@ impl<'a> LineReader<'a> {
     fn new(document: &'a Document) -> Self {
         let known = |section: Option<&str>| section.is_some_and(|section| SECTIONS.contains(&section));
         let mut lines: Vec<(usize, DocumentLine<'a>)> = Vec::new();
-        let ignored = |line, reason| DocumentLine::Other(Ignored { line, reason, fatal: false });
+        let ignored = |line, reason| {
+            DocumentLine::Other(Ignored {
+                line,
+                reason,
+                fatal: false,
+            })
+        };
         for entry in document.entries() {
             if known(entry.section) {
                 lines.push((entry.line, DocumentLine::Entry(entry)));
@@ -217,7 +236,16 @@ impl<'a> LineReader<'a> {
         for (section, line) in document.sections() {
             if !known(Some(section)) && !section.starts_with("X-") {
                 let nearest = nearest_section(section).map(str::to_owned);
-                lines.push((line, ignored(line, Reason::UnknownSection { section: section.to_owned(), nearest })));
+                lines.push((
+                    line,
+                    ignored(
+                        line,
+                        Reason::UnknownSection {
+                            section: section.to_owned(),
+                            nearest,
+                        },
+                    ),
+                ));
             }
         }
         for fault in document.faults() {
@@ -225,12 +253,18 @@ impl<'a> LineReader<'a> {
             if fatal || known(fault.section) {
                 lines.push((
                     fault.line,
-                    DocumentLine::Other(Ignored { line: fault.line, reason: fault.kind.into(), fatal }),
+                    DocumentLine::Other(Ignored {
+                        line: fault.line,
+                        reason: fault.kind.into(),
+                        fatal,
+                    }),
                 ));
             }
         }
         lines.sort_by_key(|(line, _)| *line);
-        Self { lines: lines.into_iter().map(|(_, line)| line).collect::<Vec<_>>().into_iter() }
+        Self {
+            lines: lines.into_iter().map(|(_, line)| line).collect::<Vec<_>>().into_iter(),
+        }
     }
 
     fn next_line(&mut self) -> Option<DocumentLine<'a>> {
@@ -248,7 +282,12 @@ struct Reader {
 
 impl Reader {
     fn new(systemd: u32) -> Self {
-        Self { systemd, values: vec![Vec::new(); KEYS.len()], ignored: Vec::new(), ports: HashSet::new() }
+        Self {
+            systemd,
+            values: vec![Vec::new(); KEYS.len()],
+            ignored: Vec::new(),
+            ports: HashSet::new(),
+        }
     }
 
     fn ignore(&mut self, line: usize, reason: Reason, fatal: bool) {
@@ -257,7 +296,9 @@ impl Reader {
 
     fn entry(&mut self, entry: &Entry<'_>) {
         let Some(section) = entry.section else { return };
-        let found = KEYS.iter().position(|key| key.section == section && key.name == entry.key);
+        let found = KEYS
+            .iter()
+            .position(|key| key.section == section && key.name == entry.key);
         let Some(at) = found else {
             if !entry.key.starts_with("X-") {
                 let nearest = nearest_key(section, entry.key);
@@ -268,7 +309,11 @@ impl Reader {
         };
         let key = &KEYS[at];
         if !key.known_to(self.systemd) {
-            let reason = Reason::TooNew { path: key.path(), since: key.since, running: self.systemd };
+            let reason = Reason::TooNew {
+                path: key.path(),
+                since: key.since,
+                running: self.systemd,
+            };
             self.ignore(entry.line, reason, false);
             return;
         }
@@ -277,14 +322,27 @@ impl Reader {
             return;
         }
         if key.value == ValueType::Port && is_repeated_port(&mut self.ports, entry.value) {
-            self.ignore(entry.line, Reason::RepeatedPort { value: entry.value.to_owned() }, false);
+            self.ignore(
+                entry.line,
+                Reason::RepeatedPort {
+                    value: entry.value.to_owned(),
+                },
+                false,
+            );
             return;
         }
         let (kept, complaint) = key.value.keep(entry.value, self.systemd);
         let taken = complaint.is_none() || !kept.is_empty();
         if let Some(source) = complaint {
             let fatal = key.value.bad_value_is_fatal(self.systemd);
-            self.ignore(entry.line, Reason::Value { path: key.path(), source }, fatal);
+            self.ignore(
+                entry.line,
+                Reason::Value {
+                    path: key.path(),
+                    source,
+                },
+                fatal,
+            );
         }
         if taken {
             self.take(at, entry, kept);
@@ -298,14 +356,15 @@ impl Reader {
         if resets || starts_over || !key.is_list() {
             self.values[at].clear();
         }
-        // Two keys for one thing: the later line wins.
-        for (other, known) in KEYS.iter().enumerate() {
-            let pair = key.replaced_by == Some(known.name) || known.replaced_by == Some(key.name);
-            if pair && known.section == key.section {
-                self.values[other].clear();
-            }
+        // Two names of one thing: the later line wins.
+        if let Some(other) = key.renamed() {
+            self.values[position(other)].clear();
         }
-        let new = kept.into_iter().map(|value| EffectiveValue { value, line: entry.line, index: entry.index });
+        let new = kept.into_iter().map(|value| EffectiveValue {
+            value,
+            line: entry.line,
+            index: entry.index,
+        });
         self.values[at].extend(new);
     }
 
@@ -317,7 +376,9 @@ impl Reader {
             _ => return false,
         };
         let is_on = |name: &str| {
-            let at = KEYS.iter().position(|known| known.section == "Exec" && known.name == name);
+            let at = KEYS
+                .iter()
+                .position(|known| known.section == "Exec" && known.name == name);
             let last = at.and_then(|at| self.values[at].last());
             last.is_some_and(|last| super::names::boolean(&last.value) == Some(true))
         };
@@ -344,12 +405,19 @@ impl Reader {
 
     fn drop_lone_parameters(&mut self) {
         let is_set = |name: &str, values: &[Vec<EffectiveValue>]| {
-            KEYS.iter().zip(values).any(|(key, values)| key.section == "Exec" && key.name == name && !values.is_empty())
+            KEYS.iter()
+                .zip(values)
+                .any(|(key, values)| key.section == "Exec" && key.name == name && !values.is_empty())
         };
         if is_set("Boot", &self.values) || is_set("ProcessTwo", &self.values) {
             return;
         }
-        let Some(at) = KEYS.iter().position(|key| key.section == "Exec" && key.name == "Parameters") else { return };
+        let Some(at) = KEYS
+            .iter()
+            .position(|key| key.section == "Exec" && key.name == "Parameters")
+        else {
+            return;
+        };
         let mut lines: Vec<usize> = self.values[at].drain(..).map(|value| value.line).collect();
         lines.dedup();
         for line in lines {
@@ -365,6 +433,9 @@ impl Reader {
             .filter(|(_, values)| !values.is_empty())
             .map(|(key, values)| Setting { key, values })
             .collect();
-        Settings { settings, ignored: self.ignored }
+        Settings {
+            settings,
+            ignored: self.ignored,
+        }
     }
 }

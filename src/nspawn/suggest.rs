@@ -11,7 +11,7 @@ pub(super) fn nearest_key(section: &str, key: &str) -> Option<String> {
     KEYS.iter()
         .filter_map(|known| {
             let off = distance(&wanted, &known.name.to_lowercase());
-            let allowed = (wanted.chars().count() / 3 + 1).min(3);
+            let allowed = (wanted.chars().count() / 3).clamp(1, 3);
             let elsewhere = usize::from(known.section.to_lowercase() != section);
             (off <= allowed).then(|| (2 * off + elsewhere, known.path()))
         })
@@ -30,23 +30,26 @@ pub(super) fn nearest_section(section: &str) -> Option<&'static str> {
         .map(|(_, known)| known)
 }
 
-/// Levenshtein's distance. What is far too long to be a typo is not measured.
+/// Edit distance that counts two swapped neighbours once. What is far too long to be a typo is not measured.
 fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().take(65).collect(), b.chars().collect());
     if a.len() > 64 {
         return usize::MAX / 4;
     }
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
+    let mut before: Vec<usize> = Vec::new();
+    let mut above: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.iter().enumerate() {
+        let mut row = vec![i + 1];
         for (j, y) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+            let mut least = (above[j] + usize::from(x != y)).min(above[j + 1] + 1).min(row[j] + 1);
+            if i > 0 && j > 0 && a[i - 1] == *y && b[j - 1] == *x {
+                least = least.min(before[j - 1] + 1);
+            }
+            row.push(least);
         }
+        before = std::mem::replace(&mut above, row);
     }
-    row[b.len()]
+    above[b.len()]
 }
 
 #[cfg(test)]

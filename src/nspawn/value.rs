@@ -8,7 +8,10 @@ use super::words::{Quoting, split_field, split_fields, split_words, split_words_
 
 /// The type of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[allow(missing_docs, reason = "each says what it is; the text a user sees is in `ValueType::allowed`")]
+#[allow(
+    missing_docs,
+    reason = "each says what it is; the text a user sees is in `ValueType::allowed`"
+)]
 pub enum ValueType {
     AddressFamilies,
     Bind,
@@ -110,7 +113,15 @@ pub(super) fn quoted(text: &str) -> String {
     if shown.len() < text.len() {
         shown.push('…');
     }
-    format!("'{}'", shown.escape_debug().to_string().replace("\\'", "'").replace("\\\"", "\"").replace("\\\\", "\\"))
+    format!(
+        "'{}'",
+        shown
+            .escape_debug()
+            .to_string()
+            .replace("\\'", "'")
+            .replace("\\\"", "\"")
+            .replace("\\\\", "\\")
+    )
 }
 
 impl ValueType {
@@ -131,27 +142,36 @@ impl ValueType {
         }
         let value = value.to_owned();
         match (self, value.as_str()) {
-            (Self::PrivateUsers, "managed") | (Self::Ownership, "foreign") => {
-                Err(ValueError::TooNew { value, since: names::MANAGED_USERS_SINCE })
-            }
-            _ => Err(ValueError::Unexpected { value, expected: self.allowed() }),
+            (Self::PrivateUsers, "managed") | (Self::Ownership, "foreign") => Err(ValueError::TooNew {
+                value,
+                since: names::MANAGED_USERS_SINCE,
+            }),
+            _ => Err(ValueError::Unexpected {
+                value,
+                expected: self.allowed(),
+            }),
         }
     }
 
     /// What of the value takes effect: the words that systemd keeps, and its complaint about the others.
+    #[must_use]
     pub fn keep(self, value: &str, systemd: u32) -> (Vec<String>, Option<ValueError>) {
         let complaint = self.check_for(value, systemd).err();
         if value.is_empty() && self.empty(systemd) != Empty::Value {
             return (Vec::new(), complaint);
         }
         let kept = match (self, &complaint) {
-            (Self::Words | Self::Environment, None) => split_words(value, Quoting::Quotes, None).ok(),
             (Self::Words | Self::Environment, Some(_)) if systemd < 254 => {
-                split_words_partially(value, Quoting::Quotes, None).err().map(|(words, _)| words)
+                split_words_partially(value, Quoting::Quotes, None)
+                    .err()
+                    .map(|(words, _)| words)
             }
-            (Self::Capabilities, _) => split_words(value, Quoting::Escapes, None)
-                .ok()
-                .map(|words| words.into_iter().filter(|word| names::is_capability(word, systemd)).collect()),
+            (Self::Capabilities, _) => split_words(value, Quoting::Escapes, None).ok().map(|words| {
+                words
+                    .into_iter()
+                    .filter(|word| names::is_capability(word, systemd))
+                    .collect()
+            }),
             (Self::UserNames, _) => {
                 let words = split_words_partially(value, Quoting::Escapes, None).unwrap_or_else(|(words, _)| words);
                 Some(words.into_iter().take_while(|word| names::is_user_name(word)).collect())
@@ -159,7 +179,9 @@ impl ValueType {
             (Self::InterfacePairs, None) if systemd >= names::INTERFACE_PAIRS_SINCE => {
                 split_words(value, Quoting::Escapes, None).ok()
             }
-            (Self::InterfacePairs, None) => split_words(value, Quoting::Quotes, None).ok(),
+            (Self::Words | Self::Environment | Self::InterfacePairs, None) => {
+                split_words(value, Quoting::Quotes, None).ok()
+            }
             (Self::CpuSet, Some(_)) if systemd >= 258 => split_words(value, Quoting::QuotesAndEscapes, Some(','))
                 .ok()
                 .map(|words| words.into_iter().filter(|word| cpu_range(word)).collect()),
@@ -207,7 +229,9 @@ impl ValueType {
     #[must_use]
     pub fn allowed(self) -> &'static str {
         match self {
-            Self::AddressFamilies => "address families such as AF_INET, separated by spaces, '~' in front to deny, or none",
+            Self::AddressFamilies => {
+                "address families such as AF_INET, separated by spaces, '~' in front to deny, or none"
+            }
             Self::Bind => "SOURCE[:DESTINATION[:OPTIONS]] with an absolute destination",
             Self::Boolean | Self::Tristate => "yes or no",
             Self::Capabilities => "capabilities such as CAP_NET_ADMIN, separated by spaces, or all",
@@ -253,7 +277,9 @@ impl ValueType {
     }
 
     fn accepts(self, value: &str, systemd: u32) -> Result<bool, ValueError> {
-        let unbalanced = |_| ValueError::Unbalanced { value: value.to_owned() };
+        let unbalanced = |_| ValueError::Unbalanced {
+            value: value.to_owned(),
+        };
         let words = |quoting| split_words(value, quoting, None).map_err(unbalanced);
         let fields = || split_fields(value).map_err(unbalanced);
         let boolean = names::boolean(value).is_some();
@@ -265,13 +291,21 @@ impl ValueType {
                 .map_err(unbalanced)?,
             Self::AddressFamilies => {
                 value == "none"
-                    || split_words(value.strip_prefix('~').unwrap_or(value), Quoting::QuotesAndEscapes, None)
-                        .map_err(unbalanced)?
-                        .iter()
-                        .all(|word| names::is_address_family(word))
+                    || split_words(
+                        value.strip_prefix('~').unwrap_or(value),
+                        Quoting::QuotesAndEscapes,
+                        None,
+                    )
+                    .map_err(unbalanced)?
+                    .iter()
+                    .all(|word| names::is_address_family(word))
             }
-            Self::Capabilities => words(Quoting::Escapes)?.iter().all(|word| names::is_capability(word, systemd)),
-            Self::UserName => !value.chars().any(|c| c.is_ascii_control() || matches!(c, '"' | '\'' | '\\')),
+            Self::Capabilities => words(Quoting::Escapes)?
+                .iter()
+                .all(|word| names::is_capability(word, systemd)),
+            Self::UserName => !value
+                .chars()
+                .any(|c| c.is_ascii_control() || matches!(c, '"' | '\'' | '\\')),
             Self::UserNames => words(Quoting::Escapes)?.iter().all(|word| names::is_user_name(word)),
             Self::UserShell => is_normal_path(value) || boolean,
             Self::Signal => names::is_signal(value),
@@ -333,19 +367,27 @@ impl ValueType {
 
 impl Limit {
     fn accepts(self, value: &str) -> Result<bool, ValueError> {
-        let fields = split_fields(value).map_err(|_| ValueError::Unbalanced { value: value.to_owned() })?;
+        let fields = split_fields(value).map_err(|_| ValueError::Unbalanced {
+            value: value.to_owned(),
+        })?;
         Ok(match fields.as_slice() {
             [both] => self.amount(both).is_some(),
             [soft, hard] => match (self.amount(soft), self.amount(hard)) {
                 (Some(soft), Some(hard)) if soft > hard => {
-                    return Err(ValueError::SoftAboveHard { value: value.to_owned() });
+                    return Err(ValueError::SoftAboveHard {
+                        value: value.to_owned(),
+                    });
                 }
                 (Some(_), Some(_)) => true,
                 _ => false,
             },
             // Behind a second colon nothing may follow.
             [soft, hard, last] => {
-                last.is_empty() && self.amount(soft).zip(self.amount(hard)).is_some_and(|(soft, hard)| soft <= hard)
+                last.is_empty()
+                    && self
+                        .amount(soft)
+                        .zip(self.amount(hard))
+                        .is_some_and(|(soft, hard)| soft <= hard)
             }
             _ => false,
         })
@@ -400,17 +442,19 @@ fn cpu_range(word: &str) -> bool {
 fn is_uid_range(value: &str) -> bool {
     let (first, count) = value.split_once(':').unwrap_or((value, "65536"));
     let plain = first.bytes().all(|b| b.is_ascii_digit()) && (first == "0" || !first.starts_with('0'));
-    let uid = first.parse::<u32>().ok().filter(|&uid| plain && uid != u32::MAX && uid != 0xFFFF);
+    let uid = first
+        .parse::<u32>()
+        .ok()
+        .filter(|&uid| plain && uid != u32::MAX && uid != 0xFFFF);
     let count = integer_in(count, 1, i128::from(u32::MAX));
-    uid.zip(count).is_some_and(|(uid, count)| i128::from(uid) + count <= i128::from(u32::MAX))
+    uid.zip(count)
+        .is_some_and(|(uid, count)| i128::from(uid) + count <= i128::from(u32::MAX))
 }
 
 fn is_id128(value: &str) -> bool {
     let digits: String = match value.len() {
         32 => value.to_owned(),
-        36 if [8, 13, 18, 23].iter().all(|&at| value.as_bytes()[at] == b'-') => {
-            value.split('-').collect()
-        }
+        36 if [8, 13, 18, 23].iter().all(|&at| value.as_bytes()[at] == b'-') => value.split('-').collect(),
         _ => return false,
     };
     digits.len() == 32 && digits.bytes().all(|b| b.is_ascii_hexdigit()) && digits.bytes().any(|b| b != b'0')
@@ -425,7 +469,10 @@ fn is_normal_path(path: &str) -> bool {
 }
 
 fn is_short_path(path: &str) -> bool {
-    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+    let parts: Vec<&str> = path
+        .split('/')
+        .filter(|part| !part.is_empty() && *part != ".")
+        .collect();
     parts.iter().all(|part| part.len() <= 255) && parts.iter().map(|part| part.len() + 1).sum::<usize>() < 4096
 }
 

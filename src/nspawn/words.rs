@@ -87,13 +87,12 @@ impl<'a> Scanner<'a> {
             match (quote, c) {
                 (_, '\\') if self.quoting != Quoting::Quotes => word.push(chars.next().ok_or(Unbalanced)?.1),
                 (Some(open), _) if open == c => quote = None,
-                (Some(_), _) => word.push(c),
                 (None, '\'' | '"') if self.quoting != Quoting::Escapes => quote = Some(c),
                 (None, _) if separator(c) => {
                     self.rest = &self.rest[at..];
                     return Ok(word);
                 }
-                (None, _) => word.push(c),
+                _ => word.push(c),
             }
         }
         self.rest = "";
