@@ -1,1 +1,184 @@
-//! One file per verb.
+//! The command tree and dispatch, nothing else.
+
+pub mod complete;
+pub mod context;
+pub mod each;
+pub mod error;
+pub mod names;
+
+mod clean;
+mod completions;
+mod create;
+mod disable;
+mod enable;
+mod images;
+mod list;
+mod man;
+mod remove;
+mod restart;
+mod show;
+mod start;
+mod status;
+mod stop;
+mod terminate;
+mod version;
+
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+
+use crate::output::Voice;
+use context::Ctx;
+use error::CliError;
+
+/// Machine manager for system containers on plain systemd
+///
+/// Makes images in /var/lib/machines, runs them as systemd-nspawn@NAME.service, and shows what systemd-machined knows.
+/// Whatever it makes, machinectl, systemctl and journalctl understand; there is no daemon and no database.
+#[derive(Debug, Parser)]
+#[command(
+    name = "machinist",
+    version,
+    propagate_version = false,
+    disable_help_subcommand = false,
+    max_term_width = 100,
+    after_help = "Examples:
+  machinist create web debian:trixie --start    Bootstrap a Debian machine and start it
+  machinist list                                See what runs
+  machinist stop web                            Power it off cleanly
+  machinist help create                         All about one verb
+
+Exit status: 0 done, 1 failed, 2 usage, 3 no such machine or image, 4 not permitted,
+5 systemd or a service of it is not available, 124 a wait timed out."
+)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, clap::Args)]
+struct Global {
+    /// Data and errors as JSON
+    #[arg(long, global = true, help_heading = "Global options")]
+    json: bool,
+    /// No status lines; warnings and errors stay
+    #[arg(short, long, global = true, help_heading = "Global options")]
+    quiet: bool,
+    /// Never ask for a password
+    #[arg(long, global = true, help_heading = "Global options")]
+    no_ask_password: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Create(create::Args),
+    Start(start::Args),
+    Stop(stop::Args),
+    Restart(restart::Args),
+    Terminate(terminate::Args),
+    Enable(enable::Args),
+    Disable(disable::Args),
+    List(list::Args),
+    Status(status::Args),
+    Show(show::Args),
+    Images(images::Args),
+    Remove(remove::Args),
+    Clean(clean::Args),
+    Completions(completions::Args),
+    Man(man::Args),
+    Version(version::Args),
+}
+
+/// Reads the command line, runs the verb, shows its error, and returns the exit status.
+pub async fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error),
+    };
+    let voice = Voice { quiet: cli.global.quiet, json: cli.global.json };
+    let ctx = Ctx::new(voice, !cli.global.no_ask_password);
+    let result = tokio::select! {
+        result = dispatch(&ctx, cli.verb) => result,
+        // Only verbs that have nothing to undo are dropped in the middle: see `Ctx::cancel`.
+        () = interrupted(&ctx) => return ExitCode::from(130),
+    };
+    match result {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            error.show(voice);
+            ExitCode::from(error.kind.exit_status())
+        }
+    }
+}
+
+async fn dispatch(ctx: &Ctx, verb: Verb) -> Result<u8, CliError> {
+    match verb {
+        Verb::Create(args) => create::run(ctx, args).await,
+        Verb::Start(args) => start::run(ctx, args).await,
+        Verb::Stop(args) => stop::run(ctx, args).await,
+        Verb::Restart(args) => restart::run(ctx, args).await,
+        Verb::Terminate(args) => terminate::run(ctx, args).await,
+        Verb::Enable(args) => enable::run(ctx, args).await,
+        Verb::Disable(args) => disable::run(ctx, args).await,
+        Verb::List(args) => list::run(ctx, args).await,
+        Verb::Status(args) => status::run(ctx, args).await,
+        Verb::Show(args) => show::run(ctx, args).await,
+        Verb::Images(args) => images::run(ctx, args).await,
+        Verb::Remove(args) => remove::run(ctx, args).await,
+        Verb::Clean(args) => clean::run(ctx, args).await,
+        Verb::Completions(args) => completions::run(ctx, &args),
+        Verb::Man(args) => man::run(ctx, &args),
+        Verb::Version(args) => version::run(ctx, args).await,
+    }
+}
+
+/// Returns when the user has interrupted a verb that has nothing to undo. One that has is told by `ctx.cancel`, and
+/// ends by itself; a second signal does not hurry it.
+async fn interrupted(ctx: &Ctx) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut int), Ok(mut term), Ok(mut hup)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()), signal(SignalKind::hangup()))
+    else {
+        return std::future::pending().await;
+    };
+    loop {
+        tokio::select! {
+            _ = int.recv() => {}
+            _ = term.recv() => {}
+            _ = hup.recv() => {}
+        }
+        ctx.cancel.cancel();
+        if !ctx.must_finish() {
+            return;
+        }
+    }
+}
+
+/// Help and version go to stdout; what cannot be parsed is a usage error, as JSON if that was asked for.
+fn refuse(error: &clap::Error) -> ExitCode {
+    let asked_for_json = std::env::args_os().any(|arg| arg == "--json");
+    if error.use_stderr() && asked_for_json {
+        let text = error.render().to_string();
+        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+        let mut usage = CliError::usage(message);
+        if error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+            usage = usage.hint("see `machinist --help`");
+        }
+        usage.show(Voice { quiet: false, json: true });
+    } else {
+        // A closed stdout is no news.
+        let _ = error.print();
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+/// A number of seconds on the command line, with or without a fraction; not negative.
+fn seconds(text: &str) -> Result<std::time::Duration, String> {
+    text.parse::<f64>()
+        .ok()
+        .and_then(|number| std::time::Duration::try_from_secs_f64(number).ok())
+        .ok_or_else(|| "a number of seconds is expected".to_owned())
+}

@@ -12,8 +12,8 @@ pub struct Image {
     pub kind: String,
     /// Whether it is marked read-only.
     pub read_only: bool,
-    /// Bytes on disk; `None` if unknown: without root, or when counting took too long.
-    pub size: Option<u64>,
+    /// Bytes on disk; unknown without root, or when counting took too long.
+    pub size: super::Seen<u64>,
     /// When it was made, µs since 1970; `None` where the filesystem does not tell.
     pub created: Option<u64>,
     /// When it was last changed, µs since 1970.

@@ -60,8 +60,7 @@ pub async fn wait_for_boot(bus: &Bus, name: &MachineName) -> Result<(), OpError>
     let path = bus.manager().await?.load_unit(&unit).await.map_err(failed)?;
     let properties = zbus::fdo::PropertiesProxy::builder(bus.connection())
         .destination(systemd1::NAME)
-        .and_then(|builder| builder.path(path))
-        .map_err(failed)?
+        .path(path)
         .cache_properties(CacheProperties::No)
         .build()
         .await

@@ -19,6 +19,12 @@ pub struct StartOptions {
     pub timeout: Duration,
 }
 
+impl Default for StartOptions {
+    fn default() -> Self {
+        Self { wait: false, timeout: Duration::from_secs(90) }
+    }
+}
+
 /// What `start` found and did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Started {
@@ -84,7 +90,7 @@ async fn start_unit(bus: &Bus, jobs: &Jobs, name: &MachineName) -> Result<Starte
 }
 
 /// Whether machined finds an image of that name.
-pub(super) async fn find_image(bus: &Bus, name: &MachineName) -> Result<(), OpError> {
+pub(crate) async fn find_image(bus: &Bus, name: &MachineName) -> Result<(), OpError> {
     let found = bus.machined().await?.get_image(name.as_str()).await;
     match found.map_err(|error| classify(&error, machine1::SERVICE, "look up images", name.as_str())) {
         Ok(_) => Ok(()),

@@ -28,6 +28,12 @@ pub struct StopOptions {
     pub force: bool,
 }
 
+impl Default for StopOptions {
+    fn default() -> Self {
+        Self { timeout: Duration::from_secs(90), force: false }
+    }
+}
+
 /// What `stop` found and did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stopped {

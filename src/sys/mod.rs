@@ -1,10 +1,13 @@
 //! Adapters to the system, each with its own error enum: D-Bus, netlink, child processes, files, journal.
 
+pub mod agent;
 pub mod bounded;
 pub mod bus;
+pub mod config;
 pub mod files;
 pub mod guest;
 pub mod journal;
+pub mod machines;
 pub mod netlink;
 pub mod process;
 pub mod quirks;

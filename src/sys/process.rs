@@ -366,6 +366,19 @@ impl Program {
     }
 }
 
+/// Starts a program that goes on beside us; what it writes to its standard output comes through the pipe.
+///
+/// The caller ends it: see [`duct::Handle::kill`].
+pub(crate) fn start_beside(name: &str, args: &[&str]) -> Result<(duct::Handle, PipeReader), ProcessError> {
+    let program = Program::new(name);
+    let path = Program::find(OsStr::new(name))?;
+    let (reader, writer) = io::pipe().map_err(|error| program.start_error("making a pipe", error))?;
+    #[expect(clippy::disallowed_methods, reason = "this is sys::process")]
+    let command = duct::cmd(path, args).full_env(program.environment()).stdin_null().stdout_file(writer).unchecked();
+    let handle = command.start().map_err(|error| program.start_error("starting it", error))?;
+    Ok((handle, reader))
+}
+
 /// Whether a program is installed where [`Program`] would find it.
 #[must_use]
 pub fn program_exists(name: &str) -> bool {

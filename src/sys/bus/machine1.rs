@@ -141,4 +141,22 @@ impl Bus {
             .await
             .map_err(|error| classify(&error, SERVICE, &doing, name))
     }
+
+    /// Where an image lies.
+    pub(crate) async fn image_path(&self, object: &str, name: &str) -> Result<String, BusError> {
+        let interface = format!("{NAME}.Image");
+        Ok(self.properties((NAME, SERVICE), object, &interface, name).await?.string("Path"))
+    }
+
+    /// Where the image of that name lies, if there is one.
+    pub(crate) async fn find_image_path(&self, name: &str) -> Result<Option<String>, BusError> {
+        let doing = format!("look up image '{name}'");
+        match self.machined().await?.get_image(name).await {
+            Ok(object) => self.image_path(object.as_str(), name).await.map(Some),
+            Err(error) => match classify(&error, SERVICE, &doing, name) {
+                BusError::NoSuchImage(_) => Ok(None),
+                error => Err(error),
+            },
+        }
+    }
 }

@@ -134,4 +134,34 @@ impl Bus {
             .await
             .map_err(|error| classify(&error, SERVICE, &doing, name))
     }
+
+    /// Whether the freezer holds a unit; false where that cannot be told.
+    pub(crate) async fn is_frozen(&self, unit: &str) -> bool {
+        let state = async {
+            let path = self.manager().await.ok()?.load_unit(unit).await.ok()?;
+            let interface = format!("{NAME}.Unit");
+            let arguments = (interface.as_str(), "FreezerState");
+            let properties = Some("org.freedesktop.DBus.Properties");
+            let reply = self.connection().call_method(Some(NAME), path.as_str(), properties, "Get", &arguments).await;
+            reply.ok()?.body().deserialize::<zbus::wire::OwnedVariant>().ok()
+        };
+        matches!(state.await.as_deref(), Some(zbus::wire::Variant::Str(text)) if text.starts_with("fr"))
+    }
+
+    /// Instances of the template that systemd has loaded: (machine, active state).
+    pub(crate) async fn template_units(&self) -> Result<Vec<(String, String)>, BusError> {
+        let rows = self
+            .manager()
+            .await?
+            .list_units_by_patterns(&[], &["systemd-nspawn@*.service"])
+            .await
+            .map_err(|error| classify(&error, SERVICE, "list units", ""))?;
+        Ok(rows
+            .into_iter()
+            .filter_map(|row| {
+                let name = row.0.strip_prefix("systemd-nspawn@")?.strip_suffix(".service")?.to_owned();
+                Some((name, row.3))
+            })
+            .collect())
+    }
 }

@@ -176,7 +176,7 @@ host_exec() (
         PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin ${variables[@]+"${variables[@]}"} "$@"
 )
 
-# With the journalctl of the tree: an older one may not read what a newer journald wrote. Works on a dead host too.
+# Works on a dead host too, as long as it is not stopped.
 host_journal() {
     local id=${1:-} file=${2:-} root guest
     [[ -n $id && -n $file ]] || bad_usage 'journal: ID and FILE are needed'
@@ -184,15 +184,22 @@ host_journal() {
     [[ -d $root ]] || fail "no host '$id'; see host list"
     {
         printf '=== journal of host %s ===\n' "$id"
-        chroot "$root" journalctl --no-pager -q -o short-precise -D "/var/log/journal/$(<"$root/etc/machine-id")" || true
+        read_journal "$root" "/var/log/journal/$(<"$root/etc/machine-id")"
         for guest in "$root"/var/lib/machines/*/var/log/journal; do
             [[ -d $guest && ! -L $guest ]] || continue
             printf '=== journal of guest %s ===\n' "$(basename "${guest%/var/log/journal}")"
-            chroot "$root" journalctl --no-pager -q -o short-precise -D "${guest#"$root"}" || true
+            read_journal "$root" "${guest#"$root"}"
         done
         printf '=== console of host %s ===\n' "$id"
         cat "$(run_dir "$id")/console.log"
     } >"$file" 2>&1
+}
+
+# With the journalctl of the tree: an older one may not read what a newer journald wrote. 262's wants /proc.
+read_journal() {
+    # shellcheck disable=SC2016
+    unshare --mount --propagation private sh -c \
+        'mount -t proc proc "$0/proc" && exec chroot "$0" journalctl --no-pager -q -o short-precise -D "$1"' "$1" "$2" || true
 }
 
 host_stop() {

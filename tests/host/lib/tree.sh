@@ -33,13 +33,13 @@ mirror() {
     printf '%s\n' "${uri:-http://deb.debian.org/debian}"
 }
 
-# tree_key NAME: tier 2's trees depend on all that makes tier 1's.
+# tree_key NAME
 tree_key() {
     { declare -p TREE_PACKAGES NEWER_PACKAGES TREE_OPTIONS
       declare -f make_tree
       mirror
       cat "$HERE/lib/customize"
-      [[ $1 != *-vm ]] || { declare -p VM_PACKAGES; declare -f make_vm_tree; cat "$HERE/lib/customize-vm"; }
+      [[ $1 != *-vm ]] || { declare -p VM_PACKAGES; cat "$HERE/lib/customize-vm"; }
     } | sha256sum | cut -c1-12
 }
 
@@ -65,8 +65,6 @@ ensure_tree() {
     need_root
     dir=$(tree_dir "$name")
     is_fresh "$dir" && return 0
-    # Tier 2's tree starts as tier 1's.
-    [[ $name == *-vm ]] && ensure_tree "${name%-vm}"
     install_tools
     mkdir -p "$CACHE"/{lock,run,trees}
     chmod 700 "$CACHE"
@@ -97,13 +95,17 @@ rebuild_tree() {
     say "built the root tree of $name in $((SECONDS - began)) s"
 }
 
-# Called in a condition, where `set -e` is off: each step decides itself.
+# Called in a condition, where `set -e` is off: keep it to one command that counts.
 make_tree() {
-    local suite=$1 new=$2 packages=("${TREE_PACKAGES[@]}") IFS=,
-    [[ $suite != *-vm ]] || { make_vm_tree "${suite%-vm}" "$new"; return; }
+    local suite=${1%-vm} new=$2 packages=("${TREE_PACKAGES[@]}") hooks=(--customize-hook="$HERE/lib/customize") IFS=,
     [[ $suite == bookworm ]] || packages+=("${NEWER_PACKAGES[@]}")
+    if [[ $1 == *-vm ]]; then
+        packages+=("${VM_PACKAGES[@]}")
+        # Before there is a kernel, whose installation makes the initial RAM disk.
+        hooks+=(--essential-hook="$HERE/lib/customize-vm initrd \"\$1\"" --customize-hook="$HERE/lib/customize-vm agent \"\$1\"")
+    fi
     mmdebstrap --variant=minbase --mode=root --format=directory --keyring="$KEYRING" "${TREE_OPTIONS[@]}" \
-        --include="${packages[*]}" --customize-hook="$HERE/lib/customize" "$suite" "$new/root" "$(mirror)"
+        --include="${packages[*]}" "${hooks[@]}" "$suite" "$new/root" "$(mirror)"
 }
 
 # Trees of other keys may belong to another branch that is being tested: only old ones go.

@@ -1,0 +1,54 @@
+//! Completion of machine and image names, asked of the live system.
+//!
+//! A completer must never print, nor fail: what cannot be found out is not offered.
+
+use std::time::Duration;
+
+use clap_complete::CompletionCandidate;
+use clap_complete::engine::ArgValueCompleter;
+
+use crate::sys::bus::Bus;
+
+/// A shell waits for us at every press of the tab key.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Completes names of registered machines.
+#[must_use]
+pub fn running() -> ArgValueCompleter {
+    ArgValueCompleter::new(|current: &std::ffi::OsStr| candidates(current, false, true))
+}
+
+/// Completes names of images.
+#[must_use]
+pub fn images() -> ArgValueCompleter {
+    ArgValueCompleter::new(|current: &std::ffi::OsStr| candidates(current, true, false))
+}
+
+/// Completes names of images and of registered machines.
+#[must_use]
+pub fn all() -> ArgValueCompleter {
+    ArgValueCompleter::new(|current: &std::ffi::OsStr| candidates(current, true, true))
+}
+
+fn candidates(current: &std::ffi::OsStr, images: bool, machines: bool) -> Vec<CompletionCandidate> {
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return Vec::new() };
+    let names = runtime.block_on(async {
+        tokio::time::timeout(PATIENCE, names(images, machines)).await.unwrap_or_default()
+    });
+    let typed = current.to_string_lossy();
+    names.into_iter().filter(|name| name.starts_with(&*typed)).map(CompletionCandidate::new).collect()
+}
+
+async fn names(images: bool, machines: bool) -> Vec<String> {
+    let Ok(bus) = Bus::system(false).await else { return Vec::new() };
+    let mut names = Vec::new();
+    if images {
+        names.extend(bus.images().await.unwrap_or_default().into_iter().map(|row| row.0));
+    }
+    if machines {
+        names.extend(bus.machines().await.unwrap_or_default().into_iter().map(|row| row.0));
+    }
+    names.sort();
+    names.dedup();
+    names
+}

@@ -1,0 +1,129 @@
+//! The only place where real backends are made.
+
+use tokio::sync::OnceCell;
+
+use super::error::{CliError, Kind};
+use crate::machine::Cancel;
+use crate::ops::{OpError, Places};
+use crate::output::{Voice, data, progress::Progress};
+use crate::sys::agent::Agent;
+use crate::sys::bus::Bus;
+use crate::sys::bus::jobs::Jobs;
+use crate::sys::config::{Config, ConfigError};
+
+/// What verbs work with.
+#[derive(Debug)]
+pub struct Ctx {
+    /// How to speak.
+    pub voice: Voice,
+    /// Where things lie.
+    pub places: Places,
+    /// Set by Ctrl-C and SIGTERM.
+    pub cancel: Cancel,
+    /// Whether polkit may ask a person on the terminal.
+    ask_password: bool,
+    /// A transaction runs: it must end by itself, done or undone.
+    busy: std::sync::atomic::AtomicUsize,
+    bus: OnceCell<Bus>,
+    agent: OnceCell<Option<Agent>>,
+}
+
+impl Ctx {
+    /// A context for the real system. Nothing is opened before it is used.
+    #[must_use]
+    pub fn new(voice: Voice, ask_password: bool) -> Self {
+        let (bus, agent) = (OnceCell::new(), OnceCell::new());
+        Self { voice, places: Places::default(), cancel: Cancel::default(), ask_password, busy: 0.into(), bus, agent }
+    }
+
+    /// The system bus.
+    pub async fn bus(&self) -> Result<&Bus, CliError> {
+        Ok(self.bus.get_or_try_init(|| Bus::system(self.may_ask())).await?)
+    }
+
+    /// systemd's jobs. Before a verb that changes something: polkit gets its agent here.
+    pub async fn jobs(&self) -> Result<Jobs, CliError> {
+        self.authorize().await;
+        Ok(Jobs::subscribe(self.bus().await?).await?)
+    }
+
+    /// Starts the agent that polkit asks through, where there is a person to ask.
+    pub async fn authorize(&self) {
+        self.agent
+            .get_or_init(|| async {
+                if !self.may_ask() {
+                    return None;
+                }
+                tokio::task::spawn_blocking(Agent::start).await.ok().flatten()
+            })
+            .await;
+    }
+
+    fn may_ask(&self) -> bool {
+        self.ask_password && !is_root() && Agent::has_terminal()
+    }
+
+    /// machinist.conf.
+    pub fn config(&self) -> Result<Config, CliError> {
+        Config::load().map_err(|error| {
+            let hint = match &error {
+                ConfigError::UnknownKey { .. } => {
+                    let keys: Vec<_> = crate::sys::config::KEYS.iter().map(|(s, k)| format!("[{s}] {k}=")).collect();
+                    format!("the keys are {}", keys.join(", "))
+                }
+                _ => "mend the file, or remove it: every setting has a default".to_owned(),
+            };
+            CliError::new(Kind::Failed, error.to_string()).hint(hint)
+        })
+    }
+
+    /// Where the progress of work on a machine is shown.
+    #[must_use]
+    pub fn progress(&self, subject: &str) -> Progress {
+        Progress::new(self.voice, subject)
+    }
+
+    /// Refuses a verb that writes files, for everybody but root.
+    pub fn need_root(&self, verb: &'static str) -> Result<(), CliError> {
+        if is_root() { Ok(()) } else { Err(OpError::NeedsRoot { verb }.into()) }
+    }
+
+    /// Shows the steps of a dry run.
+    pub fn show_plan(&self, steps: &[String]) -> Result<(), CliError> {
+        if self.voice.json {
+            self.voice.json(&serde_json::json!({ "steps": steps }))?;
+        } else {
+            for step in steps {
+                data(&format!("{}\n", crate::machine::text::printable(step)))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether an interruption has to wait for a transaction, which sees `cancel` by itself.
+    #[must_use]
+    pub fn must_finish(&self) -> bool {
+        self.busy.load(std::sync::atomic::Ordering::SeqCst) > 0
+    }
+
+    /// Runs blocking work on a thread that may take its time, while the bus stays served.
+    pub async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, OpError> + Send + 'static,
+    ) -> Result<T, CliError> {
+        self.busy.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let result = tokio::task::spawn_blocking(work).await;
+        self.busy.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+        match result {
+            Ok(result) => Ok(result?),
+            Err(panic) => Err(CliError::new(Kind::Failed, format!("internal error: {panic}"))
+                .hint("this is a bug in machinist: please report it")),
+        }
+    }
+}
+
+/// Whether we may do everything.
+#[must_use]
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}

@@ -1,0 +1,69 @@
+//! One verb on many machines: in parallel, and one failure does not stop the others.
+
+use futures_util::StreamExt as _;
+use serde_json::json;
+
+use super::context::Ctx;
+use super::error::CliError;
+use crate::machine::MachineName;
+use crate::sys::journal::audit;
+
+/// What came of one machine.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// One word for scripts: "started", "already-running".
+    pub result: &'static str,
+    /// The line for people: "started web".
+    pub line: String,
+}
+
+impl Outcome {
+    /// An outcome with the line that people see.
+    #[must_use]
+    pub fn new(result: &'static str, line: impl Into<String>) -> Self {
+        Self { result, line: line.into() }
+    }
+}
+
+/// Runs `work` for every name, `machinist.conf`'s `Parallel=` at a time; says and logs what came of each.
+///
+/// The exit status is that of the only machine, or 1 if any of several failed.
+pub async fn each<F>(
+    ctx: &Ctx,
+    verb: &'static str,
+    names: Vec<MachineName>,
+    work: impl Fn(MachineName) -> F,
+) -> Result<u8, CliError>
+where
+    F: Future<Output = Result<Outcome, CliError>>,
+{
+    let parallel = ctx.config()?.parallel;
+    let only = names.len() == 1;
+    let mut status = 0;
+    let mut results = Vec::new();
+    let runs = names.into_iter().map(|name| {
+        let run = work(name.clone());
+        async move { (name, run.await) }
+    });
+    let mut runs = std::pin::pin!(futures_util::stream::iter(runs).buffer_unordered(parallel));
+    while let Some((name, outcome)) = runs.next().await {
+        match outcome {
+            Ok(outcome) => {
+                audit(name.as_str(), verb, Ok(()));
+                ctx.voice.status(&outcome.line);
+                results.push((name.clone(), json!({ "machine": name, "result": outcome.result })));
+            }
+            Err(error) => {
+                audit(name.as_str(), verb, Err(&error.message));
+                error.show(ctx.voice);
+                status = if only { error.kind.exit_status() } else { 1 };
+                results.push((name.clone(), json!({ "machine": name, "result": "failed", "error": error })));
+            }
+        }
+    }
+    if ctx.voice.json {
+        results.sort_by(|a, b| a.0.cmp(&b.0));
+        ctx.voice.json(&results.into_iter().map(|(_, result)| result).collect::<Vec<_>>())?;
+    }
+    Ok(status)
+}

@@ -1,0 +1,63 @@
+//! `machinist images`
+
+use serde_json::json;
+
+use super::context::Ctx;
+use super::error::CliError;
+use crate::machine::{Image, Seen, text};
+use crate::output::table::{Column, TableArgs, View};
+use crate::output::time;
+use crate::sys::machines::images;
+
+/// List images
+///
+/// Shows the images that systemd-machined finds in /var/lib/machines and its other search paths. Sizes of directories
+/// are counted, hard links once; `?` where that takes longer than 200 ms.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  machinist images                           All images
+  machinist images --sort -size              The largest first
+  machinist images --filter type=raw --json  Disk images, for scripts
+
+Columns: name, type, ro, size, created, used_by; and modified, path.")]
+pub struct Args {
+    #[command(flatten)]
+    table: TableArgs,
+}
+
+const COLUMNS: &[Column<Image>] = &[
+    Column { key: "name", shown: true, value: |i| json!(i.name), text: None },
+    Column { key: "type", shown: true, value: |i| json!(i.kind), text: None },
+    Column { key: "ro", shown: true, value: |i| json!(i.read_only), text: None },
+    Column {
+        key: "size",
+        shown: true,
+        value: |i| json!(i.size),
+        text: Some(|i| match i.size {
+            Seen::Value(bytes) => text::bytes(bytes),
+            Seen::None => "-".to_owned(),
+            Seen::TimedOut => "?".to_owned(),
+        }),
+    },
+    Column {
+        key: "created",
+        shown: true,
+        value: |i| json!(i.created.map(time::rfc3339)),
+        text: Some(|i| i.created.map_or_else(|| "-".to_owned(), time::local)),
+    },
+    Column { key: "used_by", shown: true, value: |i| json!(i.used_by), text: None },
+    Column {
+        key: "modified",
+        shown: false,
+        value: |i| json!(i.modified.map(time::rfc3339)),
+        text: Some(|i| i.modified.map_or_else(|| "-".to_owned(), time::local)),
+    },
+    Column { key: "path", shown: false, value: |i| json!(i.path), text: None },
+];
+
+pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
+    let view = View::new(COLUMNS, &args.table, ctx.voice)?;
+    let images = images(ctx.bus().await?, view.needs("size")).await?;
+    view.print(images, "image", ctx.voice)?;
+    Ok(0)
+}

@@ -1,0 +1,103 @@
+//! `machinist show`
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde_json::{Map, Value};
+
+use super::complete;
+use super::context::Ctx;
+use super::error::{CliError, Kind};
+use super::names::{Pool, resolve};
+use crate::machine::MachineName;
+use crate::machine::text::printable;
+use crate::output::data;
+use crate::sys::bus::{Bus, BusError};
+
+/// Show properties of machines, for scripts
+///
+/// Prints the properties that systemd-machined has of a running machine, and those of its unit, as NAME=VALUE; of a
+/// machine that does not run, those of its unit. Names and values are systemd's own.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  machinist show web                              All properties
+  machinist show web -p Leader --value            Just the PID of its leader
+  machinist show web -p ActiveState,MainPID --json")]
+pub struct Args {
+    /// Machines, or patterns of names
+    #[arg(required = true, value_name = "NAME", add = complete::all())]
+    names: Vec<String>,
+    /// Only these properties
+    #[arg(short, long, value_name = "PROP,…", value_delimiter = ',')]
+    property: Vec<String>,
+    /// Print values without names
+    #[arg(long)]
+    value: bool,
+}
+
+pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
+    let names = resolve(ctx, &args.names, Pool::All).await?;
+    let bus = ctx.bus().await?;
+    let mut objects = Vec::new();
+    let mut text = String::new();
+    for name in &names {
+        let all = properties(bus, name).await?;
+        let chosen: Vec<(String, Value)> = if args.property.is_empty() {
+            all.into_iter().collect()
+        } else {
+            args.property
+                .iter()
+                .map(|key| {
+                    let value = all.get(key).cloned();
+                    value.map(|value| (key.clone(), value)).ok_or_else(|| {
+                        CliError::new(Kind::Failed, format!("machine '{name}' has no property '{}'", printable(key)))
+                            .hint(format!("see `machinist show {name}` for those it has"))
+                    })
+                })
+                .collect::<Result<_, _>>()?
+        };
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        for (key, value) in &chosen {
+            let shown = printable(&plain(value));
+            let _ = if args.value { writeln!(text, "{shown}") } else { writeln!(text, "{key}={shown}") };
+        }
+        objects.push(Value::Object(chosen.into_iter().collect::<Map<_, _>>()));
+    }
+    if ctx.voice.json { ctx.voice.json(&objects)? } else { data(&text)? }
+    Ok(0)
+}
+
+/// machined's properties over those of the unit: where both have a name, machined's counts.
+async fn properties(bus: &Bus, name: &MachineName) -> Result<BTreeMap<String, Value>, CliError> {
+    let (unit, machine) = match bus.registered_properties(name.as_str()).await {
+        Ok(machine) => (machine.string("Unit"), Some(machine)),
+        Err(BusError::NoSuchMachine(_)) => {
+            crate::ops::start::find_image(bus, name).await?;
+            (name.unit(), None)
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let state = bus.unit_state(&unit).await?;
+    let mut all = state.unit.printable();
+    all.extend(state.detail.printable());
+    all.insert("Unit".to_owned(), Value::from(unit));
+    match machine {
+        Some(machine) => all.extend(machine.printable()),
+        None => drop(all.insert("Name".to_owned(), Value::from(name.as_str()))),
+    }
+    Ok(all)
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::Bool(flag) => if *flag { "yes" } else { "no" }.to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) if items.iter().all(|item| !item.is_array()) => {
+            items.iter().map(plain).collect::<Vec<_>>().join(" ")
+        }
+        other => other.to_string(),
+    }
+}

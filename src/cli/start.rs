@@ -1,0 +1,54 @@
+//! `machinist start`
+
+use std::time::Duration;
+
+use super::complete;
+use super::context::Ctx;
+use super::each::{Outcome, each};
+use super::error::CliError;
+use super::names::{Pool, resolve};
+use crate::ops::start::{StartOptions, Started, start};
+
+/// Start machines and wait until they run
+///
+/// Starts systemd-nspawn@NAME.service and waits for its job, and until the machine's PID 1 runs. When it fails, the
+/// line of the journal that explains it is shown. Starting a machine that runs is no error.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  machinist start web                     Start one machine
+  machinist start 'web-*' db --wait       Start several, and wait until they have booted
+  machinist start web --wait --timeout 60 Give its boot a minute (exit status 124 after that)")]
+pub struct Args {
+    /// Machines, or patterns of image names
+    #[arg(required = true, value_name = "NAME", add = complete::images())]
+    names: Vec<String>,
+    /// Also wait for the guest's own boot to finish
+    #[arg(long)]
+    wait: bool,
+    /// Wait no longer than this many seconds
+    #[arg(long, value_name = "SECONDS", default_value = "90", value_parser = super::seconds)]
+    timeout: Duration,
+    /// Show what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
+    let names = resolve(ctx, &args.names, Pool::Images).await?;
+    if args.dry_run {
+        let wait = if args.wait { " and for its boot" } else { "" };
+        let steps: Vec<_> =
+            names.iter().map(|name| format!("start unit {} and wait for its job{wait}", name.unit())).collect();
+        return ctx.show_plan(&steps).map(|()| 0);
+    }
+    let bus = ctx.bus().await?;
+    let jobs = ctx.jobs().await?;
+    let options = StartOptions { wait: args.wait, timeout: args.timeout };
+    each(ctx, "start", names, async |name| {
+        Ok(match start(bus, &jobs, &name, options).await? {
+            Started::Now => Outcome::new("started", format!("started {name}")),
+            Started::Already => Outcome::new("already-running", format!("{name} is running already")),
+        })
+    })
+    .await
+}

@@ -1,0 +1,42 @@
+//! `machinist terminate`
+
+use super::complete;
+use super::context::Ctx;
+use super::each::{Outcome, each};
+use super::error::CliError;
+use super::names::{Pool, resolve};
+use crate::ops::stop::{Stopped, terminate};
+
+/// Take machines down at once, without asking the guest
+///
+/// Like pulling the plug: the guest's processes are killed, its mounts and network are cleaned up, and its unit stays
+/// down even with Restart=always. What the guest had not written to disk is lost.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  machinist terminate web        Take it down now
+  machinist terminate 'ci-*'     All whose name matches")]
+pub struct Args {
+    /// Machines, or patterns of running machines' names
+    #[arg(required = true, value_name = "NAME", add = complete::running())]
+    names: Vec<String>,
+    /// Show what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
+    let names = resolve(ctx, &args.names, Pool::Running).await?;
+    if args.dry_run {
+        let steps: Vec<_> = names.iter().map(|name| format!("take unit {} down at once", name.unit())).collect();
+        return ctx.show_plan(&steps).map(|()| 0);
+    }
+    let bus = ctx.bus().await?;
+    let jobs = ctx.jobs().await?;
+    each(ctx, "terminate", names, async |name| {
+        Ok(match terminate(bus, &jobs, &name).await? {
+            Stopped::Already => Outcome::new("already-stopped", format!("{name} is not running")),
+            Stopped::Cleanly | Stopped::Forced => Outcome::new("terminated", format!("terminated {name}")),
+        })
+    })
+    .await
+}

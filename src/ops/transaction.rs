@@ -1,0 +1,350 @@
+//! The one engine of all-or-nothing.
+//!
+//! A verb's work is a list of [`Step`]s that describe, apply and undo themselves; `--dry-run` prints the descriptions of
+//! the same list. What a step makes before it is visible lies in a [`Staging`] directory with a hidden name beside the
+//! images, and a record in it says how far the verb has come. The directory is locked by its owner: one that nobody
+//! locks was left by a kill or a power cut, and [`sweep`] undoes it, or finishes it, as its record says.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+
+use super::lock::Lock;
+use super::{OpError, Places};
+use crate::machine::{Cancel, Report};
+use crate::storage;
+
+/// How staging directories begin. systemd never takes `.#…` for an image, `list-images --all` included.
+const PREFIX: &str = ".#machinist-";
+/// The record inside a staging directory; locked as long as its owner lives.
+const RECORD: &str = "record.json";
+/// The tree inside a staging directory.
+const TREE: &str = "tree";
+/// Guards making and sweeping staging directories.
+const STAGING_LOCK: &str = ".staging";
+
+type Action<'a> = Box<dyn FnMut() -> Result<(), OpError> + Send + 'a>;
+
+/// One step of a verb.
+pub struct Step<'a> {
+    describe: String,
+    apply: Action<'a>,
+    undo: Option<Action<'a>>,
+}
+
+impl<'a> Step<'a> {
+    /// A step that `--dry-run` shows as `describe`: "write /etc/systemd/nspawn/web.nspawn".
+    pub fn new(describe: impl Into<String>, apply: impl FnMut() -> Result<(), OpError> + Send + 'a) -> Self {
+        Self { describe: describe.into(), apply: Box::new(apply), undo: None }
+    }
+
+    /// What takes the step back after a later one failed.
+    #[must_use]
+    pub fn undo(mut self, undo: impl FnMut() -> Result<(), OpError> + Send + 'a) -> Self {
+        self.undo = Some(Box::new(undo));
+        self
+    }
+}
+
+impl std::fmt::Debug for Step<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Step").field(&self.describe).finish()
+    }
+}
+
+/// The steps of one verb on one machine, in order.
+#[derive(Debug, Default)]
+pub struct Transaction<'a>(Vec<Step<'a>>);
+
+impl<'a> Transaction<'a> {
+    /// Adds a step at the end.
+    pub fn step(&mut self, step: Step<'a>) {
+        self.0.push(step);
+    }
+
+    /// What would be done, one line per step.
+    #[must_use]
+    pub fn describe(&self) -> Vec<String> {
+        self.0.iter().map(|step| step.describe.clone()).collect()
+    }
+
+    /// Applies the steps in order. When one fails, or `cancel` is set between two, those already applied are undone in
+    /// reverse order, and the first error is returned; what cannot be undone is reported and left to [`sweep`]. Blocks.
+    pub fn run(mut self, report: &dyn Report, cancel: &Cancel) -> Result<(), OpError> {
+        for at in 0..self.0.len() {
+            let result = cancel.check().map_err(OpError::from).and_then(|()| {
+                stop_here_for_tests(&self.0[at].describe);
+                (self.0[at].apply)()
+            });
+            if let Err(error) = result {
+                // The failed step may have done a part of its work: it is undone, too.
+                for step in self.0[..=at].iter_mut().rev() {
+                    if let Some(Err(left)) = step.undo.as_mut().map(|undo| undo()) {
+                        report.warn(&format!("cannot undo '{}': {left}", step.describe));
+                    }
+                }
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The kill tests of debug builds die before the step whose number is in `MACHINIST_DIE_AT_STEP`.
+#[cfg(debug_assertions)]
+fn stop_here_for_tests(describe: &str) {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static STEP: AtomicU32 = AtomicU32::new(0);
+    let this = STEP.fetch_add(1, Ordering::SeqCst);
+    let wanted = std::env::var("MACHINIST_DIE_AT_STEP").ok().and_then(|number| number.parse::<u32>().ok());
+    if wanted == Some(this) {
+        log::debug!("killed before: {describe}");
+        let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
+    }
+}
+
+#[cfg(not(debug_assertions))]
+fn stop_here_for_tests(_: &str) {}
+
+/// What a staging directory says about itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// "create" is undone by a sweep, "remove" is finished.
+    pub verb: Verb,
+    /// The machine.
+    pub name: String,
+    /// The settings file that a create writes before the image is visible.
+    pub settings: Option<PathBuf>,
+}
+
+/// What a staging directory is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verb {
+    /// The tree becomes an image at the end.
+    Create,
+    /// The tree was an image.
+    Remove,
+}
+
+/// A staging directory that we own.
+#[derive(Debug)]
+pub struct Staging {
+    directory: PathBuf,
+    record: Option<Flock<File>>,
+}
+
+impl Staging {
+    /// Makes `.#machinist-VERB-NAME-XXXXXX` (mode 0700) beside the images, with its record, locked.
+    pub fn create(places: &Places, record: &Record, report: &dyn Report, cancel: &Cancel) -> Result<Self, OpError> {
+        let _guard = Lock::wait(&places.runtime, STAGING_LOCK, report, cancel)?;
+        let stem = format!("{PREFIX}{}-{}-", if record.verb == Verb::Create { "create" } else { "remove" }, record.name);
+        let directory = (0_u32..)
+            .map(|number| places.machines.join(format!("{stem}{number}")))
+            .find(|path| !path.exists())
+            .ok_or_else(|| OpError::path("create", &places.machines)(std::io::ErrorKind::AlreadyExists.into()))?;
+        fs::DirBuilder::new().mode(0o700).create(&directory).map_err(OpError::path("create", &directory))?;
+        let mut staging = Self { directory, record: None };
+        let path = staging.directory.join(RECORD);
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        let file = file.map_err(OpError::path("create", &path))?;
+        let mut file = Flock::lock(file, FlockArg::LockExclusiveNonblock)
+            .map_err(|(_, errno)| OpError::path("lock", &path)(errno.into()))?;
+        let text = serde_json::to_string(record).map_err(|error| OpError::path("write", &path)(error.into()))?;
+        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(OpError::path("write", &path))?;
+        staging.record = Some(file);
+        Ok(staging)
+    }
+
+    /// Where the tree is built, or was moved to.
+    #[must_use]
+    pub fn tree(&self) -> PathBuf {
+        self.directory.join(TREE)
+    }
+
+    /// A scratch file of this verb.
+    #[must_use]
+    pub fn scratch(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// Removes the directory with what is left in it.
+    pub fn discard(&mut self) -> Result<(), OpError> {
+        self.record = None;
+        discard(&self.directory)
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        // After `discard` there is nothing; after an error of it the next sweep tries again.
+        if self.directory.exists() {
+            let _ = self.discard();
+        }
+    }
+}
+
+fn discard(directory: &Path) -> Result<(), OpError> {
+    let tree = directory.join(TREE);
+    if fs::symlink_metadata(&tree).is_ok() {
+        if tree.is_dir() {
+            storage::for_directory(directory)?.remove(&tree)?;
+        } else {
+            fs::remove_file(&tree).map_err(OpError::path("remove", &tree))?;
+        }
+    }
+    // The record goes last: until then a sweep can find its way.
+    let others = fs::read_dir(directory).map_err(OpError::path("read", directory))?;
+    for entry in others.flatten().filter(|entry| entry.file_name() != RECORD) {
+        fs::remove_file(entry.path()).map_err(OpError::path("remove", entry.path()))?;
+    }
+    let _ = fs::remove_file(directory.join(RECORD));
+    fs::remove_dir(directory).map_err(OpError::path("remove", directory))
+}
+
+/// What a sweep found that only systemd can put right.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// One line for each directory that was swept: "half-made machine 'web'".
+    pub what: Vec<String>,
+    /// Machines whose removal was finished: they must not be enabled any more.
+    pub removed: Vec<String>,
+}
+
+/// Whether a staging directory is there that nobody owns. Cheap; changes nothing.
+#[must_use]
+pub fn leftovers(places: &Places) -> Vec<(PathBuf, Option<Record>)> {
+    let Ok(entries) = fs::read_dir(&places.machines) else { return Vec::new() };
+    entries
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX))
+        .filter_map(|entry| {
+            let path = entry.path().join(RECORD);
+            let Ok(file) = File::open(&path) else { return Some((entry.path(), None)) };
+            Flock::lock(file, FlockArg::LockExclusiveNonblock).ok()?;
+            let record = fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+            Some((entry.path(), record))
+        })
+        .collect()
+}
+
+/// Takes back, or finishes, what killed verbs left behind. Blocks.
+pub fn sweep(places: &Places, report: &dyn Report, cancel: &Cancel) -> Result<Swept, OpError> {
+    let mut swept = Swept::default();
+    if leftovers(places).is_empty() {
+        return Ok(swept);
+    }
+    let _guard = Lock::wait(&places.runtime, STAGING_LOCK, report, cancel)?;
+    for (directory, record) in leftovers(places) {
+        match &record {
+            // Before the rename its tree is still here, and the settings it wrote are of no machine.
+            Some(record) if record.verb == Verb::Create && directory.join(TREE).exists() => {
+                take_back_settings(record, &directory)?;
+                swept.what.push(format!("half-made machine '{}'", record.name));
+            }
+            Some(record) if record.verb == Verb::Remove && directory.join(TREE).exists() => {
+                swept.removed.push(record.name.clone());
+                swept.what.push(format!("half-removed machine '{}'", record.name));
+            }
+            _ => swept.what.push(format!("leftover '{}'", directory.display())),
+        }
+        discard(&directory)?;
+    }
+    Ok(swept)
+}
+
+/// Removes the settings file of a create that never became visible, if it is still as it was written.
+fn take_back_settings(record: &Record, directory: &Path) -> Result<(), OpError> {
+    let Some(settings) = &record.settings else { return Ok(()) };
+    let staged = fs::read(directory.join("settings"));
+    match (staged, fs::read(settings)) {
+        (Ok(staged), Ok(written)) if staged == written => {
+            fs::remove_file(settings).map_err(OpError::path("remove", settings))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    fn places(root: &Path) -> Places {
+        let places = Places { machines: root.join("machines"), runtime: root.join("run"), ..Places::default() };
+        fs::create_dir(&places.machines).unwrap();
+        places
+    }
+
+    fn record(verb: Verb, settings: Option<PathBuf>) -> Record {
+        Record { verb, name: "web".into(), settings }
+    }
+
+    #[test]
+    fn a_failure_undoes_in_reverse_and_keeps_the_first_error() {
+        let log = Mutex::new(Vec::new());
+        let note = |word: &'static str| log.lock().unwrap().push(word);
+        let mut transaction = Transaction::default();
+        transaction.step(Step::new("one", || Ok(note("+1"))).undo(|| Ok(note("-1"))));
+        transaction.step(Step::new("two", || Ok(note("+2"))).undo(|| Err(OpError::Setting("no".into()))));
+        transaction.step(Step::new("three", || Err(OpError::Setting("broken".into()))).undo(|| Ok(note("-3"))));
+        transaction.step(Step::new("four", || Ok(note("+4"))));
+        assert_eq!(transaction.describe(), ["one", "two", "three", "four"]);
+        let error = transaction.run(&(), &Cancel::default()).unwrap_err();
+        assert_eq!(error.to_string(), "broken");
+        assert_eq!(*log.lock().unwrap(), ["+1", "+2", "-3", "-1"]);
+    }
+
+    #[test]
+    fn cancelling_undoes() {
+        let cancel = Cancel::default();
+        let undone = Mutex::new(false);
+        let mut transaction = Transaction::default();
+        transaction.step(Step::new("one", || Ok(cancel.cancel())).undo(|| Ok(*undone.lock().unwrap() = true)));
+        transaction.step(Step::new("two", || panic!("must not run")));
+        assert!(matches!(transaction.run(&(), &cancel), Err(OpError::Cancelled(_))));
+        assert!(*undone.lock().unwrap());
+    }
+
+    #[test]
+    fn what_nobody_owns_is_swept_and_what_is_owned_is_not() {
+        let root = tempfile::tempdir().unwrap();
+        let places = places(root.path());
+        let settings = root.path().join("web.nspawn");
+        let cancel = Cancel::default();
+        let owned = Staging::create(&places, &record(Verb::Create, None), &(), &cancel).unwrap();
+        let mut killed = Staging::create(&places, &record(Verb::Create, Some(settings.clone())), &(), &cancel).unwrap();
+        fs::create_dir_all(killed.tree().join("etc")).unwrap();
+        fs::write(killed.scratch("settings"), "[Exec]\n").unwrap();
+        fs::write(&settings, "[Exec]\n").unwrap();
+        let left = killed.directory.clone();
+        killed.record = None;
+        std::mem::forget(killed);
+        let swept = sweep(&places, &(), &cancel).unwrap();
+        assert_eq!(swept.what, ["half-made machine 'web'"]);
+        assert!(!left.exists() && !settings.exists() && owned.directory.exists());
+        drop(owned);
+        assert_eq!(fs::read_dir(&places.machines).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn settings_that_an_administrator_changed_stay() {
+        let root = tempfile::tempdir().unwrap();
+        let places = places(root.path());
+        let settings = root.path().join("web.nspawn");
+        let cancel = Cancel::default();
+        let mut killed = Staging::create(&places, &record(Verb::Create, Some(settings.clone())), &(), &cancel).unwrap();
+        fs::create_dir(killed.tree()).unwrap();
+        fs::write(killed.scratch("settings"), "[Exec]\n").unwrap();
+        fs::write(&settings, "[Exec]\n# mine\n").unwrap();
+        killed.record = None;
+        std::mem::forget(killed);
+        sweep(&places, &(), &cancel).unwrap();
+        assert!(settings.exists());
+    }
+}

@@ -1,0 +1,224 @@
+//! Looking at machines and images: what machined, systemd, the kernel and the guests say, joined.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use futures_util::future::{join, join_all};
+
+use super::bounded::ask;
+use super::bus::machine1::Registered;
+use super::bus::{Bus, BusError};
+use super::files::{Root, tree_size};
+use super::guest::{Leader, addresses, os_release};
+use crate::machine::{Cancel, Image, Machine, Seen, State};
+
+/// Which of a machine's fields are wanted: what is not, is not fetched.
+#[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "a set of fields")]
+pub struct Wanted {
+    /// `os`
+    pub os: bool,
+    /// `addresses`
+    pub addresses: bool,
+    /// `enabled`
+    pub enabled: bool,
+    /// `leader`, `unit`, `since`, and whether it is frozen.
+    pub state: bool,
+}
+
+/// All registered machines, and with `all` also images that do not run and units that failed; sorted by name.
+pub async fn machines(bus: &Bus, wanted: Wanted, all: bool) -> Result<Vec<Machine>, BusError> {
+    let (rows, stopped) = if all {
+        let (rows, stopped) = join(bus.machines(), stopped(bus)).await;
+        (rows?, stopped?)
+    } else {
+        (bus.machines().await?, BTreeMap::new())
+    };
+    let running = rows.into_iter().map(|(name, class, service, path)| async move {
+        let blank = Machine {
+            name: name.clone(),
+            state: State::Running,
+            class: Some(class),
+            service: Some(service).filter(|s| !s.is_empty()),
+            unit: None,
+            leader: None,
+            since: None,
+            os: Seen::None,
+            addresses: Seen::None,
+            enabled: None,
+        };
+        if !(wanted.state || wanted.os || wanted.addresses) {
+            return Some(blank);
+        }
+        match bus.registered_at(&name, path.as_str()).await {
+            Ok(registered) => Some(fill(bus, blank, registered, wanted).await),
+            // Gone between the two calls.
+            Err(BusError::NoSuchMachine(_)) => None,
+            Err(_) => Some(blank),
+        }
+    });
+    let mut machines: Vec<Machine> = join_all(running).await.into_iter().flatten().collect();
+    for (name, state) in stopped {
+        if !machines.iter().any(|machine| machine.name == name) {
+            machines.push(idle(name, state, wanted).await);
+        }
+    }
+    if wanted.enabled {
+        let states = join_all(machines.iter().map(|machine| is_enabled(bus, &machine.name))).await;
+        for (machine, enabled) in machines.iter_mut().zip(states) {
+            machine.enabled = enabled;
+        }
+    }
+    machines.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(machines)
+}
+
+async fn fill(bus: &Bus, mut machine: Machine, registered: Registered, wanted: Wanted) -> Machine {
+    let leader = registered.leader;
+    let look_os = async {
+        if wanted.os { os_of(bus, &registered).await } else { Seen::None }
+    };
+    let look_addresses = async {
+        if wanted.addresses { addresses_of(bus, &registered).await } else { Seen::None }
+    };
+    let look_frozen = async {
+        wanted.state && bus.is_frozen(&registered.unit).await
+    };
+    let ((os, addresses), frozen) = join(join(look_os, look_addresses), look_frozen).await;
+    machine.os = os;
+    machine.addresses = addresses;
+    machine.state = match registered.state.as_str() {
+        _ if frozen => State::Frozen,
+        "opening" => State::Opening,
+        "closing" => State::Closing,
+        _ => State::Running,
+    };
+    machine.leader = Some(leader).filter(|pid| *pid > 0);
+    machine.since = registered.since;
+    machine.unit = Some(registered.unit).filter(|unit| !unit.is_empty());
+    machine
+}
+
+/// os-release by a path-safe read of the leader's root; without the right to it, what machined reads for us.
+pub async fn os_of(bus: &Bus, registered: &Registered) -> Seen<crate::machine::OsRelease> {
+    if registered.class != "container" {
+        return Seen::None;
+    }
+    if may_look_into_processes() {
+        let pid = registered.leader;
+        return ask(move || os_release(&Leader::open(pid)?.root()?)).await;
+    }
+    let Ok(machined) = bus.machined().await else { return Seen::None };
+    let call = machined.get_machine_os_release(&registered.name);
+    match tokio::time::timeout(super::bounded::PATIENCE, call).await {
+        Ok(Ok(fields)) => {
+            let text: String = fields.iter().map(|(key, value)| format!("{key}={}\n", shell_words::quote(value))).collect();
+            Seen::Value(crate::machine::OsRelease::parse(&text))
+        }
+        Ok(Err(_)) => Seen::None,
+        Err(_) => Seen::TimedOut,
+    }
+}
+
+/// Addresses by netlink in the leader's namespace; without the right to it, what machined finds for us.
+pub async fn addresses_of(bus: &Bus, registered: &Registered) -> Seen<Vec<std::net::IpAddr>> {
+    if may_look_into_processes() {
+        let pid = registered.leader;
+        return ask(move || addresses(&Leader::open(pid)?)).await;
+    }
+    let Ok(machined) = bus.machined().await else { return Seen::None };
+    let call = machined.get_machine_addresses(&registered.name);
+    match tokio::time::timeout(super::bounded::PATIENCE, call).await {
+        Ok(Ok(rows)) => Seen::Value(rows.into_iter().filter_map(|(_, bytes)| address(&bytes)).collect()),
+        Ok(Err(_)) => Seen::None,
+        Err(_) => Seen::TimedOut,
+    }
+}
+
+fn address(bytes: &[u8]) -> Option<std::net::IpAddr> {
+    <[u8; 4]>::try_from(bytes)
+        .map(std::net::IpAddr::from)
+        .or_else(|_| <[u8; 16]>::try_from(bytes).map(std::net::IpAddr::from))
+        .ok()
+}
+
+fn may_look_into_processes() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// Names that do not run: all images, and template units that are on their way or failed.
+async fn stopped(bus: &Bus) -> Result<BTreeMap<String, State>, BusError> {
+    let (images, units) = join(bus.images(), bus.template_units()).await;
+    let mut names: BTreeMap<String, State> = images?.into_iter().map(|row| (row.0, State::Stopped)).collect();
+    for (name, active) in units? {
+        let state = match active.as_str() {
+            "failed" => State::Failed,
+            "activating" | "active" | "reloading" => State::Opening,
+            "deactivating" => State::Closing,
+            _ => continue,
+        };
+        names.insert(name, state);
+    }
+    Ok(names)
+}
+
+async fn idle(name: String, state: State, wanted: Wanted) -> Machine {
+    let os = if wanted.os && may_look_into_processes() {
+        let path = Path::new("/var/lib/machines").join(&name);
+        ask(move || os_release(&Root::open(&path).ok()?)).await
+    } else {
+        Seen::None
+    };
+    Machine {
+        unit: Some(format!("systemd-nspawn@{name}.service")),
+        name,
+        state,
+        class: None,
+        service: None,
+        leader: None,
+        since: None,
+        os,
+        addresses: Seen::None,
+        enabled: None,
+    }
+}
+
+async fn is_enabled(bus: &Bus, name: &str) -> Option<bool> {
+    // Names that cannot be an instance of the template are never enabled.
+    let name: crate::machine::MachineName = name.parse().ok()?;
+    let state = bus.unit_file_state(&name.unit()).await.ok()?;
+    Some(state.starts_with("enabled"))
+}
+
+/// All images, sorted by name; sizes counted only `with_size`, each within the patience of tables.
+pub async fn images(bus: &Bus, with_size: bool) -> Result<Vec<Image>, BusError> {
+    let (rows, machines) = join(bus.images(), bus.machines()).await;
+    let running: Vec<String> = machines?.into_iter().map(|row| row.0).collect();
+    let images = rows?.into_iter().map(|(name, kind, read_only, created, modified, usage, object)| {
+        let running = &running;
+        async move {
+            let path = bus.image_path(object.as_str(), &name).await.unwrap_or_default();
+            let known = |number: u64| Some(number).filter(|n| *n != u64::MAX);
+            let size = match known(usage).filter(|_| kind != "directory") {
+                Some(bytes) => Seen::Value(bytes),
+                None if with_size && !path.is_empty() => size_of(path.clone()).await,
+                None => Seen::None,
+            };
+            let used_by = running.contains(&name).then(|| name.clone());
+            let time = |micros: u64| known(micros).filter(|n| *n > 0);
+            Image { kind, read_only, size, created: time(created), modified: time(modified), used_by, path, name }
+        }
+    });
+    let mut images = join_all(images).await;
+    images.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(images)
+}
+
+async fn size_of(path: String) -> Seen<u64> {
+    let cancel = Cancel::default();
+    let inner = cancel.clone();
+    let size = ask(move || tree_size(Path::new(&path), &inner).ok()).await;
+    // The thread that is still counting stops.
+    cancel.cancel();
+    size
+}
