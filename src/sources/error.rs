@@ -4,6 +4,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::Distro;
+use super::tarball::TarballError;
+use crate::storage::StorageError;
+use crate::sys::files::FileError;
 use crate::sys::process::{ProcessError, Tail};
 
 /// Everything that can go wrong between a source string and a filled tree.
@@ -159,6 +162,15 @@ pub enum SourceError {
         /// What it is instead.
         what: &'static str,
     },
+    /// A file of the tree.
+    #[error(transparent)]
+    File(FileError),
+    /// The tree could not be made or copied.
+    #[error(transparent)]
+    Storage(StorageError),
+    /// The archive could not be unpacked.
+    #[error(transparent)]
+    Tarball(#[from] TarballError),
     /// A file of ours or of the host.
     #[error("cannot {action} '{}'", .path.display())]
     Io {
@@ -178,9 +190,10 @@ impl SourceError {
     /// An error about a file, with a full disk told apart.
     pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
         let path = path.to_owned();
-        match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { path },
-            _ => Self::Io { action, path, source },
+        if is_full(&source) {
+            Self::DiskFull { path }
+        } else {
+            Self::Io { action, path, source }
         }
     }
 
@@ -239,6 +252,31 @@ impl SourceError {
             _ => Vec::new(),
         }
     }
+}
+
+impl From<FileError> for SourceError {
+    fn from(error: FileError) -> Self {
+        match error {
+            FileError::Cancelled(cancelled) => cancelled.into(),
+            FileError::Io { path, source, .. } if is_full(&source) => Self::DiskFull { path },
+            other => Self::File(other),
+        }
+    }
+}
+
+impl From<StorageError> for SourceError {
+    fn from(error: StorageError) -> Self {
+        match error {
+            StorageError::Cancelled(cancelled) => cancelled.into(),
+            StorageError::File(error) => error.into(),
+            StorageError::Io { path, source, .. } if is_full(&source) => Self::DiskFull { path },
+            other => Self::Storage(other),
+        }
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 fn unknown_suite_hints(distro: Distro) -> Vec<String> {

@@ -35,6 +35,16 @@ pub(crate) struct Release {
     pub(crate) version: Option<String>,
 }
 
+impl Release {
+    /// Stands for a Release file that nobody has fetched: that of a recent suite.
+    pub(crate) fn unknown() -> Self {
+        Self {
+            hash: String::new(),
+            version: None,
+        }
+    }
+}
+
 /// The public mirror of a distribution.
 pub(crate) fn default_mirror(distro: Distro, arch: &str) -> &'static str {
     match (distro, arch) {

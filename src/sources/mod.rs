@@ -4,6 +4,7 @@
 //! live or how they become visible: that is `ops`'.
 
 pub mod apt;
+pub mod archive;
 pub mod bootstrap;
 pub mod busybox;
 pub mod cache;
@@ -20,6 +21,7 @@ use std::str::FromStr;
 pub use error::SourceError;
 
 use crate::machine::{Cancel, Report};
+use crate::storage;
 
 /// Endings of archives that are taken, longest first.
 const TAR_ENDINGS: &[&str] = &[
@@ -134,14 +136,46 @@ pub fn fill(
     report: &dyn Report,
     cancel: &Cancel,
 ) -> Result<(), SourceError> {
-    let _ = (source, options, places, target, report, cancel);
-    Ok(())
+    cancel.check()?;
+    let parent = match target.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    bootstrap::check_mount_flags(parent)?;
+    match source {
+        Source::Bootstrap { distro, suite } => {
+            let recipe = bootstrap::Recipe::new(*distro, suite, options)?;
+            cache::fill(&recipe, options.cache, places, target, report, cancel)
+        }
+        Source::Tarball(archive) => {
+            storage::for_directory(parent)?.create(target)?;
+            tarball::extract(archive, target, report, cancel)?;
+            Ok(())
+        }
+        Source::Template(Template::Busybox) => {
+            storage::for_directory(parent)?.create(target)?;
+            busybox::fill(target, report, cancel)
+        }
+    }
 }
 
 /// What [`fill`] would do, one line per step. Touches nothing and asks no mirror, but finds what is missing on this host.
 pub fn plan(source: &Source, options: &BootstrapOptions, places: &Places) -> Result<Vec<String>, SourceError> {
-    let _ = (source, options, places);
-    Ok(Vec::new())
+    match source {
+        Source::Bootstrap { distro, suite } => {
+            let recipe = bootstrap::Recipe::new(*distro, suite, options)?;
+            let cached = options.cache == CacheUse::Use && cache::has_any(&recipe, places);
+            Ok(recipe.plan(&places.cache, cached))
+        }
+        Source::Tarball(archive) => {
+            std::fs::File::open(archive).map_err(|error| SourceError::io("open", archive, error))?;
+            Ok(vec![format!("unpack '{}'", crate::sys::files::shown(archive))])
+        }
+        Source::Template(Template::Busybox) => {
+            let program = busybox::find()?;
+            Ok(vec![format!("copy '{}' and link its applets", program.display())])
+        }
+    }
 }
 
 impl FromStr for Source {

@@ -385,6 +385,11 @@ pub fn program_exists(name: &str) -> bool {
     find_program(OsStr::new(name)).is_some()
 }
 
+/// An error that names the program and its package unless it is installed.
+pub fn require_program(name: &str) -> Result<(), ProcessError> {
+    Program::find(OsStr::new(name)).map(drop)
+}
+
 /// The path of an installed program; a name with a slash stands for itself.
 #[must_use]
 pub fn find_program(name: &OsStr) -> Option<PathBuf> {
@@ -582,7 +587,7 @@ impl Collected {
 }
 
 /// One line, cut to [`TAIL_WIDTH`], with control characters escaped: a program's words may carry terminal sequences.
-fn printable(line: &str) -> String {
+pub(crate) fn printable(line: &str) -> String {
     let mut shown = String::new();
     for character in line.trim_end().chars().take(TAIL_WIDTH) {
         match character {
