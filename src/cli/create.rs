@@ -1,5 +1,304 @@
-use super::context::Ctx; use super::error::CliError;
-/// x
+//! `machinist create`
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use tokio::runtime::Handle;
+
+use super::context::Ctx;
+use super::each::Outcome;
+use super::error::{CliError, Kind};
+use super::sweep;
+use crate::machine::MachineName;
+use crate::nspawn::assignment::{Assignment, parse_assignment};
+use crate::ops::create::{Network, Request, create, plan};
+use crate::ops::enable::enable;
+use crate::ops::start::{StartOptions, start};
+use crate::ops::{OpError, Places};
+use crate::sources::guest::AuthorizedKeys;
+use crate::sources::password::{PasswordError, PasswordHash};
+use crate::sources::{BootstrapOptions, Bootstrapper, CacheUse, Distro, Source, SourceError};
+use crate::sys::bus::{Bus, BusError};
+use crate::sys::config::Config;
+use crate::sys::journal::audit;
+
+/// Make a machine from a root filesystem
+///
+/// SOURCE is one of
+///   debian:SUITE, ubuntu:SUITE   bootstrapped by mmdebstrap or debootstrap; the second time a copy of the first
+///   FILE.tar[.gz|.xz|.zst|.bz2]  unpacked
+///   template:busybox             a tiny guest of the host's busybox, for tests
+///
+/// The machine becomes visible when all is done; after an error or Ctrl-C nothing is left. It gets private users and a
+/// network link of its own, as the unit systemd-nspawn@.service has it. Root is locked unless a password is given.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
-pub(super) async fn run(_: &Ctx, _: Args) -> Result<u8, CliError> { Ok(0) }
+#[command(after_help = "Examples:
+  machinist create web debian:trixie --start             Bootstrap Debian 13 and start it
+  machinist create web debian:trixie --include nginx,curl --enable
+  machinist create db rootfs.tar.zst --ssh-key ~/.ssh/id_ed25519.pub
+  machinist create web debian:trixie --network bridge=br0 --set Exec.Timezone=copy
+  machinist create t template:busybox --dry-run          See what would be done")]
+pub struct Args {
+    /// The new machine's name
+    name: String,
+    /// What it is made from
+    source: String,
+    #[command(flatten)]
+    guest: GuestArgs,
+    #[command(flatten)]
+    bootstrap: BootstrapArgs,
+    /// Start it when it is made
+    #[arg(long)]
+    start: bool,
+    /// Start it at boot
+    #[arg(long)]
+    enable: bool,
+    /// Show what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Guest")]
+struct GuestArgs {
+    /// Its host name, if not the machine's name
+    #[arg(long, value_name = "HOSTNAME")]
+    hostname: Option<String>,
+    /// Root's password is the first line of this file, `-` for standard input
+    #[arg(long, value_name = "FILE")]
+    root_password_file: Option<PathBuf>,
+    /// Who has one of these ssh keys may log in as root
+    #[arg(long, value_name = "FILE")]
+    ssh_key: Option<PathBuf>,
+    /// veth, host, none, bridge=NAME or zone=NAME
+    #[arg(long, value_name = "NETWORK", default_value = "veth", value_parser = network)]
+    network: Network,
+    /// A setting for its .nspawn file, see systemd.nspawn(5); may be given again
+    #[arg(long, value_name = "SECTION.KEY=VALUE", value_parser = assignment)]
+    set: Vec<Assignment>,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Bootstrap")]
+struct BootstrapArgs {
+    /// Packages to install besides
+    #[arg(long, value_name = "PKG,…", value_delimiter = ',')]
+    include: Vec<String>,
+    /// The bootstrapper's variant [default: minbase]
+    #[arg(long)]
+    variant: Option<String>,
+    /// Archive components, such as main,contrib
+    #[arg(long, value_name = "COMP,…", value_delimiter = ',')]
+    components: Vec<String>,
+    /// The mirror, if not the distribution's public one
+    #[arg(long, value_name = "URL")]
+    mirror: Option<String>,
+    /// An HTTP proxy for the mirror
+    #[arg(long, value_name = "URL")]
+    proxy: Option<String>,
+    /// Architecture, as Debian calls it
+    #[arg(long)]
+    arch: Option<String>,
+    /// The keys to trust the mirror by
+    #[arg(long, value_name = "FILE")]
+    keyring: Option<PathBuf>,
+    /// Which program does it [default: auto]
+    #[arg(long, value_enum)]
+    bootstrapper: Option<BootstrapperArg>,
+    /// Neither use nor fill the cache of bootstraps
+    #[arg(long, conflicts_with = "refresh")]
+    no_cache: bool,
+    /// Bootstrap anew even if there is a cached one
+    #[arg(long)]
+    refresh: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum BootstrapperArg {
+    Auto,
+    Debootstrap,
+    Mmdebstrap,
+}
+
+/// The longest interface name, in bytes: Linux's IFNAMSIZ without the final zero.
+const INTERFACE_MAX: usize = 15;
+
+fn network(text: &str) -> Result<Network, String> {
+    let named = |name: &str, longest: usize| {
+        let fine = !name.is_empty() && name.len() <= longest && !name.contains(['/', ' ', ':', '%']);
+        if fine { Ok(name.to_owned()) } else { Err(format!("'{name}' is no name of 1 to {longest} characters")) }
+    };
+    match text.split_once('=') {
+        None if text == "veth" => Ok(Network::Veth),
+        None if text == "host" => Ok(Network::Host),
+        None if text == "none" => Ok(Network::None),
+        Some(("bridge", name)) => named(name, INTERFACE_MAX).map(Network::Bridge),
+        // systemd-nspawn makes an interface "vz-NAME" of it.
+        Some(("zone", name)) => named(name, INTERFACE_MAX - 3).map(Network::Zone),
+        _ => Err("expected veth, host, none, bridge=NAME or zone=NAME".to_owned()),
+    }
+}
+
+fn assignment(text: &str) -> Result<Assignment, String> {
+    parse_assignment(text).map_err(|error| error.to_string())
+}
+
+pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
+    let request = request(&args, &ctx.config()?)?;
+    let name = request.name.clone();
+    if args.dry_run {
+        let mut steps = plan(&request, &ctx.places)?;
+        steps.extend(args.enable.then(|| format!("enable unit {}", name.unit())));
+        steps.extend(args.start.then(|| format!("start unit {} and wait for its job", name.unit())));
+        let steps: Vec<String> = steps.iter().flat_map(|step| step.lines()).map(str::to_owned).collect();
+        return ctx.show_plan(&steps).map(|()| 0);
+    }
+    ctx.need_root("create")?;
+    let bus = ctx.bus().await?.clone();
+    // A name that is taken is told before minutes of work, and asked again under the lock.
+    check_name(&bus, &name).await?;
+    sweep::run(ctx).await?;
+    let result = make(ctx, &bus, request).await;
+    audit(name.as_str(), "create", result.as_ref().map(|()| ()).map_err(|error| error.message.as_str()));
+    result?;
+    ctx.voice.status(&format!("created {name}"));
+    // The machine is there: what fails from here on says so, and leaves it.
+    if args.enable {
+        enable(&bus, std::slice::from_ref(&name)).await.map_err(|error| created_but(&name, error))?;
+        ctx.voice.status(&format!("{name} starts at boot"));
+    }
+    if args.start {
+        let jobs = ctx.jobs().await?;
+        start(&bus, &jobs, &name, StartOptions::default()).await.map_err(|error| created_but(&name, error))?;
+        ctx.voice.status(&format!("started {name}"));
+    } else {
+        ctx.voice.status(&format!("start it with `machinist start {name}`"));
+    }
+    if ctx.voice.json {
+        let result = Outcome::new("created", String::new()).result;
+        let path = ctx.places.image(&name);
+        ctx.voice.json(&serde_json::json!([{ "machine": name, "result": result, "path": path, "started": args.start }]))?;
+    }
+    Ok(0)
+}
+
+/// The transaction, on a thread of its own; D-Bus is asked from there through the runtime of this one.
+async fn make(ctx: &Ctx, bus: &Bus, request: Request) -> Result<(), CliError> {
+    let (bus, handle, cancel) = (bus.clone(), Handle::current(), ctx.cancel.clone());
+    let (places, progress): (Places, _) = (ctx.places.clone(), ctx.progress(request.name.as_str()));
+    ctx.blocking(move || {
+        let in_use = || handle.block_on(check_name(&bus, &request.name));
+        create(&request, &places, &in_use, &progress, &cancel)
+    })
+    .await
+}
+
+/// Whether machined knows the name already.
+async fn check_name(bus: &Bus, name: &MachineName) -> Result<(), OpError> {
+    let in_use = |by: String, hint: String| Err(OpError::InUse { name: name.to_string(), by, hint });
+    match bus.registered(name.as_str()).await {
+        Ok(registered) => {
+            let hint = format!("choose another name, or `machinist terminate {name}`");
+            return in_use(format!("a running machine of that name (unit {})", registered.unit), hint);
+        }
+        Err(BusError::NoSuchMachine(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    match bus.find_image_path(name.as_str()).await? {
+        Some(path) => in_use(format!("image '{path}'"), format!("remove it with `machinist remove {name}`, or choose another name")),
+        None => Ok(()),
+    }
+}
+
+fn created_but(name: &MachineName, error: OpError) -> CliError {
+    let mut error = CliError::from(error);
+    error.hints.push(format!("the image of '{name}' was created and stays; `machinist remove {name}` removes it"));
+    error
+}
+
+fn request(args: &Args, config: &Config) -> Result<Request, CliError> {
+    let source: Source = args.source.parse().map_err(|error: SourceError| {
+        CliError { kind: Kind::Usage, ..CliError::from(OpError::Source(error)) }
+    })?;
+    let name: MachineName = args.name.parse()?;
+    let hostname = args.guest.hostname.as_ref();
+    if let Some(error) = hostname.and_then(|text| text.parse::<MachineName>().err()) {
+        return Err(CliError::usage(error.to_string().replace("machine name", "host name")));
+    }
+    Ok(Request {
+        bootstrap: bootstrap(&args.bootstrap, &source, config),
+        root_password: args.guest.root_password_file.as_ref().map(password).transpose()?,
+        ssh_key: args.guest.ssh_key.as_ref().map(ssh_key).transpose()?,
+        hostname: args.guest.hostname.clone(),
+        network: args.guest.network.clone(),
+        settings: args.guest.set.clone(),
+        source,
+        name,
+    })
+}
+
+fn bootstrap(args: &BootstrapArgs, source: &Source, config: &Config) -> BootstrapOptions {
+    let configured_mirror = match source {
+        Source::Bootstrap { distro: Distro::Debian, .. } => config.debian_mirror.clone(),
+        Source::Bootstrap { distro: Distro::Ubuntu, .. } => config.ubuntu_mirror.clone(),
+        _ => None,
+    };
+    let bootstrapper = match (args.bootstrapper, config.bootstrapper.as_deref()) {
+        (Some(BootstrapperArg::Debootstrap), _) | (None, Some("debootstrap")) => Bootstrapper::Debootstrap,
+        (Some(BootstrapperArg::Mmdebstrap), _) | (None, Some("mmdebstrap")) => Bootstrapper::Mmdebstrap,
+        _ => Bootstrapper::Auto,
+    };
+    let cache = match (args.no_cache, args.refresh) {
+        (true, _) => CacheUse::Skip,
+        (_, true) => CacheUse::Refresh,
+        _ => CacheUse::Use,
+    };
+    BootstrapOptions {
+        include: config.include.iter().chain(&args.include).cloned().collect(),
+        variant: args.variant.clone(),
+        components: args.components.clone(),
+        mirror: args.mirror.clone().or(configured_mirror),
+        proxy: args.proxy.clone().or_else(|| config.proxy.clone()),
+        arch: args.arch.clone(),
+        keyring: args.keyring.clone(),
+        bootstrapper,
+        cache,
+    }
+}
+
+fn password(file: &PathBuf) -> Result<PasswordHash, CliError> {
+    let shown = file.display().to_string();
+    let hash = if shown == "-" {
+        PasswordHash::read(&mut std::io::stdin().lock(), "standard input")
+    } else {
+        let mut opened = std::fs::File::open(file).map_err(|error| cannot_read(file, &error))?;
+        PasswordHash::read(&mut opened, &shown)
+    };
+    hash.map_err(|error: PasswordError| {
+        let hints = error.hints();
+        CliError { hints, ..CliError::new(Kind::Failed, error.to_string()) }
+    })
+}
+
+fn ssh_key(file: &PathBuf) -> Result<AuthorizedKeys, CliError> {
+    let text = std::fs::read_to_string(file).map_err(|error| cannot_read(file, &error))?;
+    Ok(AuthorizedKeys::parse(&text, &file.display().to_string()).map_err(OpError::from)?)
+}
+
+fn cannot_read(file: &std::path::Path, error: &std::io::Error) -> CliError {
+    CliError::new(Kind::Failed, format!("cannot read '{}'", file.display())).causes([error.to_string()])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_are_checked() {
+        assert_eq!(network("bridge=br0"), Ok(Network::Bridge("br0".into())));
+        assert_eq!(network("zone=lan"), Ok(Network::Zone("lan".into())));
+        for bad in ["", "bridge", "bridge=", "bridge=a/b", "zone=thirteenchars", "vlan=3"] {
+            assert!(network(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -20,6 +20,7 @@ mod show;
 mod start;
 mod status;
 mod stop;
+mod sweep;
 mod terminate;
 mod version;
 

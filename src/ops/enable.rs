@@ -49,7 +49,7 @@ pub async fn disable(bus: &Bus, names: &[MachineName]) -> Result<Changed, OpErro
 }
 
 /// As [`disable`], of names that need no image any more.
-pub(super) async fn disable_units(bus: &Bus, names: &[MachineName]) -> Result<Changed, OpError> {
+pub(crate) async fn disable_units(bus: &Bus, names: &[MachineName]) -> Result<Changed, OpError> {
     let units: Vec<String> = names.iter().map(MachineName::unit).collect();
     let files: Vec<&str> = units.iter().map(String::as_str).collect();
     let changes = bus

@@ -190,8 +190,9 @@ impl Drop for Staging {
 
 fn discard(directory: &Path) -> Result<(), OpError> {
     let tree = directory.join(TREE);
-    if fs::symlink_metadata(&tree).is_ok() {
-        if tree.is_dir() {
+    // A link that served as an image is removed, not what it leads to.
+    if let Ok(found) = fs::symlink_metadata(&tree) {
+        if found.is_dir() {
             storage::for_directory(directory)?.remove(&tree)?;
         } else {
             fs::remove_file(&tree).map_err(OpError::path("remove", &tree))?;

@@ -1,0 +1,114 @@
+//! Sweeping: what killed verbs left, cached bootstraps, old trash, old logs.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+use super::transaction::{leftovers, sweep};
+use super::{OpError, Places};
+use crate::machine::{Cancel, Report};
+use crate::sources::{self, cache};
+use crate::sys::files::{remove_tree, tree_size};
+
+/// How long a bootstrap's log is kept.
+const LOG_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// What `clean` is to remove.
+#[derive(Clone, Copy, Debug)]
+pub struct CleanOptions {
+    /// Cached bootstraps that were made longer ago than this; none if `None`.
+    pub cache_age: Option<Duration>,
+    /// Trash that was put there longer ago than this.
+    pub trash_age: Duration,
+}
+
+/// One thing that was, or would be, removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Cleaned {
+    /// What it is: "half-made machine 'web'", "cached bootstrap debian:trixie amd64".
+    pub what: String,
+    /// Where it lies; `None` if it is many things.
+    pub path: Option<PathBuf>,
+    /// Bytes on disk.
+    pub bytes: u64,
+}
+
+/// Names of machines whose removal a sweep finished: systemd must forget them.
+pub type Forgotten = Vec<String>;
+
+/// What [`clean`] would remove. Touches nothing. Blocks.
+pub fn plan(places: &Places, options: CleanOptions, cancel: &Cancel) -> Result<Vec<Cleaned>, OpError> {
+    let size = |path: &Path| tree_size(path, cancel).unwrap_or(0);
+    let mut found: Vec<Cleaned> = leftovers(places)
+        .into_iter()
+        .map(|(path, record)| {
+            let what = record.map_or_else(|| "leftover".to_owned(), |record| format!("leftover of machine '{}'", record.name));
+            Cleaned { what, bytes: size(&path), path: Some(path) }
+        })
+        .collect();
+    if let Some(age) = options.cache_age {
+        let entries = cache::entries(&source_places(places), cancel)?;
+        found.extend(entries.into_iter().filter(|entry| is_older(entry.created.into(), age)).map(|entry| Cleaned {
+            what: format!("cached bootstrap {}", entry.description),
+            path: Some(entry.path),
+            bytes: entry.bytes,
+        }));
+    }
+    for (what, directory, age) in [("trash", places.trash(), options.trash_age), ("log", places.logs.clone(), LOG_AGE)] {
+        let old = old_entries(&directory, age).into_iter();
+        found.extend(old.map(|path| Cleaned { what: what.to_owned(), bytes: size(&path), path: Some(path) }));
+    }
+    Ok(found)
+}
+
+/// Removes it. What cannot be removed is reported, and does not stop the rest. Blocks.
+pub fn clean(
+    places: &Places,
+    options: CleanOptions,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<(Vec<Cleaned>, Forgotten), OpError> {
+    let planned = plan(places, options, cancel)?;
+    let swept = sweep(places, report, cancel)?;
+    if let Some(age) = options.cache_age {
+        cache::clear(&source_places(places), Some(age), cancel)?;
+    }
+    let mut cleaned = Vec::new();
+    for item in planned {
+        cancel.check()?;
+        let Some(path) = &item.path else { continue };
+        if fs::symlink_metadata(path).is_ok() {
+            let removed = if path.is_dir() {
+                remove_tree(path).map_err(OpError::from)
+            } else {
+                fs::remove_file(path).map_err(OpError::path("remove", path))
+            };
+            if let Err(error) = removed {
+                report.warn(&error.to_string());
+                continue;
+            }
+        }
+        cleaned.push(item);
+    }
+    Ok((cleaned, swept.removed))
+}
+
+fn source_places(places: &Places) -> sources::Places {
+    sources::Places { cache: places.cache.clone(), logs: places.logs.clone() }
+}
+
+fn is_older(time: SystemTime, age: Duration) -> bool {
+    // A time in the future is not old.
+    time.elapsed().is_ok_and(|elapsed| elapsed >= age)
+}
+
+fn old_entries(directory: &Path, age: Duration) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    entries
+        .flatten()
+        .filter(|entry| entry.metadata().and_then(|meta| meta.modified()).is_ok_and(|time| is_older(time, age)))
+        .map(|entry| entry.path())
+        .collect()
+}

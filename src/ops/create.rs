@@ -1,0 +1,303 @@
+//! Making a machine: a tree from a source, prepared as a guest, with its settings, visible in one rename.
+
+use std::fs;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+use super::lock::Lock;
+use super::transaction::{Record, Staging, Step, Transaction, Verb};
+use super::{OpError, Places, owned};
+use crate::machine::{Cancel, MachineName, Report};
+use crate::nspawn::assignment::Assignment;
+use crate::nspawn::document::Document;
+use crate::nspawn::edit::Edit;
+use crate::sources::guest::{AuthorizedKeys, GuestNetwork, GuestOptions, prepare};
+use crate::sources::password::PasswordHash;
+use crate::sources::{self, BootstrapOptions, Source};
+use crate::sys::files::{Root, shown, sync_filesystem, write_atomic};
+
+/// How a machine is connected, as `--network` says it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// A virtual Ethernet link of its own: what the template unit does.
+    Veth,
+    /// The host's own network.
+    Host,
+    /// Loopback only.
+    None,
+    /// A link in a bridge of the host.
+    Bridge(String),
+    /// A link in a zone, see systemd.nspawn(5).
+    Zone(String),
+}
+
+impl Network {
+    /// The settings that make it so. The network keys of systemd.nspawn(5) act as one group, so that all of them are said.
+    fn settings(&self) -> Vec<(&'static str, String)> {
+        match self {
+            Self::Veth => Vec::new(),
+            Self::Host => vec![("Private", "no".into()), ("VirtualEthernet", "no".into())],
+            Self::None => vec![("Private", "yes".into()), ("VirtualEthernet", "no".into())],
+            Self::Bridge(name) => vec![("Bridge", name.clone())],
+            Self::Zone(name) => vec![("Zone", name.clone())],
+        }
+    }
+
+    fn inside(&self) -> GuestNetwork {
+        match self {
+            Self::Veth | Self::Bridge(_) | Self::Zone(_) => GuestNetwork::Link,
+            Self::Host => GuestNetwork::Host,
+            Self::None => GuestNetwork::None,
+        }
+    }
+}
+
+/// What is to be made.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The machine's name.
+    pub name: MachineName,
+    /// What it is made from.
+    pub source: Source,
+    /// How a bootstrap goes.
+    pub bootstrap: BootstrapOptions,
+    /// Its host name; its own name if `None`.
+    pub hostname: Option<String>,
+    /// Root's password; locked if `None`.
+    pub root_password: Option<PasswordHash>,
+    /// Who may log in as root by ssh.
+    pub ssh_key: Option<AuthorizedKeys>,
+    /// How it is connected.
+    pub network: Network,
+    /// `--set Section.Key=Value`, in their order.
+    pub settings: Vec<Assignment>,
+}
+
+/// What the steps hand on to each other.
+#[derive(Default)]
+struct Slots {
+    lock: Option<Lock>,
+    staging: Option<Staging>,
+    settings: Vec<u8>,
+}
+
+impl Slots {
+    fn staging(&self) -> Result<&Staging, OpError> {
+        // Steps run in their order: the staging directory is there.
+        self.staging.as_ref().ok_or_else(|| OpError::Setting("internal error: no staging directory".into()))
+    }
+}
+
+/// Makes the machine, or leaves everything as it was. Blocks.
+///
+/// `in_use` asks machined whether it knows the name, as a running machine or an image anywhere.
+pub fn create(
+    request: &Request,
+    places: &Places,
+    in_use: &(dyn Fn() -> Result<(), OpError> + Sync),
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<(), OpError> {
+    let slots = Mutex::default();
+    let steps = transaction(request, places, in_use, report, cancel, &slots)?;
+    steps.run(report, cancel)
+}
+
+/// What [`create`] would do, one line per step; checks what can be checked without touching anything.
+pub fn plan(request: &Request, places: &Places) -> Result<Vec<String>, OpError> {
+    is_free(&request.name, places)?;
+    let slots = Mutex::default();
+    let cancel = Cancel::default();
+    Ok(transaction(request, places, &|| Ok(()), &(), &cancel, &slots)?.describe())
+}
+
+fn transaction<'a>(
+    request: &'a Request,
+    places: &'a Places,
+    in_use: &'a (dyn Fn() -> Result<(), OpError> + Sync),
+    report: &'a dyn Report,
+    cancel: &'a Cancel,
+    slots: &'a Mutex<Slots>,
+) -> Result<Transaction<'a>, OpError> {
+    let name = &request.name;
+    let image = places.image(name);
+    let settings_file = places.settings_file(name);
+    let source_places = sources::Places { cache: places.cache.clone(), logs: places.logs.clone() };
+    let source_plan = sources::plan(&request.source, &request.bootstrap, &source_places)?;
+    let hold = move || slots.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut steps = Transaction::default();
+
+    steps.step(Step::new(format!("lock the name '{name}' and check that it is free"), move || {
+        make_machines_directory(&places.machines)?;
+        hold().lock = Some(Lock::wait(&places.runtime, name.as_str(), report, cancel)?);
+        is_free(name, places)?;
+        in_use()
+    }));
+
+    let record = Record { verb: Verb::Create, name: name.to_string(), settings: Some(settings_file.clone()) };
+    steps.step(
+        Step::new(format!("make a hidden directory in '{}'", shown(&places.machines)), move || {
+            hold().staging = Some(Staging::create(places, &record, report, cancel)?);
+            Ok(())
+        })
+        .undo(move || hold().staging.take().map_or(Ok(()), |mut staging| staging.discard())),
+    );
+
+    steps.step(Step::new(source_plan.join("\n"), move || {
+        let tree = hold().staging()?.tree();
+        Ok(sources::fill(&request.source, &request.bootstrap, &source_places, &tree, report, cancel)?)
+    }));
+
+    steps.step(Step::new(describe_guest(request), move || {
+        report.phase("preparing the guest");
+        let mut slots = hold();
+        let tree = slots.staging()?.tree();
+        let options = GuestOptions {
+            hostname: request.hostname.clone().unwrap_or_else(|| name.to_string()),
+            root_password_hash: request.root_password.clone(),
+            ssh_key: request.ssh_key.clone(),
+            network: request.network.inside(),
+            apt: None,
+        };
+        let guest = prepare(&Root::open(&tree)?, &options)?;
+        for note in &guest.notes {
+            report.warn(note);
+        }
+        slots.settings = settings(request, guest.init.kill_signal())?;
+        let staged = slots.staging()?.scratch("settings");
+        Ok(write_atomic(&staged, &slots.settings, 0o644)?)
+    }));
+
+    let machines = places.machines.clone();
+    steps.step(Step::new("write everything to disk", move || {
+        report.phase("writing to disk");
+        Ok(sync_filesystem(&machines)?)
+    }));
+
+    let written = settings_file.clone();
+    steps.step(
+        Step::new(format!("write '{}' if there is anything to set", shown(&settings_file)), move || {
+            let slots = hold();
+            if slots.settings.is_empty() { Ok(()) } else { owned::write(&settings_file, &slots.settings) }
+        })
+        .undo(move || owned::take_back(&written, &hold().settings)),
+    );
+
+    let visible = image.clone();
+    steps.step(Step::new(format!("rename it to '{}'", shown(&image)), move || {
+        let mut slots = hold();
+        let tree = slots.staging()?.tree();
+        renameat_with(CWD, &tree, CWD, &visible, RenameFlags::NOREPLACE)
+            .map_err(|errno| OpError::path("rename the new image to", &visible)(errno.into()))?;
+        // The machine exists from here on: what follows must not fail the verb.
+        if let Err(error) = sync_directory(&places.machines) {
+            report.warn(&error.to_string());
+        }
+        if let Some(Err(error)) = slots.staging.take().map(|mut staging| staging.discard()) {
+            report.warn(&error.to_string());
+        }
+        Ok(())
+    }));
+    Ok(steps)
+}
+
+fn describe_guest(request: &Request) -> String {
+    let hostname = request.hostname.as_deref().unwrap_or(request.name.as_str());
+    let root = if request.root_password.is_some() { "root has the given password" } else { "root is locked" };
+    let ssh = if request.ssh_key.is_some() { ", the ssh key is installed" } else { "" };
+    format!("prepare the guest: host name '{hostname}', a new identity at first boot, {root}{ssh}")
+}
+
+/// The text of the .nspawn file; empty if the template's defaults do.
+fn settings(request: &Request, kill_signal: Option<&str>) -> Result<Vec<u8>, OpError> {
+    let set = |section: &str, key: &str, value: &str| Edit::Set {
+        section: section.to_owned(),
+        key: key.to_owned(),
+        value: value.to_owned(),
+    };
+    let mut edits: Vec<Edit> = Vec::new();
+    // Without this the guest ignores the request to power off, and is killed after the unit's timeout.
+    edits.extend(kill_signal.map(|signal| set("Exec", "KillSignal", signal)));
+    edits.extend(request.network.settings().iter().map(|(key, value)| set("Network", key, value)));
+    edits.extend(request.settings.iter().cloned().map(Assignment::into_edit));
+    if edits.is_empty() {
+        return Ok(Vec::new());
+    }
+    let head = format!("# Settings of machine '{}', see systemd.nspawn(5).\n", request.name);
+    let mut document = Document::parse(head.as_bytes());
+    for edit in &edits {
+        document.apply(edit).map_err(|error| OpError::Setting(error.to_string()))?;
+    }
+    Ok(document.as_bytes().to_vec())
+}
+
+/// Whether anything on disk has the name.
+fn is_free(name: &MachineName, places: &Places) -> Result<(), OpError> {
+    let in_use = |what: &str, path: &Path, hint: String| OpError::InUse {
+        name: name.to_string(),
+        by: format!("{what} '{}'", shown(path)),
+        hint,
+    };
+    for image in [places.image(name), places.machines.join(format!("{name}.raw"))] {
+        if fs::symlink_metadata(&image).is_ok() {
+            return Err(in_use("image", &image, format!("remove it with `machinist remove {name}`, or choose another name")));
+        }
+    }
+    for directory in [&places.settings, &places.runtime_settings] {
+        let file = directory.join(format!("{name}.nspawn"));
+        if fs::symlink_metadata(&file).is_ok() {
+            let hint = "move it away: a new machine does not take over settings it was not made with".to_owned();
+            return Err(in_use("settings file", &file, hint));
+        }
+    }
+    Ok(())
+}
+
+/// `/var/lib/machines` is closed to everybody but root: images hold setuid programs and secrets.
+fn make_machines_directory(directory: &Path) -> Result<(), OpError> {
+    if directory.exists() {
+        return Ok(());
+    }
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(OpError::path("create", directory))
+}
+
+fn sync_directory(directory: &Path) -> Result<(), OpError> {
+    fs::File::open(directory).and_then(|file| file.sync_all()).map_err(OpError::path("write to disk", directory))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(network: Network, settings: &[&str]) -> Request {
+        Request {
+            name: "web".parse().unwrap(),
+            source: "template:busybox".parse().unwrap(),
+            bootstrap: BootstrapOptions::default(),
+            hostname: None,
+            root_password: None,
+            ssh_key: None,
+            network,
+            settings: settings.iter().map(|text| crate::nspawn::assignment::parse_assignment(text).unwrap()).collect(),
+        }
+    }
+
+    #[test]
+    fn settings_say_only_what_differs_from_the_template() {
+        assert_eq!(settings(&request(Network::Veth, &[]), None).unwrap(), b"");
+        let text = settings(&request(Network::Bridge("br0".into()), &["Exec.Hostname=x"]), Some("SIGUSR2")).unwrap();
+        assert_eq!(
+            String::from_utf8(text).unwrap(),
+            "# Settings of machine 'web', see systemd.nspawn(5).\n\n[Exec]\nKillSignal=SIGUSR2\nHostname=x\n\n[Network]\nBridge=br0\n"
+        );
+    }
+
+    #[test]
+    fn what_the_user_sets_wins() {
+        let text = settings(&request(Network::Veth, &["Exec.KillSignal=SIGKILL"]), Some("SIGUSR2")).unwrap();
+        assert!(String::from_utf8(text).unwrap().ends_with("[Exec]\nKillSignal=SIGKILL\n"));
+    }
+}
