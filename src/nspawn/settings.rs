@@ -129,7 +129,7 @@ impl Settings {
     #[must_use]
     pub fn effective(document: &Document, systemd_version: u32, trusted: bool) -> Self {
         let mut reader = Reader::new(systemd_version);
-        let mut lines = LineReader::new(document);
+        let mut lines = LineReader::new(document, systemd_version);
         while let Some(line) = lines.next_line() {
             match line {
                 DocumentLine::Entry(entry) => reader.entry(&entry),
@@ -216,7 +216,7 @@ struct LineReader<'a> {
 }
 
 impl<'a> LineReader<'a> {
-    fn new(document: &'a Document) -> Self {
+    fn new(document: &'a Document, systemd: u32) -> Self {
         let known = |section: Option<&str>| section.is_some_and(|section| SECTIONS.contains(&section));
         let mut lines: Vec<(usize, DocumentLine<'a>)> = Vec::new();
         let ignored = |line, reason| {
@@ -234,7 +234,17 @@ impl<'a> LineReader<'a> {
             }
         }
         for (section, line) in document.sections() {
-            if !known(Some(section)) && !section.starts_with("X-") {
+            if systemd >= STRICT_HEADERS_SINCE && (section.is_empty() || section.contains(['*', '?', '['])) {
+                let reason = FaultKind::UnsafeHeader.into();
+                lines.push((
+                    line,
+                    DocumentLine::Other(Ignored {
+                        line,
+                        reason,
+                        fatal: true,
+                    }),
+                ));
+            } else if !known(Some(section)) && !section.starts_with("X-") {
                 let nearest = nearest_section(section).map(str::to_owned);
                 lines.push((
                     line,
@@ -271,6 +281,9 @@ impl<'a> LineReader<'a> {
         self.lines.next()
     }
 }
+
+/// The first systemd seen to refuse a file for a header that is empty or contains `*`, `?` or `[`.
+const STRICT_HEADERS_SINCE: u32 = 262;
 
 /// Takes assignments one after the other, as systemd's parsers do.
 struct Reader {
@@ -334,7 +347,7 @@ impl Reader {
         let (kept, complaint) = key.value.keep(entry.value, self.systemd);
         let taken = complaint.is_none() || !kept.is_empty();
         if let Some(source) = complaint {
-            let fatal = key.value.bad_value_is_fatal(self.systemd);
+            let fatal = key.value.bad_value_is_fatal(entry.value, self.systemd);
             self.ignore(
                 entry.line,
                 Reason::Value {

@@ -182,9 +182,11 @@ impl ValueType {
             (Self::Words | Self::Environment | Self::InterfacePairs, None) => {
                 split_words(value, Quoting::Quotes, None).ok()
             }
-            (Self::CpuSet, Some(_)) if systemd >= 258 => split_words(value, Quoting::QuotesAndEscapes, Some(','))
-                .ok()
-                .map(|words| words.into_iter().filter(|word| cpu_range(word)).collect()),
+            (Self::CpuSet, Some(_)) if !self.bad_value_is_fatal(value, systemd) => {
+                split_words(value, Quoting::QuotesAndEscapes, Some(','))
+                    .ok()
+                    .map(|words| words.into_iter().filter(|word| cpu_range(word)).collect())
+            }
             (_, None) => Some(vec![value.to_owned()]),
             (_, Some(_)) => None,
         };
@@ -193,10 +195,15 @@ impl ValueType {
 
     /// Whether a bad value makes systemd refuse the whole file instead of the line.
     #[must_use]
-    pub fn bad_value_is_fatal(self, systemd: u32) -> bool {
+    pub fn bad_value_is_fatal(self, value: &str, systemd: u32) -> bool {
         match self {
             Self::InterfacePairs => systemd >= names::INTERFACE_PAIRS_SINCE,
-            Self::CpuSet => systemd < 258,
+            // A range from high to low is the one fault that was never fatal.
+            Self::CpuSet => {
+                let words = split_words(value, Quoting::QuotesAndEscapes, Some(','));
+                systemd < names::CPU_SET_FORGIVING_SINCE
+                    && !words.is_ok_and(|words| words.iter().all(|word| cpu_bounds(word).is_some()))
+            }
             _ => false,
         }
     }
@@ -335,7 +342,8 @@ impl ValueType {
             Self::Timezone => boolean || names::TIMEZONE_MODES.contains(&value),
             Self::Volatile => boolean || matches!(value, "state" | "overlay"),
             Self::Ownership => {
-                matches!(value, "off" | "chown" | "map" | "auto")
+                boolean
+                    || matches!(value, "chown" | "map" | "auto")
                     || (value == "foreign" && systemd >= names::MANAGED_USERS_SINCE)
             }
             Self::Bind => is_bind(value).map_err(unbalanced)?,
@@ -432,10 +440,14 @@ pub(super) fn port(value: &str) -> Option<(&'static str, u16)> {
 }
 
 fn cpu_range(word: &str) -> bool {
+    cpu_bounds(word).is_some_and(|(low, high)| low <= high)
+}
+
+fn cpu_bounds(word: &str) -> Option<(i128, i128)> {
     let cpu = |text| integer_in(text, 0, 8191);
     match word.split_once('-') {
-        Some((low, high)) => cpu(low).zip(cpu(high)).is_some_and(|(low, high)| low <= high),
-        None => cpu(word).is_some(),
+        Some((low, high)) => cpu(low).zip(cpu(high)),
+        None => cpu(word).map(|cpu| (cpu, cpu)),
     }
 }
 
