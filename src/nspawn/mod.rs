@@ -13,6 +13,9 @@
 pub mod assignment;
 pub mod document;
 pub mod edit;
+mod forms;
+mod ignored;
+mod limit;
 pub mod line;
 mod names;
 mod number;
