@@ -31,8 +31,13 @@ pub(super) struct Item {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Header(Box<str>),
-    Entry { key: Box<str>, value: Box<str> },
+    Entry {
+        key: Box<str>,
+        value: Box<str>,
+    },
     Fault(FaultKind),
+    /// White space that the end of the file cut off in a continuation: nothing to systemd, but in the way of edits.
+    Blank,
 }
 
 /// An assignment `Key=Value`.
@@ -255,7 +260,7 @@ fn read_items(bytes: &[u8]) -> Vec<Item> {
         match items.get_mut(before) {
             Some(item) => item.open = true,
             None => items.push(Item {
-                kind: Kind::Fault(FaultKind::MissingEquals),
+                kind: Kind::Blank,
                 span: open.start..bytes.len(),
                 first_line: open.line,
                 line: last + 1,
