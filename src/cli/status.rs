@@ -22,7 +22,7 @@ use crate::sys::inspect::{Detail, inspect};
   machinist status web               All about one machine
   machinist status web --namespaces  And which namespaces it has of its own
   machinist status web --json        For scripts")]
-pub struct Args {
+pub(super) struct Args {
     /// Machines, or patterns of names
     #[arg(required = true, value_name = "NAME", add = complete::all())]
     names: Vec<String>,
