@@ -50,12 +50,20 @@ pub async fn wait_for_pid1(bus: &Bus, name: &MachineName) -> Result<Option<Strin
 ///
 /// Other guests have booted once their PID 1 runs.
 pub async fn wait_for_boot(bus: &Bus, name: &MachineName) -> Result<(), OpError> {
-    if wait_for_pid1(bus, name).await?.is_some_and(|command| command != "systemd") {
+    if wait_for_pid1(bus, name)
+        .await?
+        .is_some_and(|command| command != "systemd")
+    {
         return Ok(());
     }
     let unit = name.unit();
     let failed = |error: zbus::Error| {
-        OpError::Bus(classify(&error, systemd1::SERVICE, &format!("watch unit '{unit}'"), &unit))
+        OpError::Bus(classify(
+            &error,
+            systemd1::SERVICE,
+            &format!("watch unit '{unit}'"),
+            &unit,
+        ))
     };
     let path = bus.manager().await?.load_unit(&unit).await.map_err(failed)?;
     let properties = zbus::fdo::PropertiesProxy::builder(bus.connection())
@@ -91,7 +99,11 @@ fn has_booted(status: &str) -> bool {
 
 pub(super) async fn start_failed(bus: &Bus, name: &MachineName, unit: &str, job_result: &str) -> OpError {
     let diagnosis = Box::new(failed_job(bus, name.as_str(), unit, job_result).await);
-    OpError::Job { verb: "start", name: name.to_string(), diagnosis }
+    OpError::Job {
+        verb: "start",
+        name: name.to_string(),
+        diagnosis,
+    }
 }
 
 #[cfg(test)]

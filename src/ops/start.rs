@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::boot::{start_failed, wait_for_boot, wait_for_pid1};
 use super::OpError;
+use super::boot::{start_failed, wait_for_boot, wait_for_pid1};
 use crate::machine::MachineName;
 use crate::sys::bus::jobs::Jobs;
 use crate::sys::bus::{Bus, BusError, classify, machine1, systemd1};
@@ -21,7 +21,10 @@ pub struct StartOptions {
 
 impl Default for StartOptions {
     fn default() -> Self {
-        Self { wait: false, timeout: Duration::from_secs(90) }
+        Self {
+            wait: false,
+            timeout: Duration::from_secs(90),
+        }
     }
 }
 
@@ -47,9 +50,18 @@ pub async fn start(bus: &Bus, jobs: &Jobs, name: &MachineName, options: StartOpt
         Ok(started)
     };
     tokio::time::timeout(options.timeout, work).await.unwrap_or_else(|_| {
-        let state = if options.wait { "has not finished booting" } else { "has not started" };
+        let state = if options.wait {
+            "has not finished booting"
+        } else {
+            "has not started"
+        };
         let hint = format!("see `machinist status {name}`, or wait longer with --timeout");
-        Err(OpError::TimedOut { name: name.to_string(), state, after: options.timeout, hint })
+        Err(OpError::TimedOut {
+            name: name.to_string(),
+            state,
+            after: options.timeout,
+            hint,
+        })
     })
 }
 
@@ -132,7 +144,9 @@ async fn clear_stale_mount(bus: &Bus, name: &MachineName) -> Result<(), OpError>
 fn is_mount_point(path: &std::path::Path) -> bool {
     use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
     let id = |path: &std::path::Path| {
-        statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::MNT_ID).ok().map(|stat| stat.stx_mnt_id)
+        statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::MNT_ID)
+            .ok()
+            .map(|stat| stat.stx_mnt_id)
     };
     match (id(path), path.parent().and_then(id)) {
         (Some(own), Some(above)) => own != above,

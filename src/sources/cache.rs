@@ -65,7 +65,13 @@ pub(crate) fn fill(
     cancel: &Cancel,
 ) -> Result<(), SourceError> {
     report.phase(&format!("asking the mirror for {} {}", recipe.distro, recipe.suite));
-    let release = mirror::fetch_release(recipe.distro, &recipe.suite, &recipe.mirror, recipe.proxy.as_deref(), cancel);
+    let release = mirror::fetch_release(
+        recipe.distro,
+        &recipe.suite,
+        &recipe.mirror,
+        recipe.proxy.as_deref(),
+        cancel,
+    );
     if usage == CacheUse::Skip {
         return build_uncached(recipe, &release?, places, target, report, cancel);
     }
@@ -103,7 +109,9 @@ pub fn entries(places: &Places, cancel: &Cancel) -> Result<Vec<CacheEntry>, Sour
         if name.starts_with('.') || !is_complete(&path) {
             continue;
         }
-        let Some(description) = read_description(&path) else { continue };
+        let Some(description) = read_description(&path) else {
+            continue;
+        };
         found.push(CacheEntry {
             bytes: files::tree_size(&path, cancel)?,
             description: description.description,
@@ -153,7 +161,11 @@ pub fn clear(places: &Places, older_than: Option<Duration>, cancel: &Cancel) -> 
 pub(crate) fn has_any(recipe: &Recipe, places: &Places) -> bool {
     let dir = places.cache.join("bootstrap");
     let Ok(inputs) = inputs_hash(recipe) else { return false };
-    names(&dir).is_ok_and(|names| names.iter().any(|name| is_entry_of(name, &inputs) && is_complete(&dir.join(name))))
+    names(&dir).is_ok_and(|names| {
+        names
+            .iter()
+            .any(|name| is_entry_of(name, &inputs) && is_complete(&dir.join(name)))
+    })
 }
 
 fn build_uncached(
@@ -269,7 +281,9 @@ impl<'a> Shelf<'a> {
             .filter(|path| is_complete(path))
             .filter_map(|path| Some((read_description(&path)?.created, path)))
             .max();
-        let Some((created, path)) = newest else { return Err(error) };
+        let Some((created, path)) = newest else {
+            return Err(error);
+        };
         let age = jiff::Timestamp::now().duration_since(created).unsigned_abs();
         report.warn(&format!("{error}; using the cached tree made {} ago", in_words(age)));
         copy(&path, target, report, cancel)
@@ -290,7 +304,10 @@ impl<'a> Shelf<'a> {
                 Err(TryLockError::Error(error)) => return Err(SourceError::io("lock", &self.dir, error)),
             }
             if !std::mem::replace(&mut told, true) {
-                report.phase(&format!("waiting for another bootstrap of {} {}", self.recipe.distro, self.recipe.suite));
+                report.phase(&format!(
+                    "waiting for another bootstrap of {} {}",
+                    self.recipe.distro, self.recipe.suite
+                ));
             }
             std::thread::sleep(LOCK_POLL);
         }
@@ -417,7 +434,12 @@ fn inputs_hash(recipe: &Recipe) -> Result<String, SourceError> {
         list.iter().for_each(|word| add(word.as_bytes()));
     }
     add(&keyring);
-    Ok(hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect())
+    Ok(hash
+        .finalize()
+        .iter()
+        .take(16)
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
 }
 
 fn in_words(age: Duration) -> String {

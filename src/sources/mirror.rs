@@ -237,10 +237,16 @@ mod tests {
         assert_eq!(release.version.as_deref(), Some("13.1"));
         assert_eq!(release.hash.len(), 64);
         assert_eq!(fetch(&mirror, "old").unwrap(), release);
-        assert!(matches!(fetch(&mirror, "nosuch"), Err(SourceError::UnknownSuite { .. })));
+        assert!(matches!(
+            fetch(&mirror, "nosuch"),
+            Err(SourceError::UnknownSuite { .. })
+        ));
         assert!(matches!(fetch(&mirror, "portal"), Err(SourceError::NoRelease { .. })));
         let error = fetch(&mirror, "broken").unwrap_err();
-        assert!(error.to_string().ends_with("it answers with HTTP status 503"), "{error}");
+        assert!(
+            error.to_string().ends_with("it answers with HTTP status 503"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -25,7 +25,10 @@ impl Leader {
     #[must_use]
     pub fn open(pid: u32) -> Option<Self> {
         let number = Pid::from_raw(i32::try_from(pid).ok()?)?;
-        Some(Self { pid, pidfd: pidfd_open(number, PidfdFlags::empty()).ok()? })
+        Some(Self {
+            pid,
+            pidfd: pidfd_open(number, PidfdFlags::empty()).ok()?,
+        })
     }
 
     /// Whether it still runs: a pidfd becomes readable when its process ends.
@@ -68,7 +71,8 @@ impl Leader {
     pub fn namespace_id(&self, kind: &str) -> Option<String> {
         let link = std::fs::read_link(self.proc(&format!("ns/{kind}"))).ok()?;
         let text = link.to_str()?;
-        self.is_alive().then(|| text.trim_matches(|c: char| !c.is_ascii_digit()).to_owned())
+        self.is_alive()
+            .then(|| text.trim_matches(|c: char| !c.is_ascii_digit()).to_owned())
     }
 
     /// The name of what it runs, as in `/proc/PID/comm`.

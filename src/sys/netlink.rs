@@ -19,7 +19,10 @@ pub enum NetlinkError {
 /// The addresses of the calling thread's network namespace, as machined lists them: without loopback's and
 /// deprecated ones, widest scope first, IPv4 before IPv6.
 pub fn addresses() -> Result<Vec<IpAddr>, NetlinkError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(NetlinkError::Socket)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .map_err(NetlinkError::Socket)?;
     let mut found: Vec<(u8, bool, IpAddr)> = runtime.block_on(async {
         let (connection, handle, _) = rtnetlink::new_connection().map_err(NetlinkError::Socket)?;
         tokio::spawn(connection);

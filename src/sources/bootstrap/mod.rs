@@ -73,7 +73,12 @@ impl Recipe {
         host::check_arch(&arch)?;
         let keyring = host::find_keyring(distro, options.keyring.as_deref())?;
         let public = mirror::default_mirror(distro, &arch);
-        let mirror = options.mirror.as_deref().unwrap_or(public).trim_end_matches('/').to_owned();
+        let mirror = options
+            .mirror
+            .as_deref()
+            .unwrap_or(public)
+            .trim_end_matches('/')
+            .to_owned();
         let mut include = options.include.clone();
         include.sort();
         include.dedup();

@@ -29,10 +29,14 @@ pub(crate) fn build(
     cancel: &Cancel,
 ) -> Result<(), SourceError> {
     let log = new_log(recipe, places)?;
-    let mut program = command(recipe, &recipe.packages(release), target, Some(scratch)).log_to(&log).contained();
+    let mut program = command(recipe, &recipe.packages(release), target, Some(scratch))
+        .log_to(&log)
+        .contained();
     program = match &recipe.proxy {
         Some(proxy) => program.env("http_proxy", proxy).env("https_proxy", proxy),
-        None => ["http_proxy", "https_proxy", "no_proxy"].into_iter().fold(program, Program::inherit_env),
+        None => ["http_proxy", "https_proxy", "no_proxy"]
+            .into_iter()
+            .fold(program, Program::inherit_env),
     };
     let mut phases = Phases::new(recipe, report);
     let mut clues = Clues::default();
@@ -181,7 +185,10 @@ fn phase_of(line: &str) -> Option<usize> {
         ("I: Configuring ", 3),
         ("Setting up ", 3),
     ];
-    SIGNS.iter().find(|(sign, _)| line.starts_with(sign)).map(|(_, phase)| *phase)
+    SIGNS
+        .iter()
+        .find(|(sign, _)| line.starts_with(sign))
+        .map(|(_, phase)| *phase)
 }
 
 /// What the output said on the way that explains a failure better than its last lines.
@@ -221,7 +228,11 @@ fn missing_package(line: &str) -> Option<String> {
         "Package '",
         "E: Couldn't find any package by regex '",
     ];
-    let rest = match signs.iter().enumerate().find_map(|(index, sign)| Some((index, line.split_once(sign)?.1)))? {
+    let rest = match signs
+        .iter()
+        .enumerate()
+        .find_map(|(index, sign)| Some((index, line.split_once(sign)?.1)))?
+    {
         (2, rest) => rest.split_once("' has no installation candidate")?.0,
         (_, rest) => rest,
     };
@@ -231,7 +242,10 @@ fn missing_package(line: &str) -> Option<String> {
 
 /// Turns a failed run into the error that tells what to do.
 fn diagnose(recipe: &Recipe, target: &Path, log: PathBuf, clues: &mut Clues, error: ProcessError) -> SourceError {
-    let ProcessError::Failed { program, status, tail, .. } = error else {
+    let ProcessError::Failed {
+        program, status, tail, ..
+    } = error
+    else {
         return error.into();
     };
     let inner = keep_inner_log(target, &log, clues);
@@ -245,7 +259,12 @@ fn diagnose(recipe: &Recipe, target: &Path, log: PathBuf, clues: &mut Clues, err
     }
     if clues.signature {
         let keyring = recipe.keyring.clone();
-        return SourceError::BadSignature { mirror, keyring, tail, log };
+        return SourceError::BadSignature {
+            mirror,
+            keyring,
+            tail,
+            log,
+        };
     }
     if clues.expired {
         return SourceError::Expired { suite, mirror, tail };
@@ -256,16 +275,27 @@ fn diagnose(recipe: &Recipe, target: &Path, log: PathBuf, clues: &mut Clues, err
     let log = Some(log);
     SourceError::Bootstrap {
         suite,
-        source: ProcessError::Failed { program, status, tail, log },
+        source: ProcessError::Failed {
+            program,
+            status,
+            tail,
+            log,
+        },
     }
 }
 
 /// debootstrap tells what dpkg said only in a file inside the target, which is about to be removed: appends it to our log,
 /// and returns its end.
 fn keep_inner_log(target: &Path, log: &Path, clues: &mut Clues) -> Option<Tail> {
-    let bytes = Root::open(target).ok()?.read("debootstrap/debootstrap.log", 16 << 20).ok()?;
+    let bytes = Root::open(target)
+        .ok()?
+        .read("debootstrap/debootstrap.log", 16 << 20)
+        .ok()?;
     // The error is about the bootstrap; a log that cannot be appended to must not hide it.
-    let _ = File::options().append(true).open(log).and_then(|mut file| file.write_all(&bytes));
+    let _ = File::options()
+        .append(true)
+        .open(log)
+        .and_then(|mut file| file.write_all(&bytes));
     let text = String::from_utf8_lossy(&bytes);
     text.lines().for_each(|line| clues.see(line));
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
@@ -289,9 +319,20 @@ mod tests {
         assert!(see("E: Release signed by unknown key (key id 6ED0E7B82643E131)").signature);
         assert!(see("W: GPG error: http://m trixie InRelease: The following signatures couldn't be verified because the public key is not available: NO_PUBKEY 0E98404D386FA1D9").signature);
         assert!(see("E: Release file for http://m/dists/forky/InRelease is expired (invalid since 5d 4h).").expired);
-        assert_eq!(see("E: Unable to locate package no-such").no_package.as_deref(), Some("no-such"));
-        assert_eq!(see("E: Couldn't find these debs: foo bar").no_package.as_deref(), Some("foo"));
-        assert_eq!(see("E: Package 'foo' has no installation candidate").no_package.as_deref(), Some("foo"));
+        assert_eq!(
+            see("E: Unable to locate package no-such").no_package.as_deref(),
+            Some("no-such")
+        );
+        assert_eq!(
+            see("E: Couldn't find these debs: foo bar").no_package.as_deref(),
+            Some("foo")
+        );
+        assert_eq!(
+            see("E: Package 'foo' has no installation candidate")
+                .no_package
+                .as_deref(),
+            Some("foo")
+        );
         assert!(see("Package 'foo' is installed").no_package.is_none());
     }
 
@@ -312,12 +353,22 @@ mod tests {
             what: "debian sid".to_owned(),
             now: 0,
         };
-        for line in ["I: Retrieving x", "I: Extracting x", "I: Configuring x", "I: Extracting y", "I: Retrieving z"] {
+        for line in [
+            "I: Retrieving x",
+            "I: Extracting x",
+            "I: Configuring x",
+            "I: Extracting y",
+            "I: Retrieving z",
+        ] {
             phases.see(line);
         }
         assert_eq!(
             *seen.0.lock().unwrap(),
-            ["downloading debian sid", "unpacking debian sid", "configuring debian sid"]
+            [
+                "downloading debian sid",
+                "unpacking debian sid",
+                "configuring debian sid"
+            ]
         );
     }
 }

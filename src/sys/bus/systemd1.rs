@@ -156,7 +156,10 @@ impl Bus {
             let interface = format!("{NAME}.Unit");
             let arguments = (interface.as_str(), "FreezerState");
             let properties = Some("org.freedesktop.DBus.Properties");
-            let reply = self.connection().call_method(Some(NAME), path.as_str(), properties, "Get", &arguments).await;
+            let reply = self
+                .connection()
+                .call_method(Some(NAME), path.as_str(), properties, "Get", &arguments)
+                .await;
             reply.ok()?.body().deserialize::<zbus::wire::OwnedVariant>().ok()
         };
         matches!(state.await.as_deref(), Some(zbus::wire::Variant::Str(text)) if text.starts_with("fr"))
@@ -173,7 +176,11 @@ impl Bus {
         Ok(rows
             .into_iter()
             .filter_map(|row| {
-                let name = row.0.strip_prefix("systemd-nspawn@")?.strip_suffix(".service")?.to_owned();
+                let name = row
+                    .0
+                    .strip_prefix("systemd-nspawn@")?
+                    .strip_suffix(".service")?
+                    .to_owned();
                 Some((name, row.3))
             })
             .collect())
