@@ -8,7 +8,7 @@ mod error;
 mod host;
 mod root;
 mod tree;
-mod xattr;
+pub(crate) mod xattr;
 
 pub use error::{FileError, Kind, shown};
 pub use host::{sync_filesystem, write_atomic};

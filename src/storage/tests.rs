@@ -1,0 +1,1 @@
+//! Copies compare equal.
