@@ -7,6 +7,8 @@
 mod error;
 mod host;
 mod root;
+#[cfg(test)]
+mod tests;
 mod tree;
 pub(crate) mod xattr;
 

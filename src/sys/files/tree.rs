@@ -125,18 +125,18 @@ impl Removal<'_> {
 
     /// Removes the files here and notes the directories; whether nothing was left.
     fn list(&mut self) -> Result<bool, FileError> {
-        let path = self.path();
-        let here = self.here.as_fd();
         let Some(level) = self.levels.last_mut() else {
             return Ok(true);
         };
         level.listings += 1;
         if level.listings > MAX_LISTINGS {
-            return Err(FileError::Changing { path });
+            return Err(FileError::Changing { path: self.path() });
         }
+        let mut directories = Vec::new();
         let mut empty = true;
-        for entry in fs::Dir::read_from(here).map_err(FileError::io("list", &path))? {
-            let entry = entry.map_err(FileError::io("list", &path))?;
+        let listing = fs::Dir::read_from(&self.here).map_err(|errno| self.io("list", errno))?;
+        for entry in listing {
+            let entry = entry.map_err(|errno| self.io("list", errno))?;
             let name = OsStr::from_bytes(entry.file_name().to_bytes());
             if name == "." || name == ".." {
                 continue;
@@ -144,27 +144,34 @@ impl Removal<'_> {
             empty = false;
             let removed = match entry.file_type() {
                 FileType::Directory => Err(Errno::ISDIR),
-                _ => unlink(here, name),
+                _ => unlink(self.here.as_fd(), name),
             };
             match removed {
                 Ok(()) => {}
-                Err(Errno::ISDIR) => level.directories.push(name.to_owned()),
-                Err(errno) => return Err(failed(path.join(name), errno)),
+                Err(Errno::ISDIR) => directories.push(name.to_owned()),
+                Err(errno) => return Err(failed(self.path().join(name), errno)),
             }
+        }
+        if let Some(level) = self.levels.last_mut() {
+            level.directories = directories;
         }
         Ok(empty)
     }
 
     fn up(&mut self, expected: Inode) -> Result<(), FileError> {
-        let path = self.path();
-        let above = fs::openat(&self.here, "..", DIRECTORY, Mode::empty()).map_err(FileError::io("open", &path))?;
-        if inode(&above).map_err(FileError::io("look at", &path))? != expected {
-            return Err(FileError::Changing { path });
+        let above = fs::openat(&self.here, "..", DIRECTORY, Mode::empty()).map_err(|errno| self.io("leave", errno))?;
+        if inode(&above).map_err(|errno| self.io("leave", errno))? != expected {
+            return Err(FileError::Changing { path: self.path() });
         }
         self.here = above;
         Ok(())
     }
 
+    fn io(&self, action: &'static str, errno: Errno) -> FileError {
+        FileError::io(action, &self.path())(errno)
+    }
+
+    /// Where it is now; only made for errors, because it grows with the depth.
     fn path(&self) -> PathBuf {
         let mut path = self.top.to_path_buf();
         path.extend(self.levels.iter().skip(1).map(|level| &level.name));
