@@ -14,7 +14,7 @@ use super::error::{FileError, Kind};
 use super::host::temporary_name;
 use super::tree;
 
-/// How many symbolic links [`Root::resolve`] follows: as many as the kernel does, see path_resolution(7).
+/// How many symbolic links [`Root::resolve`] follows: as many as the kernel does, see `path_resolution(7)`.
 const MAX_LINKS: usize = 40;
 
 /// How often a lookup is repeated that the kernel gave up because of a concurrent rename, see openat2(2), EAGAIN.
@@ -242,7 +242,7 @@ impl Root {
             .map_err(FileError::io("change the mode of", &self.full(rel)))
     }
 
-    /// A file or directory inside, by open(2) flags; O_CLOEXEC is added.
+    /// A file or directory inside, by open(2) flags; `O_CLOEXEC` is added.
     pub(crate) fn open_at(&self, rel: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
         open_in(
             self.fd.as_fd(),
@@ -298,7 +298,7 @@ pub(crate) fn open_in(dir: BorrowedFd<'_>, rel: &Path, flags: OFlags, how: Resol
     }
 }
 
-/// The path by which an O_PATH descriptor can be opened for reading.
+/// The path by which an `O_PATH` descriptor can be opened for reading.
 pub(crate) fn magic_link(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }

@@ -1,0 +1,438 @@
+//! Opening a compressed file: what it is, is told by its first bytes, never by its name.
+//!
+//! Decompression runs in a thread of its own, ahead of whoever reads. Also good for compressed disk images.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Cursor, Read};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::thread;
+
+use liblzma::bufread::XzDecoder;
+use liblzma::stream::MtStreamBuilder;
+use rustix::fs::{Advice, fadvise};
+
+/// How many first bytes are looked at: a tar header's magic ends at byte 263.
+const PEEK: usize = 512;
+
+/// Bytes per read of the compressed file, and per piece that the decompressing thread hands over.
+const PIECE: usize = 256 << 10;
+
+/// Pieces that the decompressing thread may be ahead.
+const AHEAD: usize = 8;
+
+/// Memory that parallel xz may take before it falls back to one thread, in bytes.
+const XZ_THREADING_MEMORY: u64 = 512 << 20;
+
+/// Memory that xz may take at all: the largest preset needs 65 MiB, a hostile header may ask for 4 GiB.
+const XZ_MEMORY: u64 = 1 << 30;
+
+/// How a file is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// Not at all, as far as the first bytes tell.
+    None,
+    /// gzip, one member or several.
+    Gzip,
+    /// xz, one stream or several.
+    Xz,
+    /// Zstandard, one frame or several.
+    Zstd,
+    /// bzip2, one stream or several.
+    Bzip2,
+}
+
+impl Compression {
+    /// Tells the compression from the first bytes of a file.
+    #[must_use]
+    pub fn detect(first: &[u8]) -> Self {
+        match first {
+            [0x1f, 0x8b, ..] => Self::Gzip,
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Self::Xz,
+            // The second is a skippable frame, which pzstd and others put in front.
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstd,
+            [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, 0x59, 0x26, 0x53, 0x59, ..]
+            | [b'B', b'Z', b'h', b'1'..=b'9', 0x17, 0x72, 0x45, 0x38, 0x50, 0x90, ..] => Self::Bzip2,
+            _ => Self::None,
+        }
+    }
+}
+
+impl fmt::Display for Compression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Gzip => "gzip",
+            Self::Xz => "xz",
+            Self::Zstd => "zstd",
+            Self::Bzip2 => "bzip2",
+        })
+    }
+}
+
+/// How much of a compressed file was read.
+#[derive(Clone, Debug)]
+pub struct Position {
+    read: Arc<AtomicU64>,
+    size: Option<u64>,
+}
+
+impl Position {
+    /// Bytes of the compressed file that were read.
+    #[must_use]
+    pub fn read(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+
+    /// The size of the compressed file in bytes, `None` for a pipe.
+    #[must_use]
+    pub fn size(&self) -> Option<u64> {
+        self.size
+    }
+}
+
+/// The decompressed contents of a file.
+pub struct Contents {
+    reader: Box<dyn BufRead + Send>,
+    compression: Compression,
+    position: Position,
+}
+
+impl fmt::Debug for Contents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Contents")
+            .field("compression", &self.compression)
+            .field("position", &self.position)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Contents {
+    /// Opens a file; a fifo or `/dev/stdin` will do.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        Self::from_file(File::open(path)?)
+    }
+
+    /// Reads on from where `file` stands.
+    pub fn from_file(mut file: File) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        if metadata.is_dir() {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
+        let position = Position {
+            read: Arc::default(),
+            size: metadata.is_file().then_some(metadata.len()),
+        };
+        // Only advice: a pipe refuses it.
+        let _ = fadvise(&file, 0, None, Advice::Sequential);
+        let mut first = Vec::with_capacity(PEEK);
+        file.by_ref().take(PEEK as u64).read_to_end(&mut first)?;
+        let compression = Compression::detect(&first);
+        let counted = Counted {
+            inner: Cursor::new(first).chain(file),
+            read: Arc::clone(&position.read),
+        };
+        let input = BufReader::with_capacity(PIECE, counted);
+        let reader: Box<dyn BufRead + Send> = match compression {
+            Compression::None => Box::new(input),
+            Compression::Gzip => ahead(flate2::bufread::MultiGzDecoder::new(input))?,
+            Compression::Bzip2 => ahead(bzip2::bufread::MultiBzDecoder::new(input))?,
+            Compression::Zstd => ahead(zstd::Decoder::with_buffer(input)?)?,
+            Compression::Xz => ahead(XzStreams::new(input)?)?,
+        };
+        Ok(Self {
+            reader,
+            compression,
+            position,
+        })
+    }
+
+    /// How the file is compressed.
+    #[must_use]
+    pub fn compression(&self) -> Compression {
+        self.compression
+    }
+
+    /// A view of the progress, for use while the contents are being read.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        self.position.clone()
+    }
+}
+
+impl Read for Contents {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.reader.read(buf)
+    }
+}
+
+impl BufRead for Contents {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.reader.fill_buf()
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.reader.consume(amount);
+    }
+}
+
+/// xz on all cores where the file was written in blocks, as `xz -T` does.
+///
+/// liblzma's parallel decoder ends after one stream; this goes on with the next, and skips the padding between them.
+struct XzStreams<R> {
+    decoder: Option<XzDecoder<R>>,
+}
+
+impl<R: BufRead> XzStreams<R> {
+    fn new(input: R) -> io::Result<Self> {
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        let stream = MtStreamBuilder::new()
+            .threads(u32::try_from(threads).unwrap_or(1))
+            .memlimit_threading(XZ_THREADING_MEMORY)
+            .memlimit_stop(XZ_MEMORY)
+            .decoder()?;
+        Ok(Self {
+            decoder: Some(XzDecoder::new_stream(input, stream)),
+        })
+    }
+}
+
+impl<R: BufRead> Read for XzStreams<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        while let Some(decoder) = &mut self.decoder {
+            let n = decoder.read(buf)?;
+            if n > 0 {
+                return Ok(n);
+            }
+            let Some(mut input) = self.decoder.take().map(XzDecoder::into_inner) else {
+                break;
+            };
+            loop {
+                let next = input.fill_buf()?;
+                let padding = next.iter().take_while(|byte| **byte == 0).count();
+                if next.is_empty() {
+                    return Ok(0);
+                }
+                let more = padding < next.len();
+                input.consume(padding);
+                if more {
+                    break;
+                }
+            }
+            *self = Self::new(input)?;
+        }
+        Ok(0)
+    }
+}
+
+/// Counts what passes through.
+struct Counted<R> {
+    inner: R,
+    read: Arc<AtomicU64>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buf)?;
+        self.read.fetch_add(n as u64, Ordering::Relaxed);
+        Ok(n)
+    }
+}
+
+/// Reads from `decoder` in another thread. That thread ends by itself once the reader is dropped.
+fn ahead(mut decoder: impl Read + Send + 'static) -> io::Result<Box<dyn BufRead + Send>> {
+    let (full, pieces) = sync_channel(AHEAD);
+    let (spare, empty) = channel();
+    thread::Builder::new()
+        .name("decompress".into())
+        .spawn(move || decompress(&mut decoder, &full, &empty))?;
+    Ok(Box::new(Ahead {
+        pieces,
+        spare,
+        piece: Vec::new(),
+        at: 0,
+        ended: false,
+    }))
+}
+
+fn decompress(decoder: &mut dyn Read, full: &SyncSender<io::Result<Vec<u8>>>, empty: &Receiver<Vec<u8>>) {
+    loop {
+        let mut piece = empty.try_recv().unwrap_or_default();
+        piece.resize(PIECE, 0);
+        let mut filled = 0;
+        let failed = loop {
+            match decoder.read(&mut piece[filled..]) {
+                Ok(0) => break None,
+                Ok(n) => filled += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => break Some(error),
+            }
+            if filled == PIECE {
+                break None;
+            }
+        };
+        let last = filled < PIECE;
+        piece.truncate(filled);
+        if full.send(Ok(piece)).is_err() {
+            return;
+        }
+        if let Some(error) = failed {
+            // Nobody listens any more: then nobody needs the error.
+            let _ = full.send(Err(error));
+            return;
+        }
+        if last {
+            // An empty piece tells a regular end from a thread that died.
+            let _ = full.send(Ok(Vec::new()));
+            return;
+        }
+    }
+}
+
+/// The reader's end of [`ahead`].
+struct Ahead {
+    pieces: Receiver<io::Result<Vec<u8>>>,
+    spare: Sender<Vec<u8>>,
+    piece: Vec<u8>,
+    at: usize,
+    ended: bool,
+}
+
+impl BufRead for Ahead {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.at == self.piece.len() && !self.ended {
+            let next = self
+                .pieces
+                .recv()
+                .map_err(|_| io::Error::other("the decompressor died"))??;
+            self.ended = next.is_empty();
+            // The thread may have ended already.
+            let _ = self.spare.send(std::mem::replace(&mut self.piece, next));
+            self.at = 0;
+        }
+        Ok(&self.piece[self.at..])
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.at = (self.at + amount).min(self.piece.len());
+    }
+}
+
+impl Read for Ahead {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.fill_buf()?.read(buf)?;
+        self.consume(n);
+        Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn read_back(bytes: &[u8]) -> io::Result<(Compression, Vec<u8>)> {
+        let mut file = tempfile::tempfile()?;
+        file.write_all(bytes)?;
+        io::Seek::rewind(&mut file)?;
+        let mut contents = Contents::from_file(file)?;
+        let mut out = Vec::new();
+        contents.read_to_end(&mut out)?;
+        let position = contents.position();
+        assert_eq!(position.size(), Some(bytes.len() as u64));
+        assert_eq!(position.read(), bytes.len() as u64);
+        Ok((contents.compression(), out))
+    }
+
+    fn sample(len: usize) -> Vec<u8> {
+        // A linear congruence: hardly compressible, so that half of a file is more than a header.
+        let mut state = 1_u32;
+        let next = |_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state.to_be_bytes()[0] & 0x3f
+        };
+        (0..len).map(next).collect()
+    }
+
+    fn gzip(data: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(data).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn xz(data: &[u8]) -> Vec<u8> {
+        let mut encoder = liblzma::write::XzEncoder::new(Vec::new(), 0);
+        encoder.write_all(data).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn bzip2(data: &[u8]) -> Vec<u8> {
+        let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+        encoder.write_all(data).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn every_compression_is_found_by_its_bytes() {
+        for len in [0, 1, 511, 512, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE] {
+            let data = sample(len);
+            assert_eq!(read_back(&data).unwrap(), (Compression::None, data.clone()), "{len}");
+            assert_eq!(
+                read_back(&gzip(&data)).unwrap(),
+                (Compression::Gzip, data.clone()),
+                "{len}"
+            );
+            assert_eq!(read_back(&xz(&data)).unwrap(), (Compression::Xz, data.clone()), "{len}");
+            assert_eq!(
+                read_back(&bzip2(&data)).unwrap(),
+                (Compression::Bzip2, data.clone()),
+                "{len}"
+            );
+            let zstd = zstd::encode_all(&data[..], 1).unwrap();
+            assert_eq!(read_back(&zstd).unwrap(), (Compression::Zstd, data.clone()), "{len}");
+        }
+    }
+
+    #[test]
+    fn several_members_are_read_as_one() {
+        let (a, b) = (sample(1000), sample(70_000));
+        let both = [a.clone(), b.clone()].concat();
+        for one in [gzip as fn(&[u8]) -> Vec<u8>, xz, bzip2, |d| {
+            zstd::encode_all(d, 1).unwrap()
+        }] {
+            assert_eq!(read_back(&[one(&a), one(&b)].concat()).unwrap().1, both);
+        }
+    }
+
+    #[test]
+    fn a_truncated_file_is_an_error_whatever_its_compression() {
+        let data = sample(200_000);
+        for one in [gzip as fn(&[u8]) -> Vec<u8>, xz, bzip2, |d| {
+            zstd::encode_all(d, 1).unwrap()
+        }] {
+            let whole = one(&data);
+            for cut in [whole.len() - 1, whole.len() / 2] {
+                let error = read_back(&whole[..cut]).unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn xz_in_blocks_is_decoded_by_several_threads() {
+        let data = sample(900_000);
+        let stream = MtStreamBuilder::new()
+            .threads(2)
+            .block_size(100_000)
+            .preset(0)
+            .encoder()
+            .unwrap();
+        let mut encoder = liblzma::write::XzEncoder::new_stream(Vec::new(), stream);
+        encoder.write_all(&data).unwrap();
+        assert_eq!(read_back(&encoder.finish().unwrap()).unwrap(), (Compression::Xz, data));
+    }
+}
