@@ -189,6 +189,26 @@ fn waiting_for_a_lock_can_be_cancelled() {
 }
 
 #[test]
+fn leftovers_are_swept_by_the_next_call_unless_somebody_works_on_them() {
+    let place = place();
+    place.put(&place.release(1));
+    let dir = place.places.cache.join("bootstrap");
+    let (dead, alive) = ("0".repeat(32), "1".repeat(32));
+    for inputs in [&dead, &alive] {
+        fs::create_dir_all(dir.join(format!(".{inputs}.build/root/usr"))).unwrap();
+    }
+    fs::create_dir_all(place.places.cache.join(".scratch-dead/x")).unwrap();
+    let lock = open_lock(&dir, &alive).unwrap();
+    lock.lock().unwrap();
+    let (scratch, _held) = make_scratch(&place.places).unwrap();
+    place.fill(&()).unwrap();
+    assert!(!dir.join(format!(".{dead}.build")).exists());
+    assert!(dir.join(format!(".{alive}.build")).exists());
+    assert!(!place.places.cache.join(".scratch-dead").exists());
+    assert!(scratch.path().exists());
+}
+
+#[test]
 fn ages_are_in_words() {
     for (seconds, words) in [
         (5, "less than a minute"),
