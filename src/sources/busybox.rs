@@ -153,9 +153,10 @@ pub(crate) fn fill(target: &Path, report: &dyn Report, cancel: &Cancel) -> Resul
         .and_then(|_| fs::set_permissions(&copy, Permissions::from_mode(0o755)))
         .map_err(|error| SourceError::io("write", &copy, error))?;
     for applet in listed.lines().map(str::trim).filter(|name| is_applet(name)) {
-        let (place, text) = match SYSTEM_APPLETS.contains(&applet) {
-            true => ("usr/sbin", "../bin/busybox"),
-            false => ("usr/bin", "busybox"),
+        let (place, text) = if SYSTEM_APPLETS.contains(&applet) {
+            ("usr/sbin", "../bin/busybox")
+        } else {
+            ("usr/bin", "busybox")
         };
         link_to(text, &target.join(place).join(applet))?;
     }

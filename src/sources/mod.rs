@@ -149,12 +149,14 @@ pub fn fill(
         }
         Source::Tarball(archive) => {
             storage::for_directory(parent)?.create(target)?;
-            tarball::extract(archive, target, report, cancel)?;
-            Ok(())
+            let extracted = tarball::extract(archive, target, report, cancel);
+            extracted
+                .map(drop)
+                .map_err(|error| SourceError::from(error).full_at(parent))
         }
         Source::Template(Template::Busybox) => {
             storage::for_directory(parent)?.create(target)?;
-            busybox::fill(target, report, cancel)
+            busybox::fill(target, report, cancel).map_err(|error| error.full_at(parent))
         }
     }
 }

@@ -220,7 +220,13 @@ impl Program {
     #[must_use]
     pub fn shown(&self) -> String {
         let words = std::iter::once(&self.name).chain(&self.args);
-        shell_words::join(words.map(|word| word.to_string_lossy().into_owned()))
+        let plain = |c: char| c.is_alphanumeric() || "-_=./:,+@%…".contains(c);
+        let shown = words.map(|word| match word.to_string_lossy() {
+            // Not quoting '=' keeps "--option=value" readable; it only matters in a command's first word.
+            word if !word.is_empty() && word.chars().all(plain) => word.into_owned(),
+            word => shell_words::quote(&word).into_owned(),
+        });
+        shown.collect::<Vec<_>>().join(" ")
     }
 
     /// Runs it to its end; a status other than 0 is an error.

@@ -1,5 +1,6 @@
 //! Runs the bootstrapper: its command, its progress, and what its output says about a failure.
 
+use std::ffi::OsString;
 use std::fs::{DirBuilder, File};
 use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
@@ -7,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Recipe, Tool, clean};
 use crate::machine::{Cancel, Report};
+use crate::sources::error::is_full;
 use crate::sources::mirror::{Release, local_path, without_password};
 use crate::sources::{Distro, Places, SourceError, apt};
 use crate::sys::files::Root;
@@ -29,7 +31,10 @@ pub(crate) fn build(
     cancel: &Cancel,
 ) -> Result<(), SourceError> {
     let log = new_log(recipe, places)?;
-    let mut program = command(recipe, &recipe.packages(release), target, Some(scratch))
+    let keyring = copy_keyring(recipe, scratch)?;
+    // Both make their temporary files there; a kill -9 must not leave them in /tmp.
+    let mut program = command(recipe, &recipe.packages(release), target, &keyring)
+        .env("TMPDIR", scratch)
         .log_to(&log)
         .contained();
     program = match &recipe.proxy {
@@ -55,15 +60,10 @@ pub(crate) fn build(
 }
 
 /// The bootstrapper's command line.
-pub(super) fn command(recipe: &Recipe, packages: &[String], target: &Path, scratch: Option<&Path>) -> Program {
+pub(super) fn command(recipe: &Recipe, packages: &[String], target: &Path, keyring: &Path) -> Program {
     let components = recipe.components.join(",");
     let packages = packages.join(",");
     let program = Program::new(recipe.tool.name()).env("DEBIAN_FRONTEND", "noninteractive");
-    // Both make their temporary files there; a kill -9 must not leave them in /tmp.
-    let program = match scratch {
-        Some(scratch) => program.env("TMPDIR", scratch),
-        None => program,
-    };
     let program = match recipe.tool {
         Tool::Mmdebstrap => program
             .args(["--mode=root", "--format=directory", "--verbose"])
@@ -87,10 +87,10 @@ pub(super) fn command(recipe: &Recipe, packages: &[String], target: &Path, scrat
         }
     };
     let program = program
-        .arg(joined("--keyring=", &recipe.keyring))
+        .args(trust(recipe, keyring))
         .arg(&recipe.suite)
         .arg(target.as_os_str())
-        .arg(mirror_argument(recipe));
+        .arg(mirror_argument(recipe, keyring));
     match recipe.tool {
         Tool::Debootstrap if !Path::new(SCRIPTS).join(&recipe.suite).exists() => {
             // A suite newer than the host's debootstrap: all recent suites share one script per distribution.
@@ -104,19 +104,41 @@ pub(super) fn command(recipe: &Recipe, packages: &[String], target: &Path, scrat
     }
 }
 
-fn joined(option: &str, path: &Path) -> std::ffi::OsString {
-    let mut word = std::ffi::OsString::from(option);
+fn joined(option: &str, path: &Path) -> OsString {
+    let mut word = OsString::from(option);
     word.push(path);
     word
 }
 
-/// mmdebstrap needs `copy:` for what is no directory of the tree; debootstrap only knows `file:`.
-fn mirror_argument(recipe: &Recipe) -> std::ffi::OsString {
-    match (local_path(&recipe.mirror), recipe.tool) {
-        (Some(path), Tool::Mmdebstrap) => joined("copy://", &path),
-        (Some(path), Tool::Debootstrap) => joined("file://", &path),
-        (None, _) => recipe.mirror.clone().into(),
+/// mmdebstrap's `--keyring` only adds to what the host trusts already, so there the source line says it.
+fn trust(recipe: &Recipe, keyring: &Path) -> Option<OsString> {
+    (recipe.tool == Tool::Debootstrap).then(|| joined("--keyring=", keyring))
+}
+
+/// The mirror as the program takes it: debootstrap a URL, mmdebstrap a line of `sources.list`, in which `signed-by` excludes
+/// every other key. mmdebstrap needs `copy:` for local mirrors; debootstrap only knows `file:`.
+fn mirror_argument(recipe: &Recipe, keyring: &Path) -> OsString {
+    let local = local_path(&recipe.mirror);
+    if recipe.tool == Tool::Debootstrap {
+        return local.map_or_else(|| recipe.mirror.clone().into(), |path| joined("file://", &path));
     }
+    let mut line = joined("deb [signed-by=", keyring);
+    line.push("] ");
+    line.push(local.map_or_else(|| recipe.mirror.clone().into(), |path| joined("copy://", &path)));
+    line.push(format!(" {} {}", recipe.suite, recipe.components.join(" ")));
+    line
+}
+
+/// The keyring under a name of ours: apt's sources have no way to quote the name that a user chose.
+fn copy_keyring(recipe: &Recipe, scratch: &Path) -> Result<PathBuf, SourceError> {
+    let keys = std::fs::read(&recipe.keyring).map_err(|error| SourceError::io("read", &recipe.keyring, error))?;
+    let copy = scratch.join(if keys.starts_with(b"-----BEGIN") {
+        "keyring.asc"
+    } else {
+        "keyring.gpg"
+    });
+    std::fs::write(&copy, keys).map_err(|error| SourceError::io("write", &copy, error))?;
+    Ok(copy)
 }
 
 /// A new, empty log; old ones beyond [`LOGS_KEPT`] go.
@@ -242,11 +264,12 @@ fn missing_package(line: &str) -> Option<String> {
 
 /// Turns a failed run into the error that tells what to do.
 fn diagnose(recipe: &Recipe, target: &Path, log: PathBuf, clues: &mut Clues, error: ProcessError) -> SourceError {
-    let ProcessError::Failed {
-        program, status, tail, ..
-    } = error
-    else {
-        return error.into();
+    let (program, status, tail) = match error {
+        ProcessError::Failed {
+            program, status, tail, ..
+        } => (program, status, tail),
+        ProcessError::Start { source, .. } if is_full(&source) => return SourceError::DiskFull { path: log },
+        other => return other.into(),
     };
     let inner = keep_inner_log(target, &log, clues);
     let tail = inner.or(tail);

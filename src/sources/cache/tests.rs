@@ -50,8 +50,8 @@ impl Place {
 
     /// Puts a tree into the cache as a build would.
     fn put(&self, release: &Release) -> PathBuf {
-        let shelf = Shelf::open(&self.recipe, &self.places).unwrap();
-        let entry = shelf.entry(release);
+        let opened = Shelf::open(&self.recipe, &self.places).unwrap();
+        let entry = opened.entry(release);
         fs::create_dir_all(entry.join("root/etc")).unwrap();
         fs::write(entry.join("root/etc/os-release"), "x").unwrap();
         let description = Description {
@@ -157,9 +157,9 @@ fn entries_are_listed_and_cleared_unless_in_use() {
     );
     assert!(listed[0].bytes > 0);
     let never = Cancel::default();
-    let lock = shelf.lock(Lock::Shared, &(), &never).unwrap();
+    let held = shelf.lock(Lock::Shared, &(), &never).unwrap();
     assert_eq!(clear(&place.places, None, &never).unwrap(), 0);
-    drop(lock);
+    drop(held);
     let day = Some(Duration::from_secs(86_400));
     assert!(
         clear(&place.places, day, &never).unwrap() > 0,
@@ -186,6 +186,26 @@ fn waiting_for_a_lock_can_be_cancelled() {
         cancel.cancel();
         assert!(matches!(waiting.join().unwrap(), Err(SourceError::Cancelled(_))));
     });
+}
+
+#[test]
+fn leftovers_are_swept_by_the_next_call_unless_somebody_works_on_them() {
+    let place = place();
+    place.put(&place.release(1));
+    let dir = place.places.cache.join("bootstrap");
+    let (dead, alive) = ("0".repeat(32), "1".repeat(32));
+    for inputs in [&dead, &alive] {
+        fs::create_dir_all(dir.join(format!(".{inputs}.build/root/usr"))).unwrap();
+    }
+    fs::create_dir_all(place.places.cache.join(".scratch-dead/x")).unwrap();
+    let lock = open_lock(&dir, &alive).unwrap();
+    lock.lock().unwrap();
+    let (scratch, _held) = make_scratch(&place.places).unwrap();
+    place.fill(&()).unwrap();
+    assert!(!dir.join(format!(".{dead}.build")).exists());
+    assert!(dir.join(format!(".{alive}.build")).exists());
+    assert!(!place.places.cache.join(".scratch-dead").exists());
+    assert!(scratch.path().exists());
 }
 
 #[test]

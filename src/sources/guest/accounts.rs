@@ -110,7 +110,9 @@ fn set_field(file: &str, index: usize, value: &str, next: Option<&str>) -> Strin
         }
         *line = fields.join(":");
     }
-    lines.iter().map(|line| format!("{line}\n")).collect()
+    // The empty last "line" ends the file with a newline.
+    lines.push(String::new());
+    lines.join("\n")
 }
 
 #[cfg(test)]

@@ -115,16 +115,10 @@ pub(super) fn renew_ssh_keys(root: &Root, init: &Init, notes: &mut Vec<String>) 
     if !exists(root, "usr/sbin/sshd") {
         return Ok(());
     }
-    let own = ["usr/lib/systemd/system", "lib/systemd/system"].iter().any(|dir| {
-        [
-            "sshd-keygen.target",
-            "sshdgenkeys.service",
-            "sshd-keygen@.service",
-            "sshd-keygen.service",
-        ]
+    // Fedora and Arch. Debian's own sshd-keygen.service only runs at what systemd takes for a first boot.
+    let own = ["sshd-keygen.target", "sshdgenkeys.service"]
         .iter()
-        .any(|unit| exists(root, &format!("{dir}/{unit}")))
-    });
+        .any(|unit| exists(root, &format!("usr/lib/systemd/system/{unit}")));
     match init {
         Init::Systemd if own => Ok(()),
         Init::Systemd => {

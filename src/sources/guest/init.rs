@@ -12,7 +12,7 @@ pub enum Init {
     Busybox,
     /// System V init.
     Sysvinit,
-    /// `openrc-init`. (Alpine boots OpenRC by busybox, Gentoo by System V init.)
+    /// `openrc-init`. (Alpine boots `OpenRC` by busybox, Gentoo by System V init.)
     OpenRc,
     /// Another program: its path in the guest.
     Other(String),
