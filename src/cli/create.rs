@@ -165,11 +165,8 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     check_name(&bus, &name).await?;
     sweep::run(ctx).await?;
     let result = make(ctx, &bus, request).await;
-    audit(
-        name.as_str(),
-        "create",
-        result.as_ref().map(|()| ()).map_err(|error| error.message.as_str()),
-    );
+    let outcome = result.as_ref().copied().map_err(|error| error.message.as_str());
+    audit(name.as_str(), "create", outcome);
     result?;
     ctx.voice.status(&format!("created {name}"));
     // The machine is there: what fails from here on says so, and leaves it.

@@ -96,9 +96,9 @@ impl CliError {
             error: &'a CliError,
         }
         if voice.json {
-            error_json(&Envelope { error: self })
+            error_json(&Envelope { error: self });
         } else {
-            error_lines(&self.message, &self.causes, &self.hints)
+            error_lines(&self.message, &self.causes, &self.hints);
         }
     }
 }

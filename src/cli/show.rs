@@ -73,9 +73,9 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
         objects.push(Value::Object(chosen.into_iter().collect::<Map<_, _>>()));
     }
     if ctx.voice.json {
-        ctx.voice.json(&objects)?
+        ctx.voice.json(&objects)?;
     } else {
-        data(&text)?
+        data(&text)?;
     }
     Ok(0)
 }

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -217,15 +218,15 @@ fn settings_of(name: &MachineName, places: &Places) -> Vec<PathBuf> {
     found
 }
 
-/// Moves a file or directory to `TRASH/NAME-NUMBER/`, across filesystems if it must.
+/// Moves a file or directory to `TRASH/NAME-XXXXXX/` (mode 0700: settings may hold secrets).
 fn to_trash(name: &MachineName, path: &Path, places: &Places) -> Result<PathBuf, OpError> {
     let trash = places.trash();
-    fs::create_dir_all(&trash).map_err(OpError::path("create", &trash))?;
-    let directory = (0_u32..)
-        .map(|number| trash.join(format!("{name}-{number}")))
-        .find(|directory| !directory.join(path.file_name().unwrap_or_default()).exists())
-        .unwrap_or(trash);
-    fs::create_dir_all(&directory).map_err(OpError::path("create", &directory))?;
+    let private = fs::DirBuilder::new().recursive(true).mode(0o700).create(&trash);
+    private.map_err(OpError::path("create", &trash))?;
+    let directory = tempfile::Builder::new().prefix(&format!("{name}-")).tempdir_in(&trash);
+    let directory = directory
+        .map_err(OpError::path("create a directory in", &trash))?
+        .keep();
     let kept = directory.join(path.file_name().unwrap_or_default());
     move_to(path, &kept)?;
     Ok(kept)
@@ -344,16 +345,13 @@ mod tests {
         let link = places.journal.join("0123");
         std::os::unix::fs::symlink(target.image.as_ref().unwrap().join("var/log/journal/0123"), &link).unwrap();
         let removed = remove(&target, &places, &Obeys, &|| Ok(()), &(), &Cancel::default()).unwrap();
-        let trash = places.trash().join("web-0");
-        assert_eq!(
-            removed.kept,
-            [trash.join("web.nspawn"), trash.join("systemd-nspawn@web.service.d")]
-        );
-        assert_eq!(
-            fs::read_to_string(trash.join("web.nspawn")).unwrap(),
-            "[Exec]\n# mine\n"
-        );
-        assert!(trash.join("systemd-nspawn@web.service.d/mine.conf").exists());
+        let [settings, drop_ins] = &removed.kept[..] else {
+            panic!("{:?}", removed.kept)
+        };
+        assert!(removed.kept.iter().all(|path| path.starts_with(places.trash())));
+        assert!(settings.ends_with("web.nspawn"));
+        assert_eq!(fs::read_to_string(settings).unwrap(), "[Exec]\n# mine\n");
+        assert!(drop_ins.join("mine.conf").exists());
         assert!(fs::symlink_metadata(link).is_err());
         assert_eq!(fs::read_dir(&places.machines).unwrap().count(), 0);
     }

@@ -7,7 +7,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -148,23 +148,16 @@ impl Staging {
     /// Makes `.#machinist-VERB-NAME-XXXXXX` (mode 0700) beside the images, with its record, locked.
     pub fn create(places: &Places, record: &Record, report: &dyn Report, cancel: &Cancel) -> Result<Self, OpError> {
         let _guard = Lock::wait(&places.runtime, STAGING_LOCK, report, cancel)?;
-        let stem = format!(
-            "{PREFIX}{}-{}-",
-            if record.verb == Verb::Create {
-                "create"
-            } else {
-                "remove"
-            },
-            record.name
-        );
-        let directory = (0_u32..)
-            .map(|number| places.machines.join(format!("{stem}{number}")))
-            .find(|path| !path.exists())
-            .ok_or_else(|| OpError::path("create", &places.machines)(std::io::ErrorKind::AlreadyExists.into()))?;
-        fs::DirBuilder::new()
-            .mode(0o700)
-            .create(&directory)
-            .map_err(OpError::path("create", &directory))?;
+        let verb = if record.verb == Verb::Create {
+            "create"
+        } else {
+            "remove"
+        };
+        let directory = tempfile::Builder::new()
+            .prefix(&format!("{PREFIX}{verb}-{}-", record.name))
+            .tempdir_in(&places.machines)
+            .map_err(OpError::path("create a directory in", &places.machines))?
+            .keep();
         let mut staging = Self {
             directory,
             record: None,
