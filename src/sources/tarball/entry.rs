@@ -407,9 +407,9 @@ impl Blocks {
 
     /// GNU's old format: four pieces in the header, more in blocks after it.
     fn old_sparse(&mut self, header: &Header, size: u64) -> Result<Content, TarballError> {
-        let bad = |_| TarballError::entry(&self.name, Problem::SparseMap);
-        let gnu = header.as_gnu().ok_or(()).map_err(bad)?;
-        let real = gnu.real_size().map_err(|_| bad(()))?;
+        let bad = || TarballError::entry(&self.name, Problem::SparseMap);
+        let gnu = header.as_gnu().ok_or_else(bad)?;
+        let file_size = gnu.real_size().map_err(|_| bad())?;
         let mut map = Vec::new();
         let mut add = |pieces: &[tar::GnuSparseHeader]| {
             for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
@@ -417,7 +417,7 @@ impl Blocks {
             }
             Ok::<_, io::Error>(())
         };
-        add(&gnu.sparse).map_err(|_| bad(()))?;
+        add(&gnu.sparse).map_err(|_| bad())?;
         let mut more = gnu.is_extended();
         let mut read = 0;
         while more {
@@ -432,7 +432,7 @@ impl Blocks {
             more = next.is_extended();
         }
         self.data_follows(size);
-        self.sparse(real, map, size)
+        self.sparse(file_size, map, size)
     }
 
     fn sparse(&mut self, real: u64, map: Vec<(u64, u64)>, data: u64) -> Result<Content, TarballError> {
