@@ -71,7 +71,7 @@ impl Storage for Btrfs {
                 Err(Errno::XDEV) => {}
                 Err(errno) => return Err(StorageError::io("snapshot", source)(errno)),
                 Ok(()) => {
-                    return self.copy_inner(&from, &parent, name, cancel).map_err(|error| {
+                    return snapshot_all_inside(&from, &parent, name, cancel).map_err(|error| {
                         let _ = remove_tree(target);
                         error.unwrap_or_else(|errno| StorageError::io("snapshot", source)(errno))
                     });
@@ -91,26 +91,22 @@ impl Storage for Btrfs {
     }
 }
 
-impl Btrfs {
-    /// Snapshots the subvolumes inside of `source` into its snapshot `name` in `parent`, level by level.
-    #[allow(clippy::unused_self)]
-    fn copy_inner(
-        &self,
-        source: &OwnedFd,
-        parent: &OwnedFd,
-        name: &OsStr,
-        cancel: &Cancel,
-    ) -> Result<(), Result<StorageError, Errno>> {
-        let target = fs::openat(parent, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty()).map_err(Err)?;
-        let mut todo = vec![(source.try_clone().map_err(|_| Err(Errno::MFILE))?, target)];
-        while let Some((source, target)) = todo.pop() {
-            for path in ioctl::btrfs_subvolumes_inside(&source).map_err(Err)? {
-                cancel.check().map_err(|cancelled| Ok(cancelled.into()))?;
-                todo.push(snapshot_inner(source.as_fd(), target.as_fd(), Path::new(&path)).map_err(Err)?);
-            }
+/// Snapshots the subvolumes inside of `source` into its snapshot `name` in `parent`, level by level.
+fn snapshot_all_inside(
+    source: &OwnedFd,
+    parent: &OwnedFd,
+    name: &OsStr,
+    cancel: &Cancel,
+) -> Result<(), Result<StorageError, Errno>> {
+    let target = fs::openat(parent, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty()).map_err(Err)?;
+    let mut todo = vec![(source.try_clone().map_err(|_| Err(Errno::MFILE))?, target)];
+    while let Some((source, target)) = todo.pop() {
+        for path in ioctl::btrfs_subvolumes_inside(&source).map_err(Err)? {
+            cancel.check().map_err(|cancelled| Ok(cancelled.into()))?;
+            todo.push(snapshot_inner(source.as_fd(), target.as_fd(), Path::new(&path)).map_err(Err)?);
         }
-        Ok(())
     }
+    Ok(())
 }
 
 /// Puts a snapshot of the subvolume `path` in `source` in the place of the empty directory `path` in `target`.

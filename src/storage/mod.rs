@@ -11,6 +11,7 @@ use crate::machine::{Cancel, Cancelled, Report};
 use crate::sys::files::{FileError, remove_tree, shown};
 use data::Data;
 
+mod attributes;
 mod btrfs;
 mod copy;
 mod data;
@@ -81,6 +82,12 @@ impl StorageError {
 
 /// The best backend for the filesystem that `directory` is on, which has to be writable.
 pub fn for_directory(directory: &Path) -> Result<Box<dyn Storage>, StorageError> {
+    // What Path::parent() of a bare name is.
+    let directory = if directory.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        directory
+    };
     if btrfs::works_in(directory)? {
         return Ok(Box::new(btrfs::Btrfs));
     }

@@ -15,14 +15,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{
-    self, AtFlags, CWD, FileType, Gid, IFlags, Mode, OFlags, RawDir, ResolveFlags, Statx, StatxAttributes, StatxFlags,
-    Timespec, Timestamps, Uid,
-};
+use rustix::fs::{self, AtFlags, CWD, FileType, IFlags, Mode, OFlags, RawDir, ResolveFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 
-use super::StorageError;
 use super::data::{self, Data};
+use super::{StorageError, attributes};
 use crate::machine::{Cancel, Report};
 use crate::sys::files::{shown, xattr};
 
@@ -80,7 +77,7 @@ struct State {
     busy: usize,
     error: Option<StorageError>,
     /// Immutable and append-only files are made so at the end: before, they could get no second name.
-    locked: Vec<(PathBuf, StatxAttributes)>,
+    locked: Vec<(PathBuf, IFlags)>,
     mounts: Vec<PathBuf>,
 }
 
@@ -241,7 +238,7 @@ impl<'a> Copier<'a> {
                 Err(errno) => return Err(self.failed("copy", &path(), errno)),
             }
         }
-        self.attributes(&source, &target, &job.stat, scratch).map_err(failed)?;
+        attributes::copy(&source, &target, &job.stat, &mut scratch.xattr).map_err(failed)?;
         self.remember_locked(&job.stat, || job.path.clone());
         Ok(found)
     }
@@ -278,12 +275,12 @@ impl<'a> Copier<'a> {
             FileType::Symlink => self.linked(place, name, &stat, || {
                 let text = fs::readlinkat(place.source, name, Vec::new())?;
                 fs::symlinkat(text, place.target, name)?;
-                self.attributes_by_name(place, name, &stat, scratch)
+                attributes::copy_by_name(place.source, place.target, name, &stat, &mut scratch.xattr)
             })?,
             kind => self.linked(place, name, &stat, || {
                 let device = fs::makedev(stat.stx_rdev_major, stat.stx_rdev_minor);
                 fs::mknodat(place.target, name, kind, Mode::from_raw_mode(0o600), device)?;
-                self.attributes_by_name(place, name, &stat, scratch)
+                attributes::copy_by_name(place.source, place.target, name, &stat, &mut scratch.xattr)
             })?,
         }
         Ok(None)
@@ -337,55 +334,13 @@ impl<'a> Copier<'a> {
         let sparse = stat.stx_blocks.saturating_mul(512) < stat.stx_size;
         data::copy(&file, sparse, self.how, &mut scratch.data, self.cancel)?;
         self.copied.fetch_add(stat.stx_size, Ordering::Relaxed);
-        self.attributes(source, &target, stat, scratch)
-    }
-
-    #[allow(clippy::unused_self, reason = "reads as one of a family")]
-    fn attributes(
-        &self,
-        source: &OwnedFd,
-        target: &OwnedFd,
-        wanted: &Statx,
-        scratch: &mut Scratch,
-    ) -> Result<(), Errno> {
-        let found = fs::fstat(target)?;
-        let mode = u32::from(wanted.stx_mode) & 0o7777;
-        let given_away = (found.st_uid, found.st_gid) != (wanted.stx_uid, wanted.stx_gid);
-        if given_away {
-            let (uid, gid) = (Uid::from_raw(wanted.stx_uid), Gid::from_raw(wanted.stx_gid));
-            fs::fchown(target, Some(uid), Some(gid))?;
-        }
-        if given_away || found.st_mode & 0o7777 != mode {
-            fs::fchmod(target, Mode::from_raw_mode(mode))?;
-        }
-        xattr::copy(source.as_fd(), target.as_fd(), &mut scratch.xattr)?;
-        fs::futimens(target, &times(wanted))
-    }
-
-    #[allow(clippy::unused_self, reason = "reads as one of a family")]
-    fn attributes_by_name(
-        &self,
-        place: &Place<'_>,
-        name: &CStr,
-        wanted: &Statx,
-        scratch: &mut Scratch,
-    ) -> Result<(), Errno> {
-        let (uid, gid) = (Uid::from_raw(wanted.stx_uid), Gid::from_raw(wanted.stx_gid));
-        fs::chownat(place.target, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
-        if FileType::from_raw_mode(wanted.stx_mode.into()) != FileType::Symlink {
-            let mode = Mode::from_raw_mode(u32::from(wanted.stx_mode) & 0o7777);
-            fs::chmodat(place.target, name, mode, AtFlags::empty())?;
-        }
-        let os_name = OsStr::from_bytes(name.to_bytes());
-        xattr::copy_by_name(place.source.as_fd(), place.target.as_fd(), os_name, &mut scratch.xattr)?;
-        fs::utimensat(place.target, name, &times(wanted), AtFlags::SYMLINK_NOFOLLOW)
+        attributes::copy(source, &target, stat, &mut scratch.xattr)
     }
 
     fn remember_locked(&self, stat: &Statx, path: impl FnOnce() -> PathBuf) {
-        let locked = StatxAttributes::IMMUTABLE | StatxAttributes::APPEND | StatxAttributes::NODUMP;
-        let attributes = stat.stx_attributes & stat.stx_attributes_mask & locked;
-        if !attributes.is_empty() {
-            self.lock().locked.push((path(), attributes));
+        let locked = attributes::locked(stat);
+        if !locked.is_empty() {
+            self.lock().locked.push((path(), locked));
         }
     }
 
@@ -399,26 +354,8 @@ impl<'a> Copier<'a> {
             let mount = self.source.join(mount);
             report.warn(&format!("what is mounted on '{}' is not copied", shown(&mount)));
         }
-        for (path, attributes) in state.locked {
-            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-            let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-            let name = if path.as_os_str().is_empty() {
-                Path::new(".")
-            } else {
-                &path
-            };
-            fs::openat2(&self.target_root, name, flags, Mode::empty(), how)
-                .and_then(|fd| {
-                    let mut flags = fs::ioctl_getflags(&fd)?;
-                    for (attribute, flag) in [
-                        (StatxAttributes::IMMUTABLE, IFlags::IMMUTABLE),
-                        (StatxAttributes::APPEND, IFlags::APPEND),
-                        (StatxAttributes::NODUMP, IFlags::NODUMP),
-                    ] {
-                        flags.set(flag, attributes.contains(attribute));
-                    }
-                    fs::ioctl_setflags(&fd, flags)
-                })
+        for (path, locked) in state.locked {
+            attributes::lock(&self.target_root, &path, locked)
                 .map_err(StorageError::io("set the flags of", &self.target.join(&path)))?;
         }
         Ok(())
@@ -453,15 +390,4 @@ fn stat_fd(fd: &OwnedFd) -> Result<Statx, Errno> {
 
 fn inode(stat: &Statx) -> (u64, u64) {
     (fs::makedev(stat.stx_dev_major, stat.stx_dev_minor), stat.stx_ino)
-}
-
-fn times(stat: &Statx) -> Timestamps {
-    let time = |time: fs::StatxTimestamp| Timespec {
-        tv_sec: time.tv_sec,
-        tv_nsec: time.tv_nsec.into(),
-    };
-    Timestamps {
-        last_access: time(stat.stx_atime),
-        last_modification: time(stat.stx_mtime),
-    }
 }
