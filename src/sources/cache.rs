@@ -66,6 +66,7 @@ pub(crate) fn fill(
     report: &dyn Report,
     cancel: &Cancel,
 ) -> Result<(), SourceError> {
+    sweep(places)?;
     report.phase(&format!("asking the mirror for {} {}", recipe.distro, recipe.suite));
     let release = mirror::fetch_release(
         recipe.distro,
@@ -78,7 +79,6 @@ pub(crate) fn fill(
         return build_uncached(recipe, &release?, places, target, report, cancel);
     }
     let shelf = Shelf::open(recipe, places)?;
-    sweep(places)?;
     let release = match release {
         Err(error @ SourceError::Unreachable { .. }) if usage == CacheUse::Use => {
             return shelf.copy_stale(error, target, report, cancel);

@@ -16,6 +16,7 @@ const EMPTIED: &[&str] = &[
 ];
 /// Files that the bootstrappers copy from the host or write for themselves.
 const REMOVED: &[&str] = &[
+    "etc/apt/apt.conf.d/99mmdebstrap",
     "etc/hostname",
     "etc/resolv.conf",
     "var/cache/debconf/config.dat-old",

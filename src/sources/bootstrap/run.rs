@@ -67,6 +67,9 @@ pub(super) fn command(recipe: &Recipe, packages: &[String], target: &Path, keyri
     let program = match recipe.tool {
         Tool::Mmdebstrap => program
             .args(["--mode=root", "--format=directory", "--verbose"])
+            // The cache, the keyring's copy and the machines are closed to apt's own user. The guest's copy of this option
+            // is removed with the rest of what belongs to the build.
+            .arg("--aptopt=APT::Sandbox::User \"root\"")
             .arg(format!("--variant={}", recipe.variant))
             .arg(format!("--components={components}"))
             .arg(format!("--architectures={}", recipe.arch))
