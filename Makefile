@@ -92,7 +92,7 @@ uninstall:
 
 deb: $(BINARY)
 	@$(CARGO) deb --version >/dev/null 2>&1 || $(CARGO) install cargo-deb --locked
-	rm -rf $(STAGE)
+	rm -rf $(STAGE) target/debian/machinist_*.deb
 	@$(MAKE) --no-print-directory install-data DESTDIR=$(STAGE) PREFIX=/usr
 	$(CARGO) deb --locked --no-build
 
