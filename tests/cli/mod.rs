@@ -25,7 +25,7 @@ fn machinist() -> Command {
 /// What a person sees of a call: the command, its output, its errors, its exit status unless that is 0.
 fn session(words: &[&str]) -> String {
     let output = machinist().args(words).output().unwrap();
-    let mut text = format!("$ machinist {}\n", shell_words::join(words));
+    let mut text = format!("$ {}\n", shell_words::join([&["machinist"], words].concat()));
     text += &String::from_utf8(output.stdout).unwrap();
     for line in String::from_utf8(output.stderr).unwrap().lines() {
         let _ = writeln!(text, "stderr: {line}");

@@ -10,8 +10,13 @@ fn version() {
 }
 
 #[test]
-fn completion_scripts() {
-    assert_snapshot!(["bash", "zsh", "fish"].map(|shell| session(&["completions", shell])).join("\n"));
+fn completion_scripts_ask_the_program_in_the_path() {
+    let built = env!("CARGO_BIN_EXE_machinist");
+    for (shell, registers) in [("bash", "complete -o"), ("zsh", "#compdef machinist"), ("fish", "complete --")] {
+        let script = session(&["completions", shell]);
+        assert!(script.contains(registers) && script.contains("machinist"), "{script}");
+        assert!(!script.contains(built), "{shell}: {built} is gone tomorrow");
+    }
 }
 
 #[test]
