@@ -23,11 +23,6 @@ use crate::sys::journal::audit;
 
 /// Make a machine from a root filesystem
 ///
-/// SOURCE is one of
-///   debian:SUITE, ubuntu:SUITE   bootstrapped by mmdebstrap or debootstrap; the second time a copy of the first
-///   FILE.tar[.gz|.xz|.zst|.bz2]  unpacked
-///   template:busybox             a tiny guest of the host's busybox, for tests
-///
 /// The machine becomes visible when all is done; after an error or Ctrl-C nothing is left. It gets private users and a
 /// network link of its own, as the unit systemd-nspawn@.service has it. Root is locked unless a password is given.
 #[derive(Debug, clap::Args)]
@@ -41,6 +36,11 @@ pub(super) struct Args {
     /// The new machine's name
     name: String,
     /// What it is made from
+    ///
+    /// debian:SUITE, ubuntu:SUITE   bootstrapped; the second time a copy of the first
+    /// FILE.tar[.gz|.xz|.zst|.bz2]  unpacked
+    /// template:busybox             a tiny guest of the host's busybox
+    #[arg(verbatim_doc_comment)]
     source: String,
     #[command(flatten)]
     guest: GuestArgs,

@@ -168,8 +168,9 @@ fn refuse(error: &clap::Error) -> ExitCode {
     let asked_for_json = std::env::args_os().any(|arg| arg == "--json");
     if error.use_stderr() && asked_for_json {
         let text = error.render().to_string();
-        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-        let mut usage = CliError::usage(message);
+        // What is missing stands in the lines after the first.
+        let message = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect::<Vec<_>>().join(" ");
+        let mut usage = CliError::usage(message.trim_start_matches("error: "));
         if error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
             usage = usage.hint("see `machinist --help`");
         }

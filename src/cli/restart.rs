@@ -17,9 +17,9 @@ use crate::ops::stop::{StopOptions, reboot_inside, stop};
 /// what depends on it keeps running.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  machinist restart web            Power it off and start it again: new settings apply
-  machinist restart web --inside   Reboot the guest in its unit
-  machinist restart 'web-*' --wait Several, until they have booted")]
+  machinist restart web             Power it off and start it again: new settings apply
+  machinist restart web --inside    Reboot the guest in its unit
+  machinist restart 'web-*' --wait  Several, until they have booted")]
 pub(super) struct Args {
     /// Machines, or patterns of running machines' names
     #[arg(required = true, value_name = "NAME", add = complete::all())]

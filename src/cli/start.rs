@@ -15,9 +15,9 @@ use crate::ops::start::{StartOptions, Started, start};
 /// line of the journal that explains it is shown. Starting a machine that runs is no error.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  machinist start web                     Start one machine
-  machinist start 'web-*' db --wait       Start several, and wait until they have booted
-  machinist start web --wait --timeout 60 Give its boot a minute (exit status 124 after that)")]
+  machinist start web                      Start one machine
+  machinist start 'web-*' db --wait        Start several, and wait until they have booted
+  machinist start web --wait --timeout 60  Give its boot a minute (exit status 124 after that)")]
 pub(super) struct Args {
     /// Machines, or patterns of image names
     #[arg(required = true, value_name = "NAME", add = complete::images())]
