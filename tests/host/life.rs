@@ -258,7 +258,7 @@ fn a_machine_in_a_scope_is_listed_and_can_be_stopped() {
         let image = image.to_string_lossy();
         run("systemd-run", ["-q", "--unit", &unit, "systemd-nspawn", "-q", "-b", "-D", &image, "-M", name]).ok();
         wait_until("it is registered", || machine_property(name, "State").as_deref() == Some("running"));
-        assert_eq!(machine_property(name, "Unit"), Some(format!("machine-{name}.scope")));
+        assert_eq!(machine_property(name, "Unit"), Some(format!("machine-{}.scope", name.replace('-', "\\x2d"))));
         agree(name, There::Running);
         machinist(["start", name]).ok().stderr_is(&format!("{name} is running already\n"));
         machinist([verb, name]).ok().quicker_than(Duration::from_secs(20));

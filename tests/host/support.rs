@@ -518,6 +518,8 @@ impl Drop for Guest {
         run("systemctl", ["reset-failed", &unit]).any();
         run("umount", ["-l", &format!("/run/systemd/nspawn/unix-export/{}", self.name)]).any();
         let _ = fs::remove_file(self.settings());
+        // systemd-nspawn leaves its lock.
+        let _ = fs::remove_file(Path::new(MACHINES).join(format!(".#{}.lck", self.name)));
         let _ = fs::remove_file(format!("/etc/systemd/system/machines.target.wants/{unit}"));
         if self.drop_ins().exists() {
             let _ = fs::remove_dir_all(self.drop_ins());
