@@ -23,7 +23,7 @@ const CACHE_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
   machinist clean --dry-run   See what would be removed
   machinist clean             Remove it
   machinist clean --all       Also recent caches and all trash")]
-pub struct Args {
+pub(super) struct Args {
     /// Also what is not old: all cached bootstraps, and all trash
     #[arg(short, long)]
     all: bool,

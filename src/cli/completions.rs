@@ -16,7 +16,7 @@ use crate::output::data;
 #[command(after_help = "Examples:
   source <(machinist completions bash)                               For this shell
   machinist completions fish > ~/.config/fish/completions/machinist.fish")]
-pub struct Args {
+pub(super) struct Args {
     /// Which shell
     shell: Shell,
 }

@@ -38,7 +38,7 @@ use crate::sys::journal::audit;
   machinist create db rootfs.tar.zst --ssh-key ~/.ssh/id_ed25519.pub
   machinist create web debian:trixie --network bridge=br0 --set Exec.Timezone=copy
   machinist create t template:busybox --dry-run          See what would be done")]
-pub struct Args {
+pub(super) struct Args {
     /// The new machine's name
     name: String,
     /// What it is made from

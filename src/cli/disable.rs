@@ -15,7 +15,7 @@ use crate::ops::stop::{StopOptions, stop};
 #[command(after_help = "Examples:
   machinist disable web          No longer start it at boot
   machinist disable web --now    And power it off right now")]
-pub struct Args {
+pub(super) struct Args {
     /// Machines, or patterns of image names
     #[arg(required = true, value_name = "NAME", add = complete::images())]
     names: Vec<String>,

@@ -16,7 +16,7 @@ use crate::ops::start::{StartOptions, start};
   machinist enable web           Start it at every boot
   machinist enable web --now     And start it right now
   machinist enable 'web-*'       All images whose name matches")]
-pub struct Args {
+pub(super) struct Args {
     /// Machines, or patterns of image names
     #[arg(required = true, value_name = "NAME", add = complete::images())]
     names: Vec<String>,

@@ -20,7 +20,7 @@ use crate::sys::machines::images;
   machinist images --filter type=raw --json  Disk images, for scripts
 
 Columns: name, type, ro, size, created, used_by; and modified, path.")]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     table: TableArgs,
 }

@@ -25,7 +25,7 @@ use crate::sys::machines::{Wanted, machines};
 
 Columns: name, state, class, os, version, addresses, enabled; and service, unit, leader, since."
 )]
-pub struct Args {
+pub(super) struct Args {
     /// Also what is not running
     #[arg(short, long)]
     all: bool,

@@ -17,7 +17,7 @@ use crate::output::data;
   machinist man | man -l -             Read the page of machinist
   machinist man create | man -l -      Read the page of one verb
   machinist man --output man/man1      Write all pages, as `make install` does")]
-pub struct Args {
+pub(super) struct Args {
     /// The verb whose page is printed
     #[arg(conflicts_with = "output")]
     verb: Option<String>,

@@ -30,7 +30,7 @@ use crate::sys::bus::{Bus, BusError};
   machinist remove 'ci-*' -y --force  Without asking, running or not
   machinist remove web --dry-run      See what would be removed"
 )]
-pub struct Args {
+pub(super) struct Args {
     /// Machines, or patterns of image names
     #[arg(required = true, value_name = "NAME", add = complete::images())]
     names: Vec<String>,

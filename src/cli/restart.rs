@@ -20,7 +20,7 @@ use crate::ops::stop::{StopOptions, reboot_inside, stop};
   machinist restart web            Power it off and start it again: new settings apply
   machinist restart web --inside   Reboot the guest in its unit
   machinist restart 'web-*' --wait Several, until they have booted")]
-pub struct Args {
+pub(super) struct Args {
     /// Machines, or patterns of running machines' names
     #[arg(required = true, value_name = "NAME", add = complete::all())]
     names: Vec<String>,

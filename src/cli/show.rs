@@ -23,7 +23,7 @@ use crate::sys::bus::{Bus, BusError};
   machinist show web                              All properties
   machinist show web -p Leader --value            Just the PID of its leader
   machinist show web -p ActiveState,MainPID --json")]
-pub struct Args {
+pub(super) struct Args {
     /// Machines, or patterns of names
     #[arg(required = true, value_name = "NAME", add = complete::all())]
     names: Vec<String>,

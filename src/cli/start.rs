@@ -18,7 +18,7 @@ use crate::ops::start::{StartOptions, Started, start};
   machinist start web                     Start one machine
   machinist start 'web-*' db --wait       Start several, and wait until they have booted
   machinist start web --wait --timeout 60 Give its boot a minute (exit status 124 after that)")]
-pub struct Args {
+pub(super) struct Args {
     /// Machines, or patterns of image names
     #[arg(required = true, value_name = "NAME", add = complete::images())]
     names: Vec<String>,

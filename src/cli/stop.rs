@@ -18,7 +18,7 @@ use crate::ops::stop::{StopOptions, Stopped, stop};
   machinist stop web                       Power it off, wait up to 90 seconds
   machinist stop '*' --timeout 20 --force  All of them; after 20 seconds without asking
   machinist stop web db                    Two at the same time")]
-pub struct Args {
+pub(super) struct Args {
     /// Machines, or patterns of running machines' names
     #[arg(required = true, value_name = "NAME", add = complete::running())]
     names: Vec<String>,

@@ -15,7 +15,7 @@ use crate::ops::stop::{Stopped, terminate};
 #[command(after_help = "Examples:
   machinist terminate web        Take it down now
   machinist terminate 'ci-*'     All whose name matches")]
-pub struct Args {
+pub(super) struct Args {
     /// Machines, or patterns of running machines' names
     #[arg(required = true, value_name = "NAME", add = complete::running())]
     names: Vec<String>,

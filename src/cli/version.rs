@@ -11,7 +11,7 @@ use crate::output::data;
 #[command(after_help = "Examples:
   machinist version          For people
   machinist version --json   For scripts")]
-pub struct Args {}
+pub(super) struct Args {}
 
 pub(super) async fn run(ctx: &Ctx, _: Args) -> Result<u8, CliError> {
     let own = env!("CARGO_PKG_VERSION");

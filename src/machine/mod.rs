@@ -5,6 +5,7 @@ pub mod name;
 pub mod os_release;
 pub mod report;
 pub mod state;
+pub mod status;
 pub mod text;
 
 pub use image::Image;

@@ -31,8 +31,13 @@ pub(super) struct Item {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Header(Box<str>),
-    Entry { key: Box<str>, value: Box<str> },
+    Entry {
+        key: Box<str>,
+        value: Box<str>,
+    },
     Fault(FaultKind),
+    /// White space that the end of the file cut off in a continuation: nothing to systemd, but in the way of edits.
+    Blank,
 }
 
 /// An assignment `Key=Value`.
@@ -56,7 +61,7 @@ pub struct Entry<'a> {
 pub struct Fault<'a> {
     /// The section it stands in.
     pub section: Option<&'a str>,
-    /// The line that systemd names in its messages.
+    /// The line that systemd names in its messages; of a line that is too long it names the one before.
     pub line: usize,
     /// What is wrong.
     pub kind: FaultKind,
@@ -66,13 +71,13 @@ pub struct Fault<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum FaultKind {
     /// Fatal: systemd refuses the whole file.
-    #[error("the line is not valid UTF-8")]
+    #[error("the line is not valid UTF-8, or contains a code point that Unicode sets aside")]
     NotUtf8,
     /// Fatal: `[` without `]` at the end.
     #[error("the section header has no ']' at the end")]
     UnclosedHeader,
-    /// Fatal: quotes, backslashes or control characters between the brackets.
-    #[error("the section header contains a quote, a backslash or a control character")]
+    /// Fatal: quotes, backslashes or control characters between the brackets; since systemd 262 nothing or wildcards, too.
+    #[error("the section header is empty, or contains a quote, a backslash, a wildcard or a control character")]
     UnsafeHeader,
     /// Fatal: see [`LINE_MAX`].
     #[error("the line is longer than 1 MiB")]
@@ -255,7 +260,7 @@ fn read_items(bytes: &[u8]) -> Vec<Item> {
         match items.get_mut(before) {
             Some(item) => item.open = true,
             None => items.push(Item {
-                kind: Kind::Fault(FaultKind::MissingEquals),
+                kind: Kind::Blank,
                 span: open.start..bytes.len(),
                 first_line: open.line,
                 line: last + 1,
@@ -298,6 +303,7 @@ fn push_item(
     }
     let kind = match std::str::from_utf8(text) {
         Err(_) => Kind::Fault(FaultKind::NotUtf8),
+        Ok(text) if text.chars().any(is_noncharacter) => Kind::Fault(FaultKind::NotUtf8),
         Ok(text) if text.starts_with('[') => match header(text) {
             Ok(name) => {
                 *in_section = true;
@@ -323,6 +329,12 @@ fn push_item(
         line,
         open: false,
     });
+}
+
+/// Code points that Unicode sets aside and that systemd refuses like broken bytes.
+pub(super) fn is_noncharacter(c: char) -> bool {
+    let code = u32::from(c);
+    (0xFDD0..=0xFDEF).contains(&code) || code & 0xFFFE == 0xFFFE
 }
 
 fn entry(key: &str, value: &str) -> Kind {

@@ -95,7 +95,10 @@ pub enum EditError {
 /// Whether a value can be written into a file at all.
 pub(super) fn check_value(value: &str) -> Result<(), EditError> {
     let owned = || value.to_owned();
-    if value.chars().any(char::is_control) {
+    if value
+        .chars()
+        .any(|c| c.is_control() || super::document::is_noncharacter(c))
+    {
         return Err(EditError::Control { value: owned() });
     }
     if value.len() >= LINE_MAX / 2 {

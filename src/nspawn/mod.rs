@@ -2,7 +2,7 @@
 //!
 //! | module | owns |
 //! | --- | --- |
-//! | [`line`] | physical lines and their endings |
+//! | [`mod@line`] | physical lines and their endings |
 //! | [`document`] | the file byte for byte, and the assignments systemd sees in it |
 //! | [`schema`] | the one table of keys, with types and versions |
 //! | [`value`] | what each type of value may be |
@@ -13,6 +13,11 @@
 pub mod assignment;
 pub mod document;
 pub mod edit;
+#[cfg(test)]
+mod examples;
+mod forms;
+mod ignored;
+mod limit;
 pub mod line;
 mod names;
 mod number;

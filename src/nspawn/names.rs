@@ -7,6 +7,9 @@ pub(super) const MANAGED_USERS_SINCE: u32 = 258;
 /// `HOST:CONTAINER` names in `Interface=`, `MACVLAN=` and `IPVLAN=`; before it systemd did not look at the words.
 pub(super) const INTERFACE_PAIRS_SINCE: u32 = 254;
 
+/// A word of `CPUAffinity=` that cannot be read is ignored; before it the whole file was refused.
+pub(super) const CPU_SET_FORGIVING_SINCE: u32 = 258;
+
 pub(super) const RESOLV_CONF_MODES: [&str; 15] = [
     "off",
     "copy-host",
@@ -156,7 +159,7 @@ pub(super) fn is_signal(value: &str) -> bool {
 /// `all`, a name with `CAP_` in either case, or a number.
 pub(super) fn is_capability(word: &str, systemd: u32) -> bool {
     if let Some(number) = integer(word) {
-        return (0..=if systemd >= 258 { 62 } else { 63 }).contains(&number);
+        return (0..=if systemd >= 254 { 62 } else { 63 }).contains(&number);
     }
     let lower = word.to_ascii_lowercase();
     word == "all"
@@ -165,10 +168,11 @@ pub(super) fn is_capability(word: &str, systemd: u32) -> bool {
             .is_some_and(|name| CAPABILITIES.contains(&name))
 }
 
-/// `AF_…` as the kernel's headers spell it.
+/// `AF_…` as the kernel's headers spell it, case aside.
 pub(super) fn is_address_family(word: &str) -> bool {
-    word.strip_prefix("AF_")
-        .is_some_and(|name| ADDRESS_FAMILIES.contains(&name))
+    let upper = word.to_ascii_uppercase();
+    let is_named = |name: &str| ADDRESS_FAMILIES.iter().any(|known| known.eq_ignore_ascii_case(name));
+    upper.strip_prefix("AF_").is_some_and(is_named)
 }
 
 /// The architecture of this machine, or the 32-bit one it can run beside it.

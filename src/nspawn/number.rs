@@ -118,7 +118,11 @@ pub(super) fn time_span(text: &str, unit: u64) -> Option<u64> {
     while !rest.is_empty() {
         rest = rest.strip_prefix('+').unwrap_or(rest);
         let (whole, after) = take_digits(rest).or_else(|| rest.starts_with('.').then_some((0, rest)))?;
+        let pointed = after.starts_with('.');
         let (fraction, after) = take_fraction(after);
+        if (pointed && fraction.is_empty()) || whole > u64::MAX / 2 {
+            return None;
+        }
         let spaced = after.trim_start_matches(space);
         let named = UNITS.iter().find(|(name, _)| spaced.starts_with(name));
         let (factor, remaining) = named.map_or((unit, spaced), |(name, factor)| (*factor, &spaced[name.len()..]));
@@ -196,7 +200,7 @@ mod tests {
         assert_eq!(time_span("1.5", 1_000_000), Some(1_500_000));
         assert_eq!(time_span("30", 1), Some(30));
         assert_eq!(time_span("infinity", 1), Some(u64::MAX));
-        for text in ["", "5 parsecs", "-1s", "1.2.3", "s"] {
+        for text in ["", "5 parsecs", "-1s", "1.2.3", "s", "5.", "18446744073709551615"] {
             assert_eq!(time_span(text, 1), None, "{text}");
         }
     }

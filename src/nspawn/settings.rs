@@ -2,11 +2,12 @@
 
 use std::collections::HashSet;
 
-use super::assignment::suggestion;
 use super::document::{Document, Entry, FaultKind};
+use super::forms::is_repeated_port;
+pub use super::ignored::{Ignored, Reason};
 use super::schema::{KEYS, Key, NEWEST_SYSTEMD, SECTIONS};
 use super::suggest::{nearest_key, nearest_section};
-use super::value::{Empty, ValueError, ValueType, is_repeated_port, quoted};
+use super::value::{Empty, ValueType};
 
 /// What a .nspawn file means.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,93 +36,6 @@ pub struct EffectiveValue {
     pub(super) index: usize,
 }
 
-/// A line, or a part of one, without effect.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ignored {
-    /// The line that systemd would name.
-    pub line: usize,
-    /// Why.
-    pub reason: Reason,
-    /// systemd refuses the whole file for it, and the machine does not start.
-    pub fatal: bool,
-}
-
-/// Why a line has no effect.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Reason {
-    /// A header with a name that systemd does not know; everything in that section is ignored.
-    #[error("unknown section {}{}", quoted(.section), suggestion(.nearest.as_deref()))]
-    UnknownSection {
-        /// Its name.
-        section: String,
-        /// What was probably meant.
-        nearest: Option<String>,
-    },
-    /// No systemd knows this key.
-    #[error("unknown key {} in section [{section}]{}", quoted(.key), suggestion(.nearest.as_deref()))]
-    UnknownKey {
-        /// The section.
-        section: String,
-        /// The key.
-        key: String,
-        /// What was probably meant.
-        nearest: Option<String>,
-    },
-    /// A later systemd knows this key.
-    #[error("{path}= needs systemd {since}, this is {running}")]
-    TooNew {
-        /// `Section.Key`.
-        path: String,
-        /// The first systemd that knows it.
-        since: u32,
-        /// The one that was asked about.
-        running: u32,
-    },
-    /// Text before the first header.
-    #[error("the line stands before the first section")]
-    OutsideSection,
-    /// The line has a wrong form.
-    #[error(transparent)]
-    Form(#[from] FaultKind),
-    /// The value, or a word of it, is not accepted.
-    #[error("{path}=: {source}")]
-    Value {
-        /// `Section.Key`.
-        path: String,
-        /// What is wrong.
-        source: ValueError,
-    },
-    /// The same host port again.
-    #[error("host port {} is forwarded already", quoted(.value))]
-    RepeatedPort {
-        /// The value.
-        value: String,
-    },
-    /// `Boot=` against `ProcessTwo=`, or either against itself.
-    #[error("{path}= contradicts an earlier Boot= or ProcessTwo=, which stays in force")]
-    StartModeConflict {
-        /// `Section.Key`.
-        path: String,
-    },
-    /// A privileged setting in a file that is not trusted.
-    #[error("{path}= is ignored in a file beside the image: it is heeded in /etc/systemd/nspawn only")]
-    NotTrusted {
-        /// `Section.Key`.
-        path: String,
-    },
-    /// systemd takes `Parameters=` over together with the start mode only.
-    #[error("Parameters= has no effect without Boot= or ProcessTwo=")]
-    ParametersAlone,
-}
-
-impl Reason {
-    /// Whether systemd-nspawn says so itself, with file and line.
-    #[must_use]
-    pub fn is_reported_by_systemd(&self) -> bool {
-        !matches!(self, Self::NotTrusted { .. } | Self::ParametersAlone)
-    }
-}
-
 impl Settings {
     /// What `document` means to that systemd; `trusted` for a file in /etc/systemd/nspawn or /run/systemd/nspawn.
     ///
@@ -129,8 +43,7 @@ impl Settings {
     #[must_use]
     pub fn effective(document: &Document, systemd_version: u32, trusted: bool) -> Self {
         let mut reader = Reader::new(systemd_version);
-        let mut lines = LineReader::new(document);
-        while let Some(line) = lines.next_line() {
+        for line in read_lines(document, systemd_version) {
             match line {
                 DocumentLine::Entry(entry) => reader.entry(&entry),
                 DocumentLine::Other(ignored) => reader.ignored.push(ignored),
@@ -211,66 +124,67 @@ enum DocumentLine<'a> {
 }
 
 /// Assignments in known sections, and what else systemd has to say, in the order of the file.
-struct LineReader<'a> {
-    lines: std::vec::IntoIter<DocumentLine<'a>>,
-}
-
-impl<'a> LineReader<'a> {
-    fn new(document: &'a Document) -> Self {
-        let known = |section: Option<&str>| section.is_some_and(|section| SECTIONS.contains(&section));
-        let mut lines: Vec<(usize, DocumentLine<'a>)> = Vec::new();
-        let ignored = |line, reason| {
-            DocumentLine::Other(Ignored {
+fn read_lines(document: &Document, systemd: u32) -> Vec<DocumentLine<'_>> {
+    let known = |section: Option<&str>| section.is_some_and(|section| SECTIONS.contains(&section));
+    let mut lines: Vec<(usize, DocumentLine<'_>)> = Vec::new();
+    let ignored = |line, reason| {
+        DocumentLine::Other(Ignored {
+            line,
+            reason,
+            fatal: false,
+        })
+    };
+    for entry in document.entries() {
+        if known(entry.section) {
+            lines.push((entry.line, DocumentLine::Entry(entry)));
+        } else if entry.section.is_none() {
+            lines.push((entry.line, ignored(entry.line, Reason::OutsideSection)));
+        }
+    }
+    for (section, line) in document.sections() {
+        if systemd >= STRICT_HEADERS_SINCE && (section.is_empty() || section.contains(['*', '?', '['])) {
+            let reason = FaultKind::UnsafeHeader.into();
+            lines.push((
                 line,
-                reason,
-                fatal: false,
-            })
-        };
-        for entry in document.entries() {
-            if known(entry.section) {
-                lines.push((entry.line, DocumentLine::Entry(entry)));
-            } else if entry.section.is_none() {
-                lines.push((entry.line, ignored(entry.line, Reason::OutsideSection)));
-            }
-        }
-        for (section, line) in document.sections() {
-            if !known(Some(section)) && !section.starts_with("X-") {
-                let nearest = nearest_section(section).map(str::to_owned);
-                lines.push((
+                DocumentLine::Other(Ignored {
                     line,
-                    ignored(
-                        line,
-                        Reason::UnknownSection {
-                            section: section.to_owned(),
-                            nearest,
-                        },
-                    ),
-                ));
-            }
-        }
-        for fault in document.faults() {
-            let fatal = fault.kind.is_fatal();
-            if fatal || known(fault.section) {
-                lines.push((
-                    fault.line,
-                    DocumentLine::Other(Ignored {
-                        line: fault.line,
-                        reason: fault.kind.into(),
-                        fatal,
-                    }),
-                ));
-            }
-        }
-        lines.sort_by_key(|(line, _)| *line);
-        Self {
-            lines: lines.into_iter().map(|(_, line)| line).collect::<Vec<_>>().into_iter(),
+                    reason,
+                    fatal: true,
+                }),
+            ));
+        } else if !known(Some(section)) && !section.starts_with("X-") {
+            let nearest = nearest_section(section).map(str::to_owned);
+            lines.push((
+                line,
+                ignored(
+                    line,
+                    Reason::UnknownSection {
+                        section: section.to_owned(),
+                        nearest,
+                    },
+                ),
+            ));
         }
     }
-
-    fn next_line(&mut self) -> Option<DocumentLine<'a>> {
-        self.lines.next()
+    for fault in document.faults() {
+        let fatal = fault.kind.is_fatal();
+        if fatal || known(fault.section) {
+            lines.push((
+                fault.line,
+                DocumentLine::Other(Ignored {
+                    line: fault.line,
+                    reason: fault.kind.into(),
+                    fatal,
+                }),
+            ));
+        }
     }
+    lines.sort_by_key(|(line, _)| *line);
+    lines.into_iter().map(|(_, line)| line).collect()
 }
+
+/// The first systemd seen to refuse a file for a header that is empty or contains `*`, `?` or `[`.
+const STRICT_HEADERS_SINCE: u32 = 262;
 
 /// Takes assignments one after the other, as systemd's parsers do.
 struct Reader {
@@ -334,7 +248,7 @@ impl Reader {
         let (kept, complaint) = key.value.keep(entry.value, self.systemd);
         let taken = complaint.is_none() || !kept.is_empty();
         if let Some(source) = complaint {
-            let fatal = key.value.bad_value_is_fatal(self.systemd);
+            let fatal = key.value.bad_value_is_fatal(entry.value, self.systemd);
             self.ignore(
                 entry.line,
                 Reason::Value {

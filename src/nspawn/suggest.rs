@@ -8,10 +8,12 @@ use super::schema::{KEYS, SECTIONS};
 pub(super) fn nearest_key(section: &str, key: &str) -> Option<String> {
     let wanted = key.to_lowercase();
     let section = section.to_lowercase();
+    let length = wanted.chars().count();
+    let allowed = (length / 3).clamp(1, 3);
     KEYS.iter()
+        .filter(|known| known.name.len().abs_diff(length) <= allowed)
         .filter_map(|known| {
             let off = distance(&wanted, &known.name.to_lowercase());
-            let allowed = (wanted.chars().count() / 3).clamp(1, 3);
             let elsewhere = usize::from(known.section.to_lowercase() != section);
             (off <= allowed).then(|| (2 * off + elsewhere, known.path()))
         })

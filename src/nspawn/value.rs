@@ -1,10 +1,14 @@
 //! What a key's value may be, checked as systemd's own parsers check it.
 
-use std::collections::HashSet;
-
+use super::forms::{
+    cpu_bounds, cpu_range, is_absolute, is_bind, is_id128, is_normal_path, is_overlay, is_short_path, is_uid_range,
+    port,
+};
 use super::names;
-use super::number::{integer_in, size, time_span};
+use super::number::integer_in;
 use super::words::{Quoting, split_field, split_fields, split_words, split_words_partially};
+
+pub use super::limit::Limit;
 
 /// The type of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,17 +52,6 @@ pub enum ValueType {
     Volatile,
     Words,
     Zone,
-}
-
-/// The unit of a resource limit, see setrlimit(2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[allow(missing_docs, reason = "each says what it is")]
-pub enum Limit {
-    Number,
-    Size,
-    Seconds,
-    Microseconds,
-    Nice,
 }
 
 /// What an assignment without a value does.
@@ -182,9 +175,11 @@ impl ValueType {
             (Self::Words | Self::Environment | Self::InterfacePairs, None) => {
                 split_words(value, Quoting::Quotes, None).ok()
             }
-            (Self::CpuSet, Some(_)) if systemd >= 258 => split_words(value, Quoting::QuotesAndEscapes, Some(','))
-                .ok()
-                .map(|words| words.into_iter().filter(|word| cpu_range(word)).collect()),
+            (Self::CpuSet, Some(_)) if !self.bad_value_is_fatal(value, systemd) => {
+                split_words(value, Quoting::QuotesAndEscapes, Some(','))
+                    .ok()
+                    .map(|words| words.into_iter().filter(|word| cpu_range(word)).collect())
+            }
             (_, None) => Some(vec![value.to_owned()]),
             (_, Some(_)) => None,
         };
@@ -193,10 +188,15 @@ impl ValueType {
 
     /// Whether a bad value makes systemd refuse the whole file instead of the line.
     #[must_use]
-    pub fn bad_value_is_fatal(self, systemd: u32) -> bool {
+    pub fn bad_value_is_fatal(self, value: &str, systemd: u32) -> bool {
         match self {
             Self::InterfacePairs => systemd >= names::INTERFACE_PAIRS_SINCE,
-            Self::CpuSet => systemd < 258,
+            // A range from high to low is the one fault that was never fatal.
+            Self::CpuSet => {
+                let words = split_words(value, Quoting::QuotesAndEscapes, Some(','));
+                systemd < names::CPU_SET_FORGIVING_SINCE
+                    && !words.is_ok_and(|words| words.iter().all(|word| cpu_bounds(word).is_some()))
+            }
             _ => false,
         }
     }
@@ -335,7 +335,8 @@ impl ValueType {
             Self::Timezone => boolean || names::TIMEZONE_MODES.contains(&value),
             Self::Volatile => boolean || matches!(value, "state" | "overlay"),
             Self::Ownership => {
-                matches!(value, "off" | "chown" | "map" | "auto")
+                boolean
+                    || matches!(value, "chown" | "map" | "auto")
                     || (value == "foreign" && systemd >= names::MANAGED_USERS_SINCE)
             }
             Self::Bind => is_bind(value).map_err(unbalanced)?,
@@ -363,146 +364,4 @@ impl ValueType {
             Self::Port => port(value).is_some(),
         })
     }
-}
-
-impl Limit {
-    fn accepts(self, value: &str) -> Result<bool, ValueError> {
-        let fields = split_fields(value).map_err(|_| ValueError::Unbalanced {
-            value: value.to_owned(),
-        })?;
-        Ok(match fields.as_slice() {
-            [both] => self.amount(both).is_some(),
-            [soft, hard] => match (self.amount(soft), self.amount(hard)) {
-                (Some(soft), Some(hard)) if soft > hard => {
-                    return Err(ValueError::SoftAboveHard {
-                        value: value.to_owned(),
-                    });
-                }
-                (Some(_), Some(_)) => true,
-                _ => false,
-            },
-            // Behind a second colon nothing may follow.
-            [soft, hard, last] => {
-                last.is_empty()
-                    && self
-                        .amount(soft)
-                        .zip(self.amount(hard))
-                        .is_some_and(|(soft, hard)| soft <= hard)
-            }
-            _ => false,
-        })
-    }
-
-    /// The limit in its unit; [`u64::MAX`] is infinity.
-    fn amount(self, text: &str) -> Option<u64> {
-        if text == "infinity" && self != Self::Nice {
-            return Some(u64::MAX);
-        }
-        let number = |text, high| integer_in(text, 0, high).and_then(|value| u64::try_from(value).ok());
-        match self {
-            Self::Number => number(text, i128::from(u64::MAX) - 1),
-            Self::Size => size(text).filter(|&bytes| bytes < u64::MAX),
-            Self::Seconds => time_span(text, 1_000_000).map(|span| span.div_ceil(1_000_000)),
-            Self::Microseconds => time_span(text, 1),
-            Self::Nice => match text.as_bytes().first() {
-                Some(b'+') => number(&text[1..], 19).map(|nice| 20 - nice),
-                Some(b'-') => number(&text[1..], 20).map(|nice| 20 + nice),
-                _ => number(text, 40),
-            },
-        }
-    }
-}
-
-/// The protocol and the host's port of a `Port=` value, which must not come twice.
-pub(super) fn port(value: &str) -> Option<(&'static str, u16)> {
-    let (protocol, ports) = match (value.strip_prefix("tcp:"), value.strip_prefix("udp:")) {
-        (Some(ports), _) => ("tcp", ports),
-        (_, Some(ports)) => ("udp", ports),
-        _ => ("tcp", value),
-    };
-    let number = |text: &str| {
-        let text = (!text.starts_with([' ', '\t'])).then_some(text)?;
-        u16::try_from(integer_in(text, 1, 65_535)?).ok()
-    };
-    match ports.split_once(':') {
-        Some((host, container)) => number(container).and(number(host)),
-        None => number(ports),
-    }
-    .map(|host| (protocol, host))
-}
-
-fn cpu_range(word: &str) -> bool {
-    let cpu = |text| integer_in(text, 0, 8191);
-    match word.split_once('-') {
-        Some((low, high)) => cpu(low).zip(cpu(high)).is_some_and(|(low, high)| low <= high),
-        None => cpu(word).is_some(),
-    }
-}
-
-fn is_uid_range(value: &str) -> bool {
-    let (first, count) = value.split_once(':').unwrap_or((value, "65536"));
-    let plain = first.bytes().all(|b| b.is_ascii_digit()) && (first == "0" || !first.starts_with('0'));
-    let uid = first
-        .parse::<u32>()
-        .ok()
-        .filter(|&uid| plain && uid != u32::MAX && uid != 0xFFFF);
-    let count = integer_in(count, 1, i128::from(u32::MAX));
-    uid.zip(count)
-        .is_some_and(|(uid, count)| i128::from(uid) + count <= i128::from(u32::MAX))
-}
-
-fn is_id128(value: &str) -> bool {
-    let digits: String = match value.len() {
-        32 => value.to_owned(),
-        36 if [8, 13, 18, 23].iter().all(|&at| value.as_bytes()[at] == b'-') => value.split('-').collect(),
-        _ => return false,
-    };
-    digits.len() == 32 && digits.bytes().all(|b| b.is_ascii_hexdigit()) && digits.bytes().any(|b| b != b'0')
-}
-
-fn is_absolute(path: &str) -> bool {
-    path.starts_with('/')
-}
-
-fn is_normal_path(path: &str) -> bool {
-    is_absolute(path) && path.split('/').all(|part| part != "..")
-}
-
-fn is_short_path(path: &str) -> bool {
-    let parts: Vec<&str> = path
-        .split('/')
-        .filter(|part| !part.is_empty() && *part != ".")
-        .collect();
-    parts.iter().all(|part| part.len() <= 255) && parts.iter().map(|part| part.len() + 1).sum::<usize>() < 4096
-}
-
-/// A path of the host, or of the image behind `+`.
-fn is_source(path: &str) -> bool {
-    !path.is_empty() && path.strip_prefix('+').is_none_or(is_absolute)
-}
-
-fn is_bind(value: &str) -> Result<bool, super::words::Unbalanced> {
-    let (source, rest) = split_field(value)?;
-    let destination = match rest {
-        Some(rest) => split_field(rest)?.0,
-        None => source.strip_prefix('+').unwrap_or(&source).to_owned(),
-    };
-    Ok((source.is_empty() || is_source(&source)) && is_absolute(&destination))
-}
-
-fn is_overlay(fields: &[String]) -> bool {
-    match fields {
-        [] | [_] => false,
-        [lower, upper] => is_source(lower) && is_source(upper),
-        [lower @ .., upper, destination] => {
-            lower.iter().all(|path| is_source(path))
-                && (upper.is_empty() || is_source(upper))
-                && is_absolute(destination)
-        }
-    }
-}
-
-/// What of a list systemd takes only once: the protocol and host port of [`ValueType::Port`].
-pub(super) fn is_repeated_port(seen: &mut HashSet<(&'static str, u16)>, value: &str) -> bool {
-    port(value).is_some_and(|port| !seen.insert(port))
 }

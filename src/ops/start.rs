@@ -89,6 +89,21 @@ async fn start_unit(bus: &Bus, jobs: &Jobs, name: &MachineName) -> Result<Starte
     Ok(Started::Now)
 }
 
+/// Whether there is anything of that name: a running machine, an image, or a unit that failed.
+pub(crate) async fn find_machine(bus: &Bus, name: &MachineName) -> Result<(), OpError> {
+    match bus.registered(name.as_str()).await {
+        Ok(_) => return Ok(()),
+        Err(BusError::NoSuchMachine(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    match find_image(bus, name).await {
+        Err(OpError::NoImage { .. }) if bus.unit_state(&name.unit()).await?.unit.string("ActiveState") == "failed" => {
+            Ok(())
+        }
+        found => found,
+    }
+}
+
 /// Whether machined finds an image of that name.
 pub(crate) async fn find_image(bus: &Bus, name: &MachineName) -> Result<(), OpError> {
     let found = bus.machined().await?.get_image(name.as_str()).await;

@@ -63,6 +63,14 @@ impl Leader {
         self.is_alive().then_some(theirs == ours)
     }
 
+    /// The inode number of a namespace, as lsns(8) shows it.
+    #[must_use]
+    pub fn namespace_id(&self, kind: &str) -> Option<String> {
+        let link = std::fs::read_link(self.proc(&format!("ns/{kind}"))).ok()?;
+        let text = link.to_str()?;
+        self.is_alive().then(|| text.trim_matches(|c: char| !c.is_ascii_digit()).to_owned())
+    }
+
     /// The name of what it runs, as in `/proc/PID/comm`.
     #[must_use]
     pub fn command_name(&self) -> Option<String> {

@@ -6,6 +6,7 @@ pub mod bus;
 pub mod config;
 pub mod files;
 pub mod guest;
+pub mod inspect;
 pub mod journal;
 pub mod machines;
 pub mod netlink;

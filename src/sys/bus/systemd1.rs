@@ -46,6 +46,7 @@ pub(crate) trait Manager {
     #[zbus(allow_interactive_auth)]
     fn reload(&self) -> zbus::Result<()>;
     fn list_units_by_patterns(&self, states: &[&str], patterns: &[&str]) -> zbus::Result<Vec<UnitRow>>;
+    fn get_unit_processes(&self, name: &str) -> zbus::Result<Vec<(String, u32, String)>>;
     fn get_unit_file_state(&self, file: &str) -> zbus::Result<String>;
     #[zbus(allow_interactive_auth)]
     fn enable_unit_files(&self, files: &[&str], runtime: bool, force: bool) -> zbus::Result<(bool, UnitFileChanges)>;
@@ -123,6 +124,19 @@ impl Bus {
         )
         .await?;
         Ok(UnitState { unit, detail })
+    }
+
+    /// The processes of a unit: (control group, PID, command line). Sorted by control group.
+    pub async fn unit_processes(&self, name: &str) -> Result<Vec<(String, u32, String)>, BusError> {
+        let doing = format!("list the processes of '{name}'");
+        let mut processes = self
+            .manager()
+            .await?
+            .get_unit_processes(name)
+            .await
+            .map_err(|error| classify(&error, SERVICE, &doing, name))?;
+        processes.sort();
+        Ok(processes)
     }
 
     /// `UnitFileState` of a unit: "enabled", "disabled", "enabled-runtime", "masked" …
