@@ -169,7 +169,12 @@ fn refuse(error: &clap::Error) -> ExitCode {
     if error.use_stderr() && asked_for_json {
         let text = error.render().to_string();
         // What is missing stands in the lines after the first.
-        let message = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect::<Vec<_>>().join(" ");
+        let message = text
+            .lines()
+            .take_while(|line| !line.is_empty())
+            .map(str::trim)
+            .collect::<Vec<_>>()
+            .join(" ");
         let mut usage = CliError::usage(message.trim_start_matches("error: "));
         if error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
             usage = usage.hint("see `machinist --help`");

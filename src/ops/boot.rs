@@ -34,7 +34,7 @@ pub async fn wait_for_pid1(bus: &Bus, name: &MachineName) -> Result<Option<Strin
         }
         let state = bus.unit_state(&unit).await?;
         if !state.is_up() {
-            return Err(start_failed(bus, name, &unit, "failed").await);
+            return Err(start_failed(bus, name, &unit, "failed", None).await);
         }
         if tokio::time::Instant::now() >= deadline {
             return Ok(None);
@@ -80,7 +80,7 @@ pub async fn wait_for_boot(bus: &Bus, name: &MachineName) -> Result<(), OpError>
             return Ok(());
         }
         if !state.is_up() {
-            return Err(start_failed(bus, name, &unit, "failed").await);
+            return Err(start_failed(bus, name, &unit, "failed", None).await);
         }
         if changes.next().await.is_none() {
             return Err(OpError::Bus(BusError::Unavailable {
@@ -97,8 +97,14 @@ fn has_booted(status: &str) -> bool {
         .is_some_and(|guest| guest.starts_with("Ready") || guest.starts_with("Startup finished"))
 }
 
-pub(super) async fn start_failed(bus: &Bus, name: &MachineName, unit: &str, job_result: &str) -> OpError {
-    let diagnosis = Box::new(failed_job(bus, name.as_str(), unit, job_result).await);
+pub(super) async fn start_failed(
+    bus: &Bus,
+    name: &MachineName,
+    unit: &str,
+    job_result: &str,
+    former: Option<&str>,
+) -> OpError {
+    let diagnosis = Box::new(failed_job(bus, name.as_str(), unit, job_result, former).await);
     OpError::Job {
         verb: "start",
         name: name.to_string(),

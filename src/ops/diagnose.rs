@@ -188,7 +188,9 @@ pub fn explain(name: &str, unit: &str, result: &str, lines: &[Line]) -> Diagnosi
 }
 
 /// Asks the unit and the journal why a job ended with `job_result` ("failed", "timeout", "dependency" …).
-pub async fn failed_job(bus: &Bus, name: &str, unit: &str, job_result: &str) -> Diagnosis {
+///
+/// `former` is the unit's invocation before a start job.
+pub async fn failed_job(bus: &Bus, name: &str, unit: &str, job_result: &str, former: Option<&str>) -> Diagnosis {
     let Ok(state) = bus.unit_state(unit).await else {
         return Diagnosis {
             cause: format!("its job ended with '{job_result}'"),
@@ -196,7 +198,11 @@ pub async fn failed_job(bus: &Bus, name: &str, unit: &str, job_result: &str) -> 
         };
     };
     let result = state.detail.string("Result");
-    if result == "start-limit-hit" {
+    let invocation = state.unit.hex("InvocationID");
+    // A unit that failed before keeps its former result when the limit refuses the next start, but a start that was
+    // tried has an invocation of its own.
+    let refused = job_result == "failed" && former == Some(invocation.as_str());
+    if result == "start-limit-hit" || refused {
         return Diagnosis {
             cause: "it was started too often in a short time".to_owned(),
             evidence: vec![format!("unit {unit} failed (start-limit-hit)")],
@@ -212,7 +218,6 @@ pub async fn failed_job(bus: &Bus, name: &str, unit: &str, job_result: &str) -> 
             )],
         };
     }
-    let invocation = state.unit.hex("InvocationID");
     let lines = if invocation.is_empty() {
         Vec::new()
     } else {

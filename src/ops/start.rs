@@ -86,6 +86,7 @@ async fn start_unit(bus: &Bus, jobs: &Jobs, name: &MachineName) -> Result<Starte
         find_image(bus, name).await?;
     }
     clear_stale_mount(bus, name).await?;
+    let former = state.unit.hex("InvocationID");
     let doing = format!("start machine '{name}'");
     let job = bus
         .manager()
@@ -95,7 +96,7 @@ async fn start_unit(bus: &Bus, jobs: &Jobs, name: &MachineName) -> Result<Starte
         .map_err(|error| classify(&error, systemd1::SERVICE, &doing, &unit))?;
     match jobs.wait(job.as_str()).await.as_str() {
         "done" => {}
-        result => return Err(start_failed(bus, name, &unit, result).await),
+        result => return Err(start_failed(bus, name, &unit, result, Some(&former)).await),
     }
     wait_for_pid1(bus, name).await?;
     Ok(Started::Now)

@@ -206,7 +206,7 @@ async fn finish(bus: &Bus, name: &MachineName, unit: &str, result: &str) -> Resu
     if result == "done" {
         return wait_until_gone(bus, name, unit).await;
     }
-    let diagnosis = Box::new(diagnose::failed_job(bus, name.as_str(), unit, result).await);
+    let diagnosis = Box::new(diagnose::failed_job(bus, name.as_str(), unit, result, None).await);
     Err(OpError::Job {
         verb: "stop",
         name: name.to_string(),
