@@ -17,9 +17,9 @@ use crate::ops::stop::{StopOptions, reboot_inside, stop};
 /// what depends on it keeps running.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  machinist restart web            Power it off and start it again: new settings apply
-  machinist restart web --inside   Reboot the guest in its unit
-  machinist restart 'web-*' --wait Several, until they have booted")]
+  machinist restart web             Power it off and start it again: new settings apply
+  machinist restart web --inside    Reboot the guest in its unit
+  machinist restart 'web-*' --wait  Several, until they have booted")]
 pub(super) struct Args {
     /// Machines, or patterns of running machines' names
     #[arg(required = true, value_name = "NAME", add = complete::all())]
@@ -48,9 +48,14 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
             .iter()
             .flat_map(|name| {
                 if args.inside {
-                    vec![format!("ask the init of '{name}' to reboot and wait for its next invocation")]
+                    vec![format!(
+                        "ask the init of '{name}' to reboot and wait for its next invocation"
+                    )]
                 } else {
-                    vec![format!("stop unit {}", name.unit()), format!("start unit {}", name.unit())]
+                    vec![
+                        format!("stop unit {}", name.unit()),
+                        format!("start unit {}", name.unit()),
+                    ]
                 }
             })
             .collect();
@@ -70,8 +75,26 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
             }
             return Ok(Outcome::new("rebooted", format!("rebooted {name}")));
         }
-        stop(bus, &jobs, &name, StopOptions { timeout: args.timeout, force: args.force }).await?;
-        start(bus, &jobs, &name, StartOptions { wait: args.wait, timeout: args.timeout }).await?;
+        stop(
+            bus,
+            &jobs,
+            &name,
+            StopOptions {
+                timeout: args.timeout,
+                force: args.force,
+            },
+        )
+        .await?;
+        start(
+            bus,
+            &jobs,
+            &name,
+            StartOptions {
+                wait: args.wait,
+                timeout: args.timeout,
+            },
+        )
+        .await?;
         Ok(Outcome::new("restarted", format!("restarted {name}")))
     })
     .await

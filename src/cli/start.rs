@@ -15,9 +15,9 @@ use crate::ops::start::{StartOptions, Started, start};
 /// line of the journal that explains it is shown. Starting a machine that runs is no error.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  machinist start web                     Start one machine
-  machinist start 'web-*' db --wait       Start several, and wait until they have booted
-  machinist start web --wait --timeout 60 Give its boot a minute (exit status 124 after that)")]
+  machinist start web                      Start one machine
+  machinist start 'web-*' db --wait        Start several, and wait until they have booted
+  machinist start web --wait --timeout 60  Give its boot a minute (exit status 124 after that)")]
 pub(super) struct Args {
     /// Machines, or patterns of image names
     #[arg(required = true, value_name = "NAME", add = complete::images())]
@@ -37,13 +37,18 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     let names = resolve(ctx, &args.names, Pool::Images).await?;
     if args.dry_run {
         let wait = if args.wait { " and for its boot" } else { "" };
-        let steps: Vec<_> =
-            names.iter().map(|name| format!("start unit {} and wait for its job{wait}", name.unit())).collect();
+        let steps: Vec<_> = names
+            .iter()
+            .map(|name| format!("start unit {} and wait for its job{wait}", name.unit()))
+            .collect();
         return ctx.show_plan(&steps).map(|()| 0);
     }
     let bus = ctx.bus().await?;
     let jobs = ctx.jobs().await?;
-    let options = StartOptions { wait: args.wait, timeout: args.timeout };
+    let options = StartOptions {
+        wait: args.wait,
+        timeout: args.timeout,
+    };
     each(ctx, "start", names, async |name| {
         Ok(match start(bus, &jobs, &name, options).await? {
             Started::Now => Outcome::new("started", format!("started {name}")),

@@ -129,7 +129,9 @@ mod tests {
         for input in [&b"secret\nmore"[..], b"secret", b"secret\r\n"] {
             let hash = read(input).unwrap();
             assert!(hash.as_str().starts_with("$y$j9T$"), "{}", hash.as_str());
-            yescrypt::Yescrypt::default().verify_password(b"secret", hash.as_str()).unwrap();
+            yescrypt::Yescrypt::default()
+                .verify_password(b"secret", hash.as_str())
+                .unwrap();
             assert!(!format!("{hash:?}").contains("$y$"));
         }
         assert_ne!(read(b"secret").unwrap(), read(b"secret").unwrap(), "no salt");
@@ -141,7 +143,10 @@ mod tests {
         assert!(matches!(read(b"\nsecret"), Err(PasswordError::Empty { .. })));
         assert!(matches!(read(b"a\0b\n"), Err(PasswordError::Nul { .. })));
         assert!(matches!(read(&[b'x'; 5000]), Err(PasswordError::TooLong { .. })));
-        assert!(matches!(read(&[b'x'; PASSWORD_MAX + 1]), Err(PasswordError::TooLong { .. })));
+        assert!(matches!(
+            read(&[b'x'; PASSWORD_MAX + 1]),
+            Err(PasswordError::TooLong { .. })
+        ));
         assert!(read(&[b'x'; PASSWORD_MAX]).is_ok());
     }
 }

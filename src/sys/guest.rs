@@ -26,7 +26,10 @@ impl Leader {
     #[must_use]
     pub fn open(pid: u32) -> Option<Self> {
         let number = Pid::from_raw(i32::try_from(pid).ok()?)?;
-        Some(Self { pid, pidfd: pidfd_open(number, PidfdFlags::empty()).ok()? })
+        Some(Self {
+            pid,
+            pidfd: pidfd_open(number, PidfdFlags::empty()).ok()?,
+        })
     }
 
     /// Whether it still runs: a pidfd becomes readable when its process ends.
@@ -69,7 +72,8 @@ impl Leader {
     pub fn namespace_id(&self, kind: &str) -> Option<String> {
         let link = std::fs::read_link(self.proc(&format!("ns/{kind}"))).ok()?;
         let text = link.to_str()?;
-        self.is_alive().then(|| text.trim_matches(|c: char| !c.is_ascii_digit()).to_owned())
+        self.is_alive()
+            .then(|| text.trim_matches(|c: char| !c.is_ascii_digit()).to_owned())
     }
 
     /// The name of what it runs, as in `/proc/PID/comm`.
@@ -84,7 +88,9 @@ impl Leader {
     pub fn is_frozen(&self) -> bool {
         let groups = std::fs::read_to_string(self.proc("cgroup")).unwrap_or_default();
         // Only the unified hierarchy has the freezer that systemd uses; beside v1 it has another place.
-        let Some(group) = groups.lines().find_map(|line| line.strip_prefix("0::/")) else { return false };
+        let Some(group) = groups.lines().find_map(|line| line.strip_prefix("0::/")) else {
+            return false;
+        };
         let read = |mount: &str| std::fs::read_to_string(Path::new(mount).join(group).join("cgroup.events")).ok();
         let events = read("/sys/fs/cgroup").or_else(|| read("/sys/fs/cgroup/unified"));
         events.is_some_and(|events| events.lines().any(|line| line == "frozen 1")) && self.is_alive()

@@ -86,10 +86,18 @@ async fn running(bus: &Bus, rows: Vec<MachineRow>, wanted: Wanted) -> Vec<Machin
         machines.push(machine);
     }
     let look_os = async {
-        if wanted.os { join_all(registered.iter().map(|(_, known)| os_of(bus, known))).await } else { Vec::new() }
+        if wanted.os {
+            join_all(registered.iter().map(|(_, known)| os_of(bus, known))).await
+        } else {
+            Vec::new()
+        }
     };
     let look_addresses = async {
-        if wanted.addresses { addresses_of(bus, registered.iter().map(|(_, known)| known)).await } else { Vec::new() }
+        if wanted.addresses {
+            addresses_of(bus, registered.iter().map(|(_, known)| known)).await
+        } else {
+            Vec::new()
+        }
     };
     let (os, addresses) = join(look_os, look_addresses).await;
     for ((at, _), os) in registered.iter().zip(os) {
@@ -124,11 +132,17 @@ pub async fn os_of(bus: &Bus, registered: &Registered) -> Seen<crate::machine::O
         let pid = registered.leader;
         return ask(move || os_release(&Leader::open(pid)?.root()?)).await;
     }
-    let Ok(machined) = bus.machined().await else { return Seen::None };
+    let Ok(machined) = bus.machined().await else {
+        return Seen::None;
+    };
     let call = machined.get_machine_os_release(&registered.name);
     match tokio::time::timeout(super::bounded::PATIENCE, call).await {
         Ok(Ok(fields)) => {
-            let text: String = fields.iter().map(|(key, value)| format!("{key}={}\n", shell_words::quote(value))).collect();
+            let text: String = fields
+                .iter()
+                .map(|(key, value)| format!("{key}={}", shell_words::quote(value)))
+                .collect::<Vec<_>>()
+                .join("\n");
             Seen::Value(crate::machine::OsRelease::parse(&text))
         }
         Ok(Err(_)) => Seen::None,
@@ -154,7 +168,9 @@ pub async fn addresses_of(bus: &Bus, machines: impl Iterator<Item = &Registered>
 }
 
 async fn addresses_from_machined(bus: &Bus, name: &str) -> Seen<Vec<std::net::IpAddr>> {
-    let Ok(machined) = bus.machined().await else { return Seen::None };
+    let Ok(machined) = bus.machined().await else {
+        return Seen::None;
+    };
     let call = machined.get_machine_addresses(name);
     match tokio::time::timeout(super::bounded::PATIENCE, call).await {
         Ok(Ok(rows)) => Seen::Value(rows.into_iter().filter_map(|(_, bytes)| address(&bytes)).collect()),
@@ -221,21 +237,32 @@ fn is_enabled(autostart: &Autostart, name: &str) -> Option<bool> {
 pub async fn images(bus: &Bus, with_size: bool) -> Result<Vec<Image>, BusError> {
     let (rows, machines) = join(bus.images(), bus.machines()).await;
     let running: Vec<String> = machines?.into_iter().map(|row| row.0).collect();
-    let images = rows?.into_iter().map(|(name, kind, read_only, created, modified, usage, object)| {
-        let running = &running;
-        async move {
-            let path = bus.image_path(object.as_str(), &name).await.unwrap_or_default();
-            let known = |number: u64| Some(number).filter(|n| *n != u64::MAX);
-            let size = match known(usage).filter(|_| kind != "directory") {
-                Some(bytes) => Seen::Value(bytes),
-                None if with_size && !path.is_empty() => size_of(path.clone()).await,
-                None => Seen::None,
-            };
-            let used_by = running.contains(&name).then(|| name.clone());
-            let time = |micros: u64| known(micros).filter(|n| *n > 0);
-            Image { kind, read_only, size, created: time(created), modified: time(modified), used_by, path, name }
-        }
-    });
+    let images = rows?
+        .into_iter()
+        .map(|(name, kind, read_only, created, modified, usage, object)| {
+            let running = &running;
+            async move {
+                let path = bus.image_path(object.as_str(), &name).await.unwrap_or_default();
+                let known = |number: u64| Some(number).filter(|n| *n != u64::MAX);
+                let size = match known(usage).filter(|_| kind != "directory") {
+                    Some(bytes) => Seen::Value(bytes),
+                    None if with_size && !path.is_empty() => size_of(path.clone()).await,
+                    None => Seen::None,
+                };
+                let used_by = running.contains(&name).then(|| name.clone());
+                let time = |micros: u64| known(micros).filter(|n| *n > 0);
+                Image {
+                    kind,
+                    read_only,
+                    size,
+                    created: time(created),
+                    modified: time(modified),
+                    used_by,
+                    path,
+                    name,
+                }
+            }
+        });
     let mut images = join_all(images).await;
     images.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(images)

@@ -8,6 +8,7 @@ pub mod config;
 pub mod files;
 pub mod guest;
 pub mod inspect;
+pub(crate) mod ioctl;
 pub mod journal;
 pub mod machines;
 pub mod netlink;

@@ -19,7 +19,10 @@ pub enum NetlinkError {
 
 /// A runtime for [`addresses`].
 pub fn runtime() -> Result<Runtime, NetlinkError> {
-    tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(NetlinkError::Socket)
+    tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .map_err(NetlinkError::Socket)
 }
 
 /// The addresses of the calling thread's network namespace, as machined lists them: without loopback's and

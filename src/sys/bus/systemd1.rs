@@ -133,27 +133,31 @@ impl Bus {
         Ok(UnitState { unit, detail })
     }
 
-    /// One property of a unit that is a text: "ActiveState" of "Unit", "StatusText" of "Service".
+    /// Some properties of one interface of a unit, "Unit" or "Service".
     ///
     /// Cheap: for [`Bus::unit_state`] systemd looks at unit files and control groups, which takes it milliseconds.
-    pub(crate) async fn unit_text(&self, name: &str, interface: &str, property: &str) -> Result<String, BusError> {
-        let doing = format!("read '{property}' of unit '{name}'");
+    pub(crate) async fn unit_properties(
+        &self,
+        name: &str,
+        interface: &str,
+        properties: &[&'static str],
+    ) -> Result<Properties, BusError> {
+        let doing = format!("read the state of unit '{name}'");
         let failed = |error: zbus::Error| classify(&error, SERVICE, &doing, name);
         let path = self.manager().await?.load_unit(name).await.map_err(failed)?;
         let interface = format!("{NAME}.{interface}");
-        let properties = Some("org.freedesktop.DBus.Properties");
-        let arguments = (interface.as_str(), property);
-        let reply = self.connection().call_method(Some(NAME), path.as_str(), properties, "Get", &arguments).await;
-        let value = reply.map_err(failed)?.body().deserialize::<zbus::wire::OwnedVariant>().map_err(failed)?;
-        match &*value {
-            zbus::wire::Variant::Str(text) => Ok(text.to_string()),
-            _ => Ok(String::new()),
-        }
+        self.some_properties((NAME, SERVICE), path.as_str(), &interface, properties, name)
+            .await
     }
 
     /// Whether the unit's processes exist: see [`is_up`].
     pub(crate) async fn is_unit_up(&self, name: &str) -> Result<bool, BusError> {
-        Ok(is_up(&self.unit_text(name, "Unit", "ActiveState").await?))
+        Ok(is_up(
+            &self
+                .unit_properties(name, "Unit", &["ActiveState"])
+                .await?
+                .string("ActiveState"),
+        ))
     }
 
     /// The processes of a unit: (control group, PID, command line). Sorted by control group.
@@ -196,7 +200,11 @@ impl Bus {
         Ok(rows
             .into_iter()
             .filter_map(|row| {
-                let name = row.0.strip_prefix("systemd-nspawn@")?.strip_suffix(".service")?.to_owned();
+                let name = row
+                    .0
+                    .strip_prefix("systemd-nspawn@")?
+                    .strip_suffix(".service")?
+                    .to_owned();
                 Some((name, row.3))
             })
             .collect())

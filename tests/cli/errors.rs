@@ -1,0 +1,50 @@
+//! Errors without a host: usage (2), and no bus (5), as text and as JSON.
+
+use insta::assert_snapshot;
+
+use super::session;
+
+fn sessions(calls: &[&[&str]]) -> String {
+    calls.iter().map(|words| session(words)).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn usage() {
+    assert_snapshot!(sessions(&[
+        &[],
+        &["strat", "web"],
+        &["start"],
+        &["start", "web", "--timeout", "soon"],
+        &["create", "web", "nonsense", "--dry-run"],
+        &["create", "a..b", "template:busybox", "--dry-run"],
+        &["create", "web", "debian:trixie", "--network", "vlan=3"],
+        &["create", "web", "debian:trixie", "--set", "Timezone=copy"],
+        &["create", "web", "debian:trixie", "--no-cache", "--refresh"],
+        &["list", "--columns", "colour"],
+        &["man", "colour"],
+    ]));
+}
+
+#[test]
+fn usage_as_json() {
+    assert_snapshot!(sessions(&[
+        &["--json", "strat", "web"],
+        &["start", "--json"],
+        &["create", "web", "nonsense", "--dry-run", "--json"],
+        &["list", "--columns", "colour", "--json"],
+    ]));
+}
+
+#[test]
+fn no_bus() {
+    assert_snapshot!(sessions(&[
+        &["list"],
+        &["images"],
+        &["show", "web"],
+        &["start", "web"],
+        &["stop", "web"],
+        &["enable", "web"],
+        &["list", "--json"],
+        &["list", "--quiet"],
+    ]));
+}

@@ -1,0 +1,32 @@
+//! The whole `--help` tree as one snapshot: a change of the command line is seen in review.
+
+use clap::CommandFactory as _;
+use machinist::cli::Cli;
+
+use super::{session, verbs};
+
+#[test]
+fn whole_tree() {
+    let mut text = session(&["--help"]);
+    for verb in verbs() {
+        text += "\n";
+        text += &session(&[&verb, "--help"]);
+    }
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn every_verb_has_two_examples_and_short_help() {
+    for verb in Cli::command().get_subcommands() {
+        let name = verb.get_name();
+        assert!(verb.get_about().is_some(), "{name} says nothing of itself");
+        let after = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let examples = after.lines().filter(|line| line.contains("machinist")).count();
+        assert!(examples >= 2, "{name} has {examples} examples");
+    }
+}
+
+#[test]
+fn the_command_tree_is_sound() {
+    Cli::command().debug_assert();
+}

@@ -1,0 +1,106 @@
+//! Verbs that work without systemd: version, completions, man, and dry runs.
+
+use insta::assert_snapshot;
+
+use super::{machinist, session, verbs};
+
+#[test]
+fn version() {
+    assert_snapshot!(
+        [
+            session(&["version"]),
+            session(&["version", "--json"]),
+            session(&["--version"])
+        ]
+        .join("\n")
+    );
+}
+
+#[test]
+fn completion_scripts_ask_the_program_in_the_path() {
+    let built = env!("CARGO_BIN_EXE_machinist");
+    for (shell, registers) in [
+        ("bash", "complete -o"),
+        ("zsh", "#compdef machinist"),
+        ("fish", "complete --"),
+    ] {
+        let script = session(&["completions", shell]);
+        assert!(script.contains(registers) && script.contains("machinist"), "{script}");
+        assert!(!script.contains(built), "{shell}: {built} is gone tomorrow");
+    }
+}
+
+#[test]
+fn bash_is_offered_verbs() {
+    // As the script does it: words, and which of them is being typed.
+    let output = machinist()
+        .env("COMPLETE", "bash")
+        .env("_CLAP_COMPLETE_INDEX", "1")
+        .env("_CLAP_COMPLETE_COMP_TYPE", "9")
+        .env("_CLAP_COMPLETE_SPACE", "true")
+        .args(["--", "machinist", "st"])
+        .output()
+        .unwrap();
+    let offered = String::from_utf8(output.stdout).unwrap();
+    let mut offered: Vec<&str> = offered.split_whitespace().collect();
+    offered.sort_unstable();
+    assert_eq!(offered, ["start", "status", "stop"]);
+}
+
+#[test]
+fn a_page_for_every_verb() {
+    let directory = tempfile::tempdir().unwrap();
+    machinist()
+        .arg("man")
+        .arg("--output")
+        .arg(directory.path())
+        .assert()
+        .success();
+    let page = |name: &str| std::fs::read_to_string(directory.path().join(name)).unwrap();
+    assert!(page("machinist.1").contains("machine manager") || page("machinist.1").contains("Machine manager"));
+    for verb in verbs() {
+        let page = page(&format!("machinist-{verb}.1"));
+        assert!(page.starts_with(".ie") || page.contains(".TH"), "{verb}: {page}");
+        let printed = machinist().args(["man", &verb]).output().unwrap();
+        assert!(printed.status.success() && !printed.stdout.is_empty(), "{verb}");
+    }
+}
+
+#[test]
+fn dry_run_of_create() {
+    let directory = tempfile::tempdir().unwrap();
+    let tarball = directory.path().join("rootfs.tar");
+    tar::Builder::new(std::fs::File::create(&tarball).unwrap())
+        .finish()
+        .unwrap();
+    let tarball = tarball.to_str().unwrap();
+    let calls = [
+        vec!["create", "web", tarball, "--dry-run"],
+        vec![
+            "create",
+            "web",
+            tarball,
+            "--dry-run",
+            "--network",
+            "bridge=br0",
+            "--enable",
+            "--start",
+        ],
+        vec!["create", "web", tarball, "--dry-run", "--json"],
+    ];
+    let text = calls.map(|words| session(&words)).join("\n");
+    assert_snapshot!(text.replace(directory.path().to_str().unwrap(), "[DIR]"));
+}
+
+#[test]
+fn a_closed_pipe_is_no_panic() {
+    let output = machinist().args(["man", "create"]).output().unwrap();
+    assert!(output.status.success());
+    let script = format!(
+        "{} man create | head -n 1 >&2; exit ${{PIPESTATUS[0]}}",
+        env!("CARGO_BIN_EXE_machinist")
+    );
+    let output = assert_cmd::Command::new("bash").args(["-c", &script]).output().unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(!errors.contains("panicked"), "{errors}");
+}
