@@ -8,5 +8,10 @@
 
 mod support;
 
+mod clean;
+mod create;
+mod create_bad;
 mod failures;
+mod kill;
 mod life;
+mod remove;
