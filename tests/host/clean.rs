@@ -13,7 +13,11 @@ fn leftovers_and_old_trash_and_logs_go_and_are_counted() {
     let leftover = format!("/var/lib/machines/.#machinist-create-{}-0", guest.name);
     fs::create_dir_all(format!("{leftover}/tree/usr")).unwrap();
     fs::write(format!("{leftover}/tree/usr/data"), vec![7; 3 << 20]).unwrap();
-    fs::write(format!("{leftover}/record.json"), format!(r#"{{"verb":"create","name":"{}","settings":null}}"#, guest.name)).unwrap();
+    fs::write(
+        format!("{leftover}/record.json"),
+        format!(r#"{{"verb":"create","name":"{}","settings":null}}"#, guest.name),
+    )
+    .unwrap();
     let trash = format!("/var/lib/machinist/trash/{}", guest.name);
     let log = format!("/var/log/machinist/bootstrap-{}.log", guest.name);
     fs::create_dir_all(format!("{trash}-0")).unwrap();
@@ -26,24 +30,45 @@ fn leftovers_and_old_trash_and_logs_go_and_are_counted() {
 
     let planned = machinist(["clean", "--dry-run"]).ok();
     for path in [&leftover, &format!("{trash}-0"), &log] {
-        assert!(planned.stdout.contains(path.as_str()), "{path} is not planned\n{planned:?}");
+        assert!(
+            planned.stdout.contains(path.as_str()),
+            "{path} is not planned\n{planned:?}"
+        );
         assert!(Path::new(path).exists(), "a dry run removed {path}");
     }
     let planned = planned.lacks(&format!("{trash}-1")).stderr_has("would free ");
-    assert!(planned.stdout.contains(&format!("leftover of machine '{}'", guest.name)), "{planned:?}");
+    assert!(
+        planned
+            .stdout
+            .contains(&format!("leftover of machine '{}'", guest.name)),
+        "{planned:?}"
+    );
 
     let cleaned = machinist(["clean", "--json"]).ok().json();
     let bytes = cleaned["bytes"].as_u64().expect("bytes");
     assert!(bytes >= 3 << 20, "freed {bytes} bytes only");
-    let item = cleaned["items"].as_array().unwrap().iter().find(|item| item["path"] == leftover.as_str()).expect("the leftover");
-    assert!(item["bytes"].as_u64().is_some_and(|bytes| (3 << 20..5 << 20).contains(&bytes)), "{item}");
+    let item = cleaned["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|item| item["path"] == leftover.as_str())
+        .expect("the leftover");
+    assert!(
+        item["bytes"]
+            .as_u64()
+            .is_some_and(|bytes| (3 << 20..5 << 20).contains(&bytes)),
+        "{item}"
+    );
     for path in [&leftover, &format!("{trash}-0"), &log] {
         assert!(!Path::new(path).exists(), "{path} is still there");
     }
     assert!(Path::new(&format!("{trash}-1")).exists(), "recent trash was removed");
     assert!(guest.image().join("bin/busybox").exists(), "a machine was touched");
     let again = machinist(["clean", "--json"]).ok().json();
-    assert_eq!((&again["bytes"], again["items"].as_array().map(Vec::len)), (&0.into(), Some(0)));
+    assert_eq!(
+        (&again["bytes"], again["items"].as_array().map(Vec::len)),
+        (&0.into(), Some(0))
+    );
     fs::remove_dir_all(format!("{trash}-1")).unwrap();
 }
 
