@@ -125,7 +125,9 @@ wait_for_leader() {
 # PID 1 of the host: the child of nspawn that is number 1 in a PID namespace.
 leader_of() {
     local child
-    for child in $(cat "/proc/$1/task/$1/children" 2>/dev/null); do
+    local children=()
+    read -r -a children 2>/dev/null <"/proc/$1/task/$1/children" || true
+    for child in ${children[@]+"${children[@]}"}; do
         grep -qsE '^NSpid:.*[[:space:]]1$' "/proc/$child/status" && printf '%s\n' "$child" && return
     done
     return 1

@@ -71,7 +71,7 @@ vm_is_running() {
 vm_wait() {
     local image mark=${2:?MARK}
     image=$(need_image "${1:-}")
-    wait_until "${3:-300}" vm_said_or_died "$image" "$mark" || true
+    POLL=0.5 wait_until "${3:-300}" vm_said_or_died "$image" "$mark" || true
     vm_said "$image" "$mark" && return
     tail -n 30 "$image/console" "$image/qemu.log" >&2
     say "error: the virtual machine did not say 'vmtest: $mark'"
