@@ -59,6 +59,7 @@ copy_into() {
         src=${pair%%:*} dst=${pair#*:}
         [[ $dst == /* && -e $src ]] || fail "cannot copy '$pair': SRC must exist and DST be absolute"
         mkdir -p "$root$(dirname "$dst")"
-        cp -aT --no-preserve=ownership "$src" "$root$dst"
+        # A tree keeps its owners; a program belongs to root whoever built it.
+        if [[ -d $src ]]; then cp -aT "$src" "$root$dst"; else install -m "$(stat -L -c %a "$src")" "$src" "$root$dst"; fi
     done
 }

@@ -5,7 +5,7 @@ run_dir() { printf '%s/run/%s\n' "$CACHE" "$1"; }
 
 # What read_state sets. Processes are kept with their start time, so that a number used again is nobody's.
 forget_state() {
-    owner='' owner_start='' supervisor='' supervisor_start='' leader='' leader_start=''
+    owner='' owner_start='' bound='' supervisor='' supervisor_start='' leader='' leader_start=''
 }
 forget_state
 
@@ -35,12 +35,12 @@ need_running() {
 }
 
 host_boot() {
-    local suite=${1:-} owned_by=$PPID copies=() binds=() id
+    local suite=${1:-} owned_by=$PPID is_bound='' copies=() binds=() id
     need_suite "$suite"
     shift
     while (($#)); do
         case $1 in
-            --owner) owned_by=$2 ;;
+            --owner) owned_by=$2 is_bound=1 ;;
             --copy) copies+=("$2") ;;
             --ro-bind) binds+=("--bind-ro=$2") ;;
             --bind) binds+=("--bind=$2") ;;
@@ -58,7 +58,7 @@ host_boot() {
     trap "host_stop '$id'" EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM
-    add_state "$id" "owner=$owned_by" "owner_start=$(process_start "$owned_by")"
+    add_state "$id" "owner=$owned_by" "owner_start=$(process_start "$owned_by" || true)" "bound=$is_bound"
     prepare_root "$id" "$suite" ${copies[@]+"${copies[@]}"}
     net_up "$id" "$(run_dir "$id")/root"
     launch "$id" ${binds[@]+"${binds[@]}"}
@@ -288,15 +288,17 @@ host_list() {
     done
 }
 
-# A run is dead when its owner is, and with it what it booted. Without a leader it may be about to boot.
+# What is left of runs whose owner is gone: dead hosts, and those that were given to their owner with --owner.
 host_sweep() {
     local dir id
     for dir in "$CACHE"/run/*-??????; do
         [[ -d $dir ]] || continue
         id=${dir##*/}
+        # Without a state it may be about to boot.
         read_state "$id" || [[ -n $(find "$dir" -maxdepth 0 -mmin +5) ]] || continue
-        is_alive "$owner" "$owner_start" && continue
-        is_alive "$leader" "$leader_start" && continue
+        # Whoever outlived the one that started it has no owner.
+        [[ $owner == 1 ]] || ! is_alive "$owner" "$owner_start" || continue
+        [[ -n $bound ]] || ! is_alive "$leader" "$leader_start" || continue
         say "sweeping $id"
         host_stop "$id"
     done
