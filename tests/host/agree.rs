@@ -7,17 +7,29 @@ use crate::support::{Guest, alone, machinist, names_of_machinist, run};
 /// The first column of a table of machinectl's.
 fn by_machinectl(verb: &str) -> BTreeSet<String> {
     let table = run("machinectl", [verb, "--no-legend", "--no-pager"]).ok().stdout;
-    table.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).filter(|name| name != ".host").collect()
+    table
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .map(str::to_owned)
+        .filter(|name| name != ".host")
+        .collect()
 }
 
 #[track_caller]
 fn all_agree(step: &str) {
     let (machines, images) = (by_machinectl("list"), by_machinectl("list-images"));
-    assert_eq!(names_of_machinist(["list", "--json"]), machines, "machines after {step}");
+    assert_eq!(
+        names_of_machinist(["list", "--json"]),
+        machines,
+        "machines after {step}"
+    );
     assert_eq!(names_of_machinist(["images", "--json"]), images, "images after {step}");
     let all = names_of_machinist(["list", "-a", "--json"]);
     let known: BTreeSet<String> = machines.union(&images).cloned().collect();
-    assert!(all.is_superset(&known), "list -a after {step}: {all:?}, but there are {known:?}");
+    assert!(
+        all.is_superset(&known),
+        "list -a after {step}: {all:?}, but there are {known:?}"
+    );
 }
 
 #[test]

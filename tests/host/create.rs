@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::support::{
-    Guest, PATIENCE, There, agree, create_debian, guest_suite, holds_within, machine_property, machinist,
+    Guest, MACHINES, PATIENCE, There, agree, create_debian, guest_suite, holds_within, machine_property, machinist,
     make_busybox_image, run, sh, shared, unique, wait_until,
 };
 
@@ -18,8 +18,13 @@ const PASSWORD: &str = "correct horse battery staple 7";
 pub(crate) fn traces(name: &str) -> Vec<String> {
     let mut found = Vec::new();
     for directory in [
-        "/var/lib/machines", "/etc/systemd/nspawn", "/run/systemd/nspawn", "/etc/systemd/system",
-        "/etc/systemd/system/machines.target.wants", "/run/systemd/nspawn/unix-export", "/var/lib/machinist/trash",
+        "/var/lib/machines",
+        "/etc/systemd/nspawn",
+        "/run/systemd/nspawn",
+        "/etc/systemd/system",
+        "/etc/systemd/system/machines.target.wants",
+        "/run/systemd/nspawn/unix-export",
+        "/var/lib/machinist/trash",
     ] {
         let Ok(entries) = fs::read_dir(directory) else { continue };
         let ours = entries.flatten().map(|entry| entry.path()).filter(|path| {
@@ -35,14 +40,32 @@ pub(crate) fn traces(name: &str) -> Vec<String> {
     found
 }
 
+/// The hidden directory that a create of this name works in.
+pub(crate) fn hidden(name: &str) -> Option<PathBuf> {
+    let prefix = format!(".#machinist-create-{name}-");
+    let entries = fs::read_dir(MACHINES).expect("reading /var/lib/machines").flatten();
+    entries.map(|entry| entry.path()).find(|path| {
+        path.file_name()
+            .is_some_and(|f| f.to_string_lossy().starts_with(&prefix))
+    })
+}
+
 /// Waits for an IPv4 address on host0, and returns it.
 fn address_of_host0(guest: &Guest) -> String {
     let mut address = None;
     wait_until("host0 has an address", || {
         let leader = guest.leader().to_string();
-        let links = run("nsenter", ["-t", &leader, "-n", "ip", "-j", "-4", "addr", "show", "dev", "host0"]).ok().json();
+        let links = run(
+            "nsenter",
+            ["-t", &leader, "-n", "ip", "-j", "-4", "addr", "show", "dev", "host0"],
+        )
+        .ok()
+        .json();
         let infos = links[0]["addr_info"].as_array().cloned().unwrap_or_default();
-        address = infos.iter().find(|info| info["scope"] == "global").and_then(|info| info["local"].as_str().map(str::to_owned));
+        address = infos
+            .iter()
+            .find(|info| info["scope"] == "global")
+            .and_then(|info| info["local"].as_str().map(str::to_owned));
         address.is_some()
     });
     address.expect("an address")
@@ -50,12 +73,17 @@ fn address_of_host0(guest: &Guest) -> String {
 
 fn shadow_of_root(image: &Path) -> String {
     let shadow = fs::read_to_string(image.join("etc/shadow")).expect("reading shadow");
-    let line = shadow.lines().find(|line| line.starts_with("root:")).expect("a line of root's");
+    let line = shadow
+        .lines()
+        .find(|line| line.starts_with("root:"))
+        .expect("a line of root's");
     line.split(':').nth(1).expect("a hash").to_owned()
 }
 
 fn is_hash_of(hash: &str, password: &str) -> bool {
-    let computed = run("perl", ["-e", "print crypt($ARGV[0], $ARGV[1])", password, hash]).ok().stdout;
+    let computed = run("perl", ["-e", "print crypt($ARGV[0], $ARGV[1])", password, hash])
+        .ok()
+        .stdout;
     hash.starts_with('$') && computed == hash
 }
 
@@ -72,16 +100,30 @@ fn busybox_is_made_from_a_template() {
     agree(name, There::Stopped);
     let meta = fs::metadata(guest.image()).unwrap();
     assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777), (0, 0, 0o755));
-    assert!(shadow_of_root(&guest.image()).starts_with(['!', '*']), "root is not locked");
-    assert_eq!(fs::read_to_string(guest.image().join("etc/hostname")).unwrap(), format!("{name}\n"));
+    assert!(
+        shadow_of_root(&guest.image()).starts_with(['!', '*']),
+        "root is not locked"
+    );
+    assert_eq!(
+        fs::read_to_string(guest.image().join("etc/hostname")).unwrap(),
+        format!("{name}\n")
+    );
     let all = traces(name);
-    assert_eq!(all, [format!("/etc/systemd/nspawn/{name}.nspawn"), format!("/var/lib/machines/{name}")]);
+    assert_eq!(
+        all,
+        [
+            format!("/etc/systemd/nspawn/{name}.nspawn"),
+            format!("/var/lib/machines/{name}")
+        ]
+    );
     let settings = fs::read_to_string(guest.settings()).unwrap();
     assert!(settings.contains("[Exec]\nKillSignal=SIGUSR2\n"), "{settings}");
 
     guest.start();
     address_of_host0(&guest);
-    let hostname = run("nsenter", ["-t", &guest.leader().to_string(), "-u", "hostname"]).ok().stdout;
+    let hostname = run("nsenter", ["-t", &guest.leader().to_string(), "-u", "hostname"])
+        .ok()
+        .stdout;
     assert_eq!(hostname, format!("{name}\n"));
     // A user namespace of its own.
     let map = fs::read_to_string(format!("/proc/{}/uid_map", guest.leader())).unwrap();
@@ -97,7 +139,10 @@ fn start_and_enable_can_be_had_at_once() {
     let name = &guest.name;
     let output = machinist(["create", name, "template:busybox", "--start", "--enable", "--json"]).ok();
     let rows = output.json();
-    assert_eq!((&rows[0]["machine"], &rows[0]["result"]), (&name.as_str().into(), &"created".into()));
+    assert_eq!(
+        (&rows[0]["machine"], &rows[0]["result"]),
+        (&name.as_str().into(), &"created".into())
+    );
     assert_eq!(run("systemctl", ["is-enabled", &guest.unit()]).ok().stdout, "enabled\n");
     agree(name, There::Running);
 }
@@ -107,10 +152,19 @@ fn what_is_created_but_cannot_start_stays_and_says_so() {
     let _host = shared();
     let guest = Guest::new("stays");
     let name = &guest.name;
-    machinist(["create", name, "template:busybox", "--network", "bridge=nosuchbr3", "--start"])
-        .status(1)
-        .stderr_has("bridge 'nosuchbr3' does not exist")
-        .stderr_has(&format!("the image of '{name}' was created and stays; `machinist remove {name}` removes it"));
+    machinist([
+        "create",
+        name,
+        "template:busybox",
+        "--network",
+        "bridge=nosuchbr3",
+        "--start",
+    ])
+    .status(1)
+    .stderr_has("bridge 'nosuchbr3' does not exist")
+    .stderr_has(&format!(
+        "the image of '{name}' was created and stays; `machinist remove {name}` removes it"
+    ));
     agree(name, There::Stopped);
 }
 
@@ -121,12 +175,25 @@ fn a_dry_run_of_create_touches_nothing() {
     let name = &guest.name;
     for source in ["template:busybox".to_owned(), format!("debian:{}", guest_suite())] {
         let plan = machinist(["create", name, &source, "--start", "--enable", "--dry-run"]).ok();
-        assert!(plan.stdout.contains(&format!("rename it to '/var/lib/machines/{name}'")), "{plan:?}");
-        assert!(plan.stdout.contains(&format!("enable unit {}", guest.unit())), "{plan:?}");
-        assert!(plan.stdout.contains(&format!("start unit {}", guest.unit())), "{plan:?}");
+        assert!(
+            plan.stdout
+                .contains(&format!("rename it to '/var/lib/machines/{name}'")),
+            "{plan:?}"
+        );
+        assert!(
+            plan.stdout.contains(&format!("enable unit {}", guest.unit())),
+            "{plan:?}"
+        );
+        assert!(
+            plan.stdout.contains(&format!("start unit {}", guest.unit())),
+            "{plan:?}"
+        );
         assert_eq!(traces(name), Vec::<String>::new());
         let steps = machinist(["create", name, &source, "--dry-run", "--json"]).ok().json();
-        assert!(steps["steps"].as_array().is_some_and(|steps| steps.len() > 4), "{steps}");
+        assert!(
+            steps["steps"].as_array().is_some_and(|steps| steps.len() > 4),
+            "{steps}"
+        );
     }
     agree(name, There::Nowhere);
 }
@@ -138,12 +205,24 @@ fn each_kind_of_network_is_real() {
     run("ip", ["link", "add", &bridge, "type", "bridge"]).ok();
     let zone = unique("z");
     let links_in = |guest: &Guest| {
-        let rows = run("nsenter", ["-t", &guest.leader().to_string(), "-n", "ip", "-j", "link"]).ok().json();
-        let names = rows.as_array().unwrap().iter().map(|row| row["ifname"].as_str().unwrap().to_owned());
+        let rows = run("nsenter", ["-t", &guest.leader().to_string(), "-n", "ip", "-j", "link"])
+            .ok()
+            .json();
+        let names = rows
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|row| row["ifname"].as_str().unwrap().to_owned());
         names.collect::<Vec<_>>()
     };
     let master_of = |link: &str| run("ip", ["-j", "link", "show", "dev", link]).ok().json()[0]["master"].clone();
-    for network in ["veth".to_owned(), "host".into(), "none".into(), format!("bridge={bridge}"), format!("zone={zone}")] {
+    for network in [
+        "veth".to_owned(),
+        "host".into(),
+        "none".into(),
+        format!("bridge={bridge}"),
+        format!("zone={zone}"),
+    ] {
         let guest = Guest::new("n");
         let name = &guest.name;
         machinist(["create", name, "template:busybox", "--network", &network, "--start"]).ok();
@@ -175,16 +254,29 @@ fn settings_are_written_and_in_force() {
     let _host = shared();
     let guest = Guest::new("set");
     let name = &guest.name;
-    let words = ["--set", "Exec.Environment=GREETING=hello", "--set", "Files.TemporaryFileSystem=/mnt", "--hostname", "other"];
+    let words = [
+        "--set",
+        "Exec.Environment=GREETING=hello",
+        "--set",
+        "Files.TemporaryFileSystem=/mnt",
+        "--hostname",
+        "other",
+    ];
     machinist(["create", name, "template:busybox"].into_iter().chain(words)).ok();
     guest.start();
     let environment = fs::read_to_string(format!("/proc/{}/environ", guest.leader())).unwrap();
     assert!(environment.contains("GREETING=hello"), "{environment:?}");
     let mounts = fs::read_to_string(format!("/proc/{}/mounts", guest.leader())).unwrap();
     assert!(mounts.contains("tmpfs /mnt tmpfs"), "{mounts}");
-    assert_eq!(fs::read_to_string(guest.image().join("etc/hostname")).unwrap(), "other\n");
+    assert_eq!(
+        fs::read_to_string(guest.image().join("etc/hostname")).unwrap(),
+        "other\n"
+    );
     wait_until("the guest has its name", || {
-        run("nsenter", ["-t", &guest.leader().to_string(), "-u", "hostname"]).ok().stdout == "other\n"
+        run("nsenter", ["-t", &guest.leader().to_string(), "-u", "hostname"])
+            .ok()
+            .stdout
+            == "other\n"
     });
 }
 
@@ -194,12 +286,23 @@ fn a_root_password_works_and_comes_from_a_file_or_stdin() {
     let guest = Guest::new("pw");
     let file = PathBuf::from(format!("/root/{}.password", guest.name));
     fs::write(&file, format!("{PASSWORD}\n")).unwrap();
-    machinist(["create", &guest.name, "template:busybox", "--root-password-file", &file.to_string_lossy()]).ok().lacks(PASSWORD);
+    machinist([
+        "create",
+        &guest.name,
+        "template:busybox",
+        "--root-password-file",
+        &file.to_string_lossy(),
+    ])
+    .ok()
+    .lacks(PASSWORD);
     fs::remove_file(&file).unwrap();
     let hash = shadow_of_root(&guest.image());
     assert!(is_hash_of(&hash, PASSWORD), "{hash}");
     assert!(!is_hash_of(&hash, "another"), "{hash}");
-    let mode = fs::metadata(guest.image().join("etc/shadow")).unwrap().permissions().mode();
+    let mode = fs::metadata(guest.image().join("etc/shadow"))
+        .unwrap()
+        .permissions()
+        .mode();
     assert_eq!(mode & 0o7007, 0, "shadow is readable by others: {mode:o}");
 
     let other = Guest::new("pw");
@@ -208,7 +311,10 @@ fn a_root_password_works_and_comes_from_a_file_or_stdin() {
     assert!(is_hash_of(&shadow_of_root(&other.image()), "zweites Paßwort"));
     let empty = Guest::new("pw");
     let create = ["create", &empty.name, "template:busybox", "--root-password-file", "-"];
-    machinist(create).stdin("\n").status(1).fails_with("the root password in 'standard input' is empty", "--root-password-file");
+    machinist(create)
+        .stdin("\n")
+        .status(1)
+        .fails_with("the root password in 'standard input' is empty", "--root-password-file");
     agree(&empty.name, There::Nowhere);
 }
 
@@ -241,7 +347,11 @@ fn watch_for_password(stop: &AtomicBool) -> Option<String> {
             for file in ["cmdline", "environ"] {
                 let bytes = fs::read(entry.path().join(file)).unwrap_or_default();
                 if String::from_utf8_lossy(&bytes).replace('\0', " ").contains(PASSWORD) {
-                    seen = Some(format!("{}: {}", entry.path().display(), String::from_utf8_lossy(&bytes)));
+                    seen = Some(format!(
+                        "{}: {}",
+                        entry.path().display(),
+                        String::from_utf8_lossy(&bytes)
+                    ));
                 }
             }
         }
@@ -266,7 +376,11 @@ fn debian_is_usable_at_once() {
     });
     assert_eq!(seen, None, "the password was in a command line or environment");
     fs::remove_file(&secret).unwrap();
-    sh("! grep -rqF \"$1\" /var/log/machinist /var/cache/machinist --include='*.log' --include='*.json'", [PASSWORD]).ok();
+    sh(
+        "! grep -rqF \"$1\" /var/log/machinist /var/cache/machinist --include='*.log' --include='*.json'",
+        [PASSWORD],
+    )
+    .ok();
     sh("! journalctl -q --no-pager -o cat | grep -qF \"$1\"", [PASSWORD]).ok();
     assert!(is_hash_of(&shadow_of_root(&guest.image()), PASSWORD));
 
@@ -274,17 +388,33 @@ fn debian_is_usable_at_once() {
     wait_until("all its jobs are done", || {
         ["running", "degraded"].contains(&run("systemctl", ["-M", name, "is-system-running"]).any().stdout.trim())
     });
-    let failed = run("systemctl", ["-M", name, "--failed", "--no-legend", "--plain"]).ok().stdout;
+    let failed = run("systemctl", ["-M", name, "--failed", "--no-legend", "--plain"])
+        .ok()
+        .stdout;
     assert_eq!(failed, "", "units failed in the guest");
     let address = address_of_host0(&guest);
-    let by_machined = run("machinectl", ["list", "--no-legend", "--max-addresses=all"]).ok().stdout;
+    let by_machined = run("machinectl", ["list", "--no-legend", "--max-addresses=all"])
+        .ok()
+        .stdout;
     assert!(by_machined.contains(&address), "{by_machined}");
-    let networkd = guest.inside(["networkctl", "status", "host0", "--no-pager"]).any().stdout;
-    assert!(networkd.contains("(DHCP4"), "not by DHCP:\n{networkd}");
+    let networkd = guest
+        .inside(["networkctl", "status", "host0", "--no-pager"])
+        .any()
+        .stdout;
+    assert!(networkd.contains("(DHCP"), "not by DHCP:\n{networkd}");
     assert_eq!(guest.inside(["hostname"]).any().stdout.trim(), name.as_str());
-    let resolved = holds_within(PATIENCE, || guest.inside(["getent", "ahostsv4", "deb.debian.org"]).any().status == 0);
-    assert!(resolved, "names do not resolve: {:?}", guest.inside(["resolvectl", "status", "--no-pager"]).any());
-    guest.inside(["apt-get", "-q", "update", "-o", "Acquire::Check-Valid-Until=false"]).ok().lacks("Err:");
+    let resolved = holds_within(PATIENCE, || {
+        guest.inside(["getent", "ahostsv4", "deb.debian.org"]).any().status == 0
+    });
+    assert!(
+        resolved,
+        "names do not resolve: {:?}",
+        guest.inside(["resolvectl", "status", "--no-pager"]).any()
+    );
+    guest
+        .inside(["apt-get", "-q", "update", "-o", "Acquire::Check-Valid-Until=false"])
+        .ok()
+        .lacks("Err:");
     machinist(["stop", name]).ok();
     guest.is_down();
 }
@@ -304,8 +434,14 @@ fn the_second_create_is_a_copy_with_an_identity_of_its_own() {
     for guest in [&one, &two] {
         let id = fs::read_to_string(guest.image().join("etc/machine-id")).unwrap();
         assert!(["", "uninitialized\n"].contains(&id.as_str()), "machine-id is {id:?}");
-        assert!(shadow_of_root(&guest.image()).starts_with(['!', '*']), "root is not locked");
-        assert_eq!(fs::read_to_string(guest.image().join("etc/hostname")).unwrap(), format!("{}\n", guest.name));
+        assert!(
+            shadow_of_root(&guest.image()).starts_with(['!', '*']),
+            "root is not locked"
+        );
+        assert_eq!(
+            fs::read_to_string(guest.image().join("etc/hostname")).unwrap(),
+            format!("{}\n", guest.name)
+        );
     }
     // Owners, modes and links as in the cached tree, and as dpkg wants them.
     let list = |guest: &Guest| {
@@ -315,7 +451,11 @@ fn the_second_create_is_a_copy_with_an_identity_of_its_own() {
     };
     assert!(list(&one) == list(&two), "two copies of one tree differ");
     let su = fs::metadata(one.image().join("usr/bin/su")).unwrap();
-    assert_eq!((su.mode() & 0o7777, su.uid()), (0o4755, 0), "su is not what it should be");
+    assert_eq!(
+        (su.mode() & 0o7777, su.uid()),
+        (0o4755, 0),
+        "su is not what it should be"
+    );
     let shadow = fs::metadata(one.image().join("etc/shadow")).unwrap();
     assert_eq!((shadow.mode() & 0o7777, shadow.gid()), (0o640, 42));
 
@@ -361,7 +501,10 @@ fn tarballs_of_all_kinds_are_unpacked_as_tar_does() {
         if ours != wanted {
             fs::write("/root/ours", &ours).unwrap();
             fs::write("/root/wanted", &wanted).unwrap();
-            panic!("{file} is not as tar unpacks it:\n{}", run("diff", ["/root/wanted", "/root/ours"]).any().stdout);
+            panic!(
+                "{file} is not as tar unpacks it:\n{}",
+                run("diff", ["/root/wanted", "/root/ours"]).any().stdout
+            );
         }
         if file == "a.tar.zst" {
             guest.start();

@@ -8,13 +8,19 @@ use crate::support::{Guest, machinist, run, shared};
 
 #[track_caller]
 fn row(name: &str) -> Value {
-    let rows = machinist(["images", "--json", "--filter", &format!("name={name}")]).ok().json();
+    let rows = machinist(["images", "--json", "--filter", &format!("name={name}")])
+        .ok()
+        .json();
     assert_eq!(rows.as_array().map(Vec::len), Some(1), "{rows}");
     rows[0].clone()
 }
 
 fn image_property(name: &str, property: &str) -> String {
-    run("machinectl", ["show-image", name, "-p", property, "--value"]).ok().stdout.trim_end().to_owned()
+    run("machinectl", ["show-image", name, "-p", property, "--value"])
+        .ok()
+        .stdout
+        .trim_end()
+        .to_owned()
 }
 
 #[test]
@@ -22,11 +28,18 @@ fn directories_and_files_are_as_machined_says() {
     let _host = shared();
     let guest = Guest::busybox("img");
     let raw = Guest::new("img");
-    fs::write(raw.image().with_file_name(format!("{}.raw", raw.name)), vec![1; 1 << 20]).unwrap();
+    fs::write(
+        raw.image().with_file_name(format!("{}.raw", raw.name)),
+        vec![1; 1 << 20],
+    )
+    .unwrap();
     for (guest, kind) in [(&guest, "directory"), (&raw, "raw")] {
         let row = row(&guest.name);
         let name = &guest.name;
-        assert_eq!((row["type"].as_str(), image_property(name, "Type").as_str()), (Some(kind), kind));
+        assert_eq!(
+            (row["type"].as_str(), image_property(name, "Type").as_str()),
+            (Some(kind), kind)
+        );
         assert_eq!(row["ro"], image_property(name, "ReadOnly") == "yes");
         assert_eq!(row["path"], image_property(name, "Path"));
         assert_eq!(row["used_by"], Value::Null);
@@ -55,8 +68,17 @@ fn a_directory_counts_what_du_counts() {
     let du = run("du", ["-s", "-B1", &image.to_string_lossy()]).ok().stdout;
     let du: u64 = du.split_whitespace().next().unwrap().parse().unwrap();
     assert_eq!(row(&guest.name)["size"].as_u64(), Some(du));
-    let table = machinist(["images", "--filter", &format!("name={}", guest.name), "--columns", "name,size"]).ok();
-    table.stdout_has(&format!("{:.1}M", du as f64 / f64::from(1 << 20))).stdout_has("1 image listed.");
+    let table = machinist([
+        "images",
+        "--filter",
+        &format!("name={}", guest.name),
+        "--columns",
+        "name,size",
+    ])
+    .ok();
+    table
+        .stdout_has(&format!("{:.1}M", du as f64 / f64::from(1 << 20)))
+        .stdout_has("1 image listed.");
 }
 
 #[test]

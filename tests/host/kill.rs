@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::create::traces;
+use crate::create::{hidden, traces};
 use crate::support::{
     Guest, There, agree, bootstrap_options, guest_suite, holds_within, images_of_machined, machinist,
     make_busybox_image, run, sh, shared, unique, wait_until,
@@ -25,7 +25,8 @@ fn is_invisible(name: &str) {
 /// A tarball that takes a moment to unpack.
 fn tarball(directory: &PathBuf) -> String {
     make_busybox_image(&directory.join("tree"));
-    let script = "cd \"$1\"; for i in $(seq 400); do head -c 40K /dev/urandom >tree/usr/lib/$i; done; tar -C tree -cf a.tar .";
+    let script =
+        "cd \"$1\"; for i in $(seq 400); do head -c 40K /dev/urandom >tree/usr/lib/$i; done; tar -C tree -cf a.tar .";
     sh(script, [directory.as_os_str()]).ok();
     directory.join("a.tar").to_string_lossy().into_owned()
 }
@@ -36,7 +37,10 @@ fn create_killed_before_each_step_leaves_nothing_visible() {
     let guest = Guest::new("die");
     let name = &guest.name;
     let create = ["create", name, "template:busybox", "--set", "Exec.Hostname=x"];
-    let steps = machinist(create.iter().chain(&["--dry-run", "--json"])).ok().json()["steps"].as_array().unwrap().len();
+    let steps = machinist(create.iter().chain(&["--dry-run", "--json"])).ok().json()["steps"]
+        .as_array()
+        .unwrap()
+        .len();
     let mut died = 0;
     loop {
         let output = machinist(create).env("MACHINIST_DIE_AT_STEP", died.to_string()).any();
@@ -51,7 +55,13 @@ fn create_killed_before_each_step_leaves_nothing_visible() {
     agree(name, There::Stopped);
     // What the kills left was swept by the calls after them, and what is there now is complete.
     let left = traces(name);
-    assert_eq!(left, [format!("/etc/systemd/nspawn/{name}.nspawn"), format!("/var/lib/machines/{name}")]);
+    assert_eq!(
+        left,
+        [
+            format!("/etc/systemd/nspawn/{name}.nspawn"),
+            format!("/var/lib/machines/{name}")
+        ]
+    );
     guest.start();
 }
 
@@ -67,7 +77,10 @@ fn create_killed_at_ten_random_moments_leaves_nothing_visible() {
     let mut killed = 0;
     for _ in 0..10 {
         let random = fs::read("/proc/sys/kernel/random/uuid").unwrap();
-        let share = random[..8].iter().fold(0_u32, |sum, byte| sum * 7 % 1009 + u32::from(*byte)) % 1000;
+        let share = random[..8]
+            .iter()
+            .fold(0_u32, |sum, byte| sum * 7 % 1009 + u32::from(*byte))
+            % 1000;
         let running = machinist(["create", name, &archive]).spawn();
         std::thread::sleep(whole * share / 1000);
         running.signal(Signal::SIGKILL);
@@ -86,7 +99,12 @@ fn create_killed_at_ten_random_moments_leaves_nothing_visible() {
     assert!(killed > 0, "none of the kills came in time");
     machinist(["create", name, &archive]).ok();
     agree(name, There::Stopped);
-    assert_eq!(traces(name).len(), 1 + usize::from(guest.settings().exists()), "{:?}", traces(name));
+    assert_eq!(
+        traces(name).len(),
+        1 + usize::from(guest.settings().exists()),
+        "{:?}",
+        traces(name)
+    );
     fs::remove_dir_all(work).unwrap();
 }
 
@@ -98,7 +116,9 @@ fn remove_killed_before_each_step_is_done_or_not() {
     for step in 0..12 {
         machinist(["create", name, "template:busybox"]).ok();
         machinist(["enable", name]).ok();
-        let output = machinist(["remove", "-y", name]).env("MACHINIST_DIE_AT_STEP", step.to_string()).any();
+        let output = machinist(["remove", "-y", name])
+            .env("MACHINIST_DIE_AT_STEP", step.to_string())
+            .any();
         if output.status == 0 {
             assert!(step >= 4, "only {step} steps");
             is_invisible(name);
@@ -109,7 +129,10 @@ fn remove_killed_before_each_step_is_done_or_not() {
         if guest.image().exists() {
             // The old state: all of it.
             agree(name, There::Stopped);
-            assert_eq!(run("systemctl", ["is-enabled", &guest.unit()]).any().stdout, "enabled\n");
+            assert_eq!(
+                run("systemctl", ["is-enabled", &guest.unit()]).any().stdout,
+                "enabled\n"
+            );
             assert!(guest.settings().exists(), "a part of it was removed");
             guest.start();
             machinist(["remove", "-y", "--force", name]).ok();
@@ -120,7 +143,10 @@ fn remove_killed_before_each_step_is_done_or_not() {
             machinist(["create", &other.name, "template:busybox"]).ok();
         }
         assert_eq!(traces(name), Vec::<String>::new(), "killed before step {step}");
-        assert_ne!(run("systemctl", ["is-enabled", &guest.unit()]).any().stdout, "enabled\n");
+        assert_ne!(
+            run("systemctl", ["is-enabled", &guest.unit()]).any().stdout,
+            "enabled\n"
+        );
     }
     panic!("remove has more steps than expected");
 }
@@ -136,16 +162,23 @@ fn ctrl_c_during_a_bootstrap_leaves_nothing_and_ends_at_once() {
     let marker = format!("machinist-create-{name}-");
     let children = || {
         let all = run("ps", ["-e", "-o", "pid=,args="]).ok().stdout;
-        all.lines().filter(|line| line.contains(&marker)).map(str::to_owned).collect::<Vec<_>>()
+        all.lines()
+            .filter(|line| line.contains(&marker))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
     };
     let running = machinist(&words).spawn();
     // In the middle: packages are being unpacked.
-    let hidden = PathBuf::from(format!("/var/lib/machines/.#{marker}0/tree"));
-    wait_until("the bootstrap unpacks packages", || hidden.join("usr/bin").exists() && !children().is_empty());
+    let unpacks = || hidden(name).is_some_and(|hidden| hidden.join("tree/usr/bin").exists()) && !children().is_empty();
+    wait_until("the bootstrap unpacks packages", unpacks);
     let began = Instant::now();
     running.signal(Signal::SIGINT);
     let output = running.wait();
-    assert!(began.elapsed() < Duration::from_secs(10), "it took {:?}\n{output:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "it took {:?}\n{output:?}",
+        began.elapsed()
+    );
     assert_ne!(output.status, 0, "{output:?}");
     assert!(output.status < 128 || output.status == 130, "{output:?}");
     assert_eq!(children(), Vec::<String>::new(), "children are left");
@@ -164,7 +197,11 @@ fn of_two_creates_of_one_name_exactly_one_succeeds() {
         let mut outputs = [one.wait(), two.wait()];
         outputs.sort_by_key(|output| output.status);
         assert_eq!((outputs[0].status, outputs[1].status), (0, 1), "{outputs:?}");
-        assert!(outputs[1].stderr.contains(&format!("cannot create machine '{name}': ")), "{:?}", outputs[1]);
+        assert!(
+            outputs[1].stderr.contains(&format!("cannot create machine '{name}': ")),
+            "{:?}",
+            outputs[1]
+        );
         assert!(outputs[1].stderr.contains("exists already"), "{:?}", outputs[1]);
         agree(name, There::Stopped);
         assert_eq!(traces(name).len(), 2, "{:?}", traces(name));
@@ -177,7 +214,11 @@ fn two_creates_of_one_suite_at_once_both_succeed() {
     let _host = shared();
     let (one, two) = (Guest::new("suite"), Guest::new("suite"));
     let create = |guest: &Guest| {
-        let mut words = vec!["create".to_owned(), guest.name.clone(), format!("debian:{}", guest_suite())];
+        let mut words = vec![
+            "create".to_owned(),
+            guest.name.clone(),
+            format!("debian:{}", guest_suite()),
+        ];
         words.extend(bootstrap_options());
         machinist(&words).spawn()
     };
@@ -188,8 +229,14 @@ fn two_creates_of_one_suite_at_once_both_succeed() {
         agree(&guest.name, There::Stopped);
         assert!(guest.image().join("usr/bin/apt-get").exists());
     }
-    let busy = || fs::read_dir("/var/cache/machinist/bootstrap").unwrap().flatten().any(|entry| {
-        entry.file_name().to_string_lossy().ends_with(".build")
-    });
-    assert!(holds_within(Duration::from_secs(1), || !busy()), "a half-made tree is left in the cache");
+    let busy = || {
+        fs::read_dir("/var/cache/machinist/bootstrap")
+            .unwrap()
+            .flatten()
+            .any(|entry| entry.file_name().to_string_lossy().ends_with(".build"))
+    };
+    assert!(
+        holds_within(Duration::from_secs(1), || !busy()),
+        "a half-made tree is left in the cache"
+    );
 }

@@ -13,7 +13,10 @@ use crate::support::{Guest, There, agree, alone, machine_property, machinist, ru
 #[track_caller]
 fn row(name: &str) -> Value {
     let filter = format!("name={name}");
-    let rows = machinist(["list", "-a", "--json", "--filter", &filter]).ok().quicker_than(Duration::from_secs(10)).json();
+    let rows = machinist(["list", "-a", "--json", "--filter", &filter])
+        .ok()
+        .quicker_than(Duration::from_secs(10))
+        .json();
     assert_eq!(rows.as_array().map(Vec::len), Some(1), "{rows}");
     rows[0].clone()
 }
@@ -26,24 +29,60 @@ fn columns_filters_sorting_and_formats() {
     let filter = format!("name={}*", a.name.split('-').next().unwrap());
     let table = machinist(["list", "-a", "--filter", &filter]).ok().stdout;
     let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(lines[0], ["NAME", "STATE", "CLASS", "OS", "VERSION", "ADDRESSES", "ENABLED"]);
+    assert_eq!(
+        lines[0],
+        ["NAME", "STATE", "CLASS", "OS", "VERSION", "ADDRESSES", "ENABLED"]
+    );
     assert_eq!(lines[1], [&a.name, "stopped", "-", "busybox", "1.0", "-", "no"]);
     assert_eq!(lines[2][..5], [&b.name, "running", "container", "busybox", "1.0"]);
     assert_eq!(table.lines().last(), Some("2 machines listed."));
     assert!(!table.contains('\x1b'), "colours without a terminal: {table:?}");
 
-    let only = ["list", "-a", "--filter", &filter, "--columns", "name,state", "--sort", "-name", "--no-legend"];
+    let only = [
+        "list",
+        "-a",
+        "--filter",
+        &filter,
+        "--columns",
+        "name,state",
+        "--sort",
+        "-name",
+        "--no-legend",
+    ];
     let rows = machinist(only).ok().stdout;
     let rows: Vec<Vec<&str>> = rows.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(rows, [[b.name.as_str(), "running"], [a.name.as_str(), "stopped"]]);
-    machinist(["list", "-a", "--filter", &filter, "--filter", "state!=running", "--columns", "name", "--no-legend"])
-        .ok()
-        .stdout_is(&format!("{}\n", a.name));
-    machinist(["list", "-a", "--filter", &filter, "--columns", "name,state", "--format", "csv"])
-        .ok()
-        .stdout_is(&format!("name,state\r\n{},stopped\r\n{},running\r\n", a.name, b.name));
-    machinist(["list", "--columns", "nonsense"]).status(2).stderr_has("no column 'nonsense': there are name, state, class");
-    machinist(["list", "--filter", "nonsense"]).status(2).stderr_has("is not of the form COLUMN=PATTERN");
+    machinist([
+        "list",
+        "-a",
+        "--filter",
+        &filter,
+        "--filter",
+        "state!=running",
+        "--columns",
+        "name",
+        "--no-legend",
+    ])
+    .ok()
+    .stdout_is(&format!("{}\n", a.name));
+    machinist([
+        "list",
+        "-a",
+        "--filter",
+        &filter,
+        "--columns",
+        "name,state",
+        "--format",
+        "csv",
+    ])
+    .ok()
+    .stdout_is(&format!("name,state\r\n{},stopped\r\n{},running\r\n", a.name, b.name));
+    machinist(["list", "--columns", "nonsense"])
+        .status(2)
+        .stderr_has("no column 'nonsense': there are name, state, class");
+    machinist(["list", "--filter", "nonsense"])
+        .status(2)
+        .stderr_has("is not of the form COLUMN=PATTERN");
 }
 
 #[test]
@@ -51,13 +90,27 @@ fn the_json_schema_is_stable() {
     let _host = shared();
     let guest = Guest::busybox("json");
     let keys = |row: &Value| row.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
-    let wanted: BTreeSet<String> =
-        ["name", "state", "class", "os", "version", "addresses", "enabled", "service", "unit", "leader", "since"]
-            .map(str::to_owned)
-            .into();
+    let wanted: BTreeSet<String> = [
+        "name",
+        "state",
+        "class",
+        "os",
+        "version",
+        "addresses",
+        "enabled",
+        "service",
+        "unit",
+        "leader",
+        "since",
+    ]
+    .map(str::to_owned)
+    .into();
     let stopped = row(&guest.name);
     assert!(keys(&stopped).is_superset(&wanted), "{stopped}");
-    assert_eq!((&stopped["state"], &stopped["leader"], &stopped["since"]), (&"stopped".into(), &Value::Null, &Value::Null));
+    assert_eq!(
+        (&stopped["state"], &stopped["leader"], &stopped["since"]),
+        (&"stopped".into(), &Value::Null, &Value::Null)
+    );
     guest.start();
     let running = row(&guest.name);
     assert_eq!(keys(&running), keys(&stopped), "keys come and go");
@@ -65,7 +118,10 @@ fn the_json_schema_is_stable() {
     assert_eq!(running["unit"], guest.unit());
     assert_eq!(running["service"], "systemd-nspawn");
     assert_eq!(running["enabled"], false);
-    let micros: i64 = machine_property(&guest.name, "TimestampMonotonic").unwrap().parse().unwrap();
+    let micros: i64 = machine_property(&guest.name, "TimestampMonotonic")
+        .unwrap()
+        .parse()
+        .unwrap();
     assert!(micros > 0);
     let since = running["since"].as_str().expect("a time");
     let seconds = run("date", ["-d", since, "+%s"]).ok().stdout;
@@ -84,17 +140,30 @@ fn addresses_agree_with_the_kernel_and_machined() {
     let leader = guest.leader().to_string();
     let by_kernel = || -> BTreeSet<String> {
         let links = run("nsenter", ["-t", &leader, "-n", "ip", "-j", "addr"]).ok().json();
-        let infos = links.as_array().unwrap().iter().flat_map(|link| link["addr_info"].as_array().cloned().unwrap_or_default());
-        infos.filter(|info| info["scope"] != "host").filter_map(|info| info["local"].as_str().map(str::to_owned)).collect()
+        let infos = links
+            .as_array()
+            .unwrap()
+            .iter()
+            .flat_map(|link| link["addr_info"].as_array().cloned().unwrap_or_default());
+        infos
+            .filter(|info| info["scope"] != "host")
+            .filter_map(|info| info["local"].as_str().map(str::to_owned))
+            .collect()
     };
     wait_until("it has an IPv4 and an IPv6 address", || {
         let all = by_kernel();
         all.iter().any(|address| address.contains('.')) && all.iter().any(|address| address.contains(':'))
     });
-    let listed: BTreeSet<String> =
-        row(name)["addresses"].as_array().unwrap().iter().map(|a| a.as_str().unwrap().to_owned()).collect();
+    let listed: BTreeSet<String> = row(name)["addresses"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|a| a.as_str().unwrap().to_owned())
+        .collect();
     assert_eq!(listed, by_kernel());
-    let by_machined = run("machinectl", ["status", name, "--no-pager", "-n", "0", "-l"]).any().stdout;
+    let by_machined = run("machinectl", ["status", name, "--no-pager", "-n", "0", "-l"])
+        .any()
+        .stdout;
     let v4 = listed.iter().find(|address| address.contains('.')).unwrap();
     assert!(by_machined.contains(v4.as_str()), "{by_machined}");
 }
@@ -106,7 +175,10 @@ fn a_guest_on_the_hosts_network_has_no_addresses_of_its_own() {
     guest.write_settings("[Exec]\nKillSignal=SIGUSR2\n[Network]\nVirtualEthernet=no\n");
     guest.start();
     let addresses = &row(&guest.name)["addresses"];
-    assert!(addresses.is_null() || addresses.as_array().is_some_and(Vec::is_empty), "{addresses}");
+    assert!(
+        addresses.is_null() || addresses.as_array().is_some_and(Vec::is_empty),
+        "{addresses}"
+    );
 }
 
 #[test]
@@ -119,7 +191,10 @@ fn a_fifo_as_os_release_blocks_nobody() {
     run("mkfifo", [file.as_os_str()]).ok();
     guest.start();
     for words in [vec!["list"], vec!["list", "-a"], vec!["list", "--json"]] {
-        let output = machinist(&words).within(Duration::from_secs(20)).ok().quicker_than(Duration::from_secs(3));
+        let output = machinist(&words)
+            .within(Duration::from_secs(20))
+            .ok()
+            .quicker_than(Duration::from_secs(3));
         assert!(output.stdout.contains(&guest.name), "{output:?}");
     }
     assert_eq!(row(&guest.name)["os"], Value::Null);
@@ -132,7 +207,13 @@ fn hostile_os_releases_show_nothing_of_the_host() {
     let _host = shared();
     let secret = "/etc/machinist-test-secret";
     fs::write(secret, "ID=secret-of-the-host\n").unwrap();
-    let links = [secret, "../../../../../../etc/machinist-test-secret", "/proc/1/environ", "/dev/zero", "os-release"];
+    let links = [
+        secret,
+        "../../../../../../etc/machinist-test-secret",
+        "/proc/1/environ",
+        "/dev/zero",
+        "os-release",
+    ];
     for target in links {
         let guest = Guest::busybox("evil");
         fs::remove_file(guest.image().join("usr/lib/os-release")).unwrap();
@@ -155,7 +236,10 @@ fn a_huge_os_release_is_not_read() {
     let file = guest.image().join("usr/lib/os-release");
     sh("truncate -s 1G \"$1\"", [file.as_os_str()]).ok();
     guest.start();
-    machinist(["list"]).ok().quicker_than(Duration::from_secs(3)).stdout_has(&guest.name);
+    machinist(["list"])
+        .ok()
+        .quicker_than(Duration::from_secs(3))
+        .stdout_has(&guest.name);
     assert_eq!(row(&guest.name)["os"], Value::Null);
 }
 
@@ -166,7 +250,12 @@ fn escape_sequences_never_reach_the_terminal() {
     let file = guest.image().join("usr/lib/os-release");
     fs::write(file, "ID='evil\x1b[2J\x1b]0;title\x07'\nVERSION_ID=\"1\r\u{202e}2\"\n").unwrap();
     guest.start();
-    for words in [vec!["list"], vec!["list", "--format", "csv"], vec!["list", "--json"], vec!["show", &guest.name]] {
+    for words in [
+        vec!["list"],
+        vec!["list", "--format", "csv"],
+        vec!["list", "--json"],
+        vec!["show", &guest.name],
+    ] {
         let output = machinist(&words).ok();
         for bad in ['\x1b', '\x07', '\u{202e}'] {
             assert!(!output.stdout.contains(bad), "{bad:?} on stdout\n{:?}", output.stdout);
@@ -184,9 +273,15 @@ fn show_has_systemds_own_names_and_values() {
     stopped.stdout_is(&format!("inactive\n{}\n", guest.unit()));
     guest.start();
     let leader = machine_property(name, "Leader").unwrap();
-    machinist(["show", name, "-p", "Leader", "--value"]).ok().stdout_is(&format!("{leader}\n"));
-    machinist(["show", name, "-p", "Leader"]).ok().stdout_is(&format!("Leader={leader}\n"));
-    let json = machinist(["show", name, "-p", "MainPID", "-p", "InvocationID", "--json"]).ok().json();
+    machinist(["show", name, "-p", "Leader", "--value"])
+        .ok()
+        .stdout_is(&format!("{leader}\n"));
+    machinist(["show", name, "-p", "Leader"])
+        .ok()
+        .stdout_is(&format!("Leader={leader}\n"));
+    let json = machinist(["show", name, "-p", "MainPID", "-p", "InvocationID", "--json"])
+        .ok()
+        .json();
     assert_eq!(json[0]["MainPID"].to_string(), guest.property("MainPID"));
     let all = machinist(["show", name]).ok().stdout;
     for (key, value) in [
@@ -197,9 +292,16 @@ fn show_has_systemds_own_names_and_values() {
         ("InvocationID", guest.property("InvocationID")),
         ("Class", "container".to_owned()),
     ] {
-        assert!(all.lines().any(|line| line == format!("{key}={value}")), "no {key}={value} in\n{all}");
+        assert!(
+            all.lines().any(|line| line == format!("{key}={value}")),
+            "no {key}={value} in\n{all}"
+        );
     }
-    machinist(["show", name, "-p", "NoSuchProperty"]).any().lacks("panicked");
-    machinist(["show", "no-such-machine"]).status(3).stderr_has("no machine or image 'no-such-machine'");
+    machinist(["show", name, "-p", "NoSuchProperty"])
+        .any()
+        .lacks("panicked");
+    machinist(["show", "no-such-machine"])
+        .status(3)
+        .stderr_has("no machine or image 'no-such-machine'");
     agree(name, There::Running);
 }

@@ -14,7 +14,11 @@ fn here(quirk: Quirk) -> bool {
 fn every_quirk_is_watched() {
     let source = include_str!("quirks.rs");
     for entry in TABLE {
-        assert!(source.contains(&format!("fn {}()", entry.watched_by)), "nothing watches {:?}", entry.quirk);
+        assert!(
+            source.contains(&format!("fn {}()", entry.watched_by)),
+            "nothing watches {:?}",
+            entry.quirk
+        );
     }
 }
 
@@ -26,12 +30,22 @@ fn quirk_stale_unix_export() {
     guest.start();
     run("systemctl", ["kill", "--kill-whom=main", "-s", "KILL", &guest.unit()]).ok();
     wait_until("the unit has failed", || guest.property("ActiveState") == "failed");
-    wait_until("machined has forgotten it", || crate::support::machine_property(name, "State").is_none());
+    wait_until("machined has forgotten it", || {
+        crate::support::machine_property(name, "State").is_none()
+    });
     let export = format!(" /run/systemd/nspawn/unix-export/{name} ");
     let is_mounted = || fs::read_to_string("/proc/self/mounts").unwrap().contains(&export);
-    assert_eq!(is_mounted(), here(Quirk::StaleUnixExport), "the mount of a killed supervisor");
+    assert_eq!(
+        is_mounted(),
+        here(Quirk::StaleUnixExport),
+        "the mount of a killed supervisor"
+    );
     let plain = run("systemctl", ["start", &guest.unit()]).any().status;
-    assert_eq!(plain != 0, here(Quirk::StaleUnixExport), "systemctl start after it: status {plain}");
+    assert_eq!(
+        plain != 0,
+        here(Quirk::StaleUnixExport),
+        "systemctl start after it: status {plain}"
+    );
     run("systemctl", ["stop", &guest.unit()]).any();
     // Ours gets over it everywhere.
     machinist(["start", name]).ok().stderr_is(&format!("started {name}\n"));
@@ -49,8 +63,13 @@ fn quirk_errors_look_like_console() {
     run("journalctl", ["--sync"]).ok();
     let unit = format!("_SYSTEMD_UNIT={}", guest.unit());
     let lines = run("journalctl", ["-q", "-o", "json", &unit]).ok().stdout;
-    let lines = lines.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-    let said = lines.filter(|line| line["MESSAGE"].as_str().is_some_and(|text| text.contains("nosuchbr9"))).last().unwrap();
+    let lines = lines
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let said = lines
+        .filter(|line| line["MESSAGE"].as_str().is_some_and(|text| text.contains("nosuchbr9")))
+        .last()
+        .unwrap();
     let told_apart = said["_TRANSPORT"] == "journal" && said["PRIORITY"] == "3";
     assert_eq!(!told_apart, here(Quirk::ErrorsLookLikeConsole), "{said}");
 }
@@ -61,7 +80,16 @@ fn quirk_os_release_needs_auth() {
     let guest = Guest::busybox("auth");
     guest.start();
     let (path, name) = ("/org/freedesktop/machine1", "org.freedesktop.machine1");
-    let call = ["busctl", "call", name, path, "org.freedesktop.machine1.Manager", "GetMachineOSRelease", "s", &guest.name];
+    let call = [
+        "busctl",
+        "call",
+        name,
+        path,
+        "org.freedesktop.machine1.Manager",
+        "GetMachineOSRelease",
+        "s",
+        &guest.name,
+    ];
     let user = ["--reuid=1000", "--regid=1000", "--clear-groups"];
     let output = run("setpriv", user.iter().chain(&call)).any();
     assert_eq!(output.status != 0, here(Quirk::OsReleaseNeedsAuth), "{output:?}");
@@ -92,12 +120,21 @@ fn what_a_verb_did_is_in_the_journal() {
     };
     let check = |verb: &str, result: &str, message: &str| {
         let entry = entry(verb);
-        assert_eq!((&entry["MACHINIST_RESULT"], &entry["SYSLOG_IDENTIFIER"]), (&result.into(), &"machinist".into()), "{entry}");
-        assert!(entry["MESSAGE"].as_str().is_some_and(|text| text.contains(message)), "{entry}");
+        assert_eq!(
+            (&entry["MACHINIST_RESULT"], &entry["SYSLOG_IDENTIFIER"]),
+            (&result.into(), &"machinist".into()),
+            "{entry}"
+        );
+        assert!(
+            entry["MESSAGE"].as_str().is_some_and(|text| text.contains(message)),
+            "{entry}"
+        );
     };
     machinist(["create", name, "template:busybox"]).ok();
     check("create", "done", "done");
-    machinist(["create", name, "template:busybox"]).status(1).stderr_has("exists already");
+    machinist(["create", name, "template:busybox"])
+        .status(1)
+        .stderr_has("exists already");
     for verb in ["start", "stop", "restart", "terminate", "enable", "disable"] {
         machinist([verb, name]).ok();
         check(verb, "done", "done");

@@ -9,9 +9,17 @@ use crate::support::{Guest, There, agree, machinist, make_busybox_image, run, sh
 
 /// The machine's directories in the trash.
 fn trash(name: &str) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir("/var/lib/machinist/trash") else { return Vec::new() };
+    let Ok(entries) = fs::read_dir("/var/lib/machinist/trash") else {
+        return Vec::new();
+    };
     let ours = entries.flatten().map(|entry| entry.path());
-    ours.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with(&format!("{name}-"))).collect()
+    ours.filter(|path| {
+        path.file_name()
+            .unwrap()
+            .to_string_lossy()
+            .starts_with(&format!("{name}-"))
+    })
+    .collect()
 }
 
 #[test]
@@ -20,17 +28,26 @@ fn a_running_machine_is_refused_unless_forced() {
     let guest = Guest::new("rmrun");
     let name = &guest.name;
     machinist(["create", name, "template:busybox", "--start", "--enable"]).ok();
-    machinist(["remove", "-y", name])
-        .status(1)
-        .fails_with(&format!("machine '{name}' is running"), &format!("machinist stop {name}"));
+    machinist(["remove", "-y", name]).status(1).fails_with(
+        &format!("machine '{name}' is running"),
+        &format!("machinist stop {name}"),
+    );
     agree(name, There::Running);
-    machinist(["remove", "-y", "--force", name]).ok().stderr_has(&format!("removed {name}\n"));
+    machinist(["remove", "-y", "--force", name])
+        .ok()
+        .stderr_has(&format!("removed {name}\n"));
     guest.is_down();
     agree(name, There::Nowhere);
-    assert_eq!(traces(name), Vec::<String>::new(), "image, settings, autostart: all of ours goes");
+    assert_eq!(
+        traces(name),
+        Vec::<String>::new(),
+        "image, settings, autostart: all of ours goes"
+    );
     let enabled = run("systemctl", ["is-enabled", &guest.unit()]).any().stdout;
     assert_ne!(enabled, "enabled\n");
-    machinist(["remove", "-y", name]).status(3).fails_with(&format!("no machine or image '{name}'"), "machinist images");
+    machinist(["remove", "-y", name])
+        .status(3)
+        .fails_with(&format!("no machine or image '{name}'"), "machinist images");
 }
 
 #[test]
@@ -43,7 +60,10 @@ fn it_asks_on_a_terminal_only() {
         let command = format!("machinist remove {options} {name}");
         sh("echo \"$1\" | script -qec \"$2\" /dev/null", [answer, &command])
     };
-    ask("n", "").status(2).stdout_has(&format!("Remove '{name}' with everything in it? [y/N]")).stdout_has("nothing was removed");
+    ask("n", "")
+        .status(2)
+        .stdout_has(&format!("Remove '{name}' with everything in it? [y/N]"))
+        .stdout_has("nothing was removed");
     agree(name, There::Stopped);
     ask("", "").status(2);
     agree(name, There::Stopped);
@@ -72,7 +92,9 @@ fn what_an_administrator_wrote_goes_to_the_trash_and_is_named() {
     assert_eq!(fs::read_to_string(&file).unwrap(), settings);
     let drop_in = kept[0].join(format!("{}.d", guest.unit())).join("50-test.conf");
     assert_eq!(fs::read_to_string(drop_in).unwrap(), "[Service]\nNice=5\n");
-    output.stderr_has(&file.to_string_lossy()).stderr_has(&format!("{}.d", guest.unit()));
+    output
+        .stderr_has(&file.to_string_lossy())
+        .stderr_has(&format!("{}.d", guest.unit()));
     agree(name, There::Nowhere);
     assert!(!guest.settings().exists() && !guest.drop_ins().exists());
     fs::remove_dir_all(&kept[0]).unwrap();
@@ -91,9 +113,15 @@ fn our_own_settings_go_unless_an_administrator_changed_them() {
 
     machinist(["create", name, "template:busybox"]).ok();
     sh("echo '# mine' >>\"$1\"", [guest.settings()]).ok();
-    machinist(["remove", "-y", name]).ok().stderr_has("kept what was not machinist's");
+    machinist(["remove", "-y", name])
+        .ok()
+        .stderr_has("kept what was not machinist's");
     let kept = trash(name);
-    assert!(fs::read_to_string(kept[0].join(format!("{name}.nspawn"))).unwrap().ends_with("# mine\n"));
+    assert!(
+        fs::read_to_string(kept[0].join(format!("{name}.nspawn")))
+            .unwrap()
+            .ends_with("# mine\n")
+    );
     fs::remove_dir_all(&kept[0]).unwrap();
 }
 
@@ -121,11 +149,22 @@ fn images_elsewhere_are_removed_where_they_lie() {
     agree(&guest.name, There::Stopped);
     machinist(["remove", "-y", &guest.name]).ok();
     assert!(!image.exists());
-    assert_eq!(fs::read_dir("/run/machines").unwrap().flatten().filter(|e| e.file_name().to_string_lossy().contains(&guest.name)).count(), 0);
+    assert_eq!(
+        fs::read_dir("/run/machines")
+            .unwrap()
+            .flatten()
+            .filter(|e| e.file_name().to_string_lossy().contains(&guest.name))
+            .count(),
+        0
+    );
     agree(&guest.name, There::Nowhere);
 
     let raw = Guest::new("rmraw");
-    fs::write(raw.image().with_file_name(format!("{}.raw", raw.name)), vec![0; 1 << 16]).unwrap();
+    fs::write(
+        raw.image().with_file_name(format!("{}.raw", raw.name)),
+        vec![0; 1 << 16],
+    )
+    .unwrap();
     agree(&raw.name, There::Stopped);
     machinist(["remove", "-y", &raw.name]).ok();
     agree(&raw.name, There::Nowhere);
@@ -160,7 +199,10 @@ fn immutable_files_inside_are_no_obstacle() {
         machinist(["remove", "-y", &guest.name]).ok();
         agree(&guest.name, There::Nowhere);
         assert!(!guest.image().exists());
-        let left: Vec<String> = traces(&guest.name).into_iter().filter(|path| !path.contains("/trash/")).collect();
+        let left: Vec<String> = traces(&guest.name)
+            .into_iter()
+            .filter(|path| !path.contains("/trash/"))
+            .collect();
         assert_eq!(left, Vec::<String>::new());
     }
 }
