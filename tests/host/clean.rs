@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use crate::create::hidden;
 use crate::support::{Guest, alone, machinist, run};
 
 #[test]
@@ -80,15 +81,19 @@ fn what_a_live_create_works_on_is_left_alone() {
     run("mkfifo", [&pipe]).ok();
     // Nobody writes: it waits for its archive with its staging directory made.
     let running = machinist(["create", &guest.name, &pipe]).spawn();
-    let hidden = format!("/var/lib/machines/.#machinist-create-{}-0/record.json", guest.name);
     let writer = crate::support::sh("exec 9<>\"$1\"; exec sleep 60", [&pipe]).spawn();
-    crate::support::wait_until("the staging directory is there", || Path::new(&hidden).exists());
+    crate::support::wait_until("the staging directory is there", || {
+        hidden(&guest.name).is_some_and(|directory| directory.join("tree").exists())
+    });
     machinist(["clean"]).ok().lacks(&guest.name);
-    assert!(Path::new(&hidden).exists(), "clean took what is in use");
+    assert!(
+        hidden(&guest.name).is_some_and(|directory| directory.join("record.json").exists()),
+        "clean took what is in use"
+    );
     running.signal(nix::sys::signal::Signal::SIGTERM);
     writer.signal(nix::sys::signal::Signal::SIGKILL);
     assert_ne!(running.wait().status, 0);
     writer.wait();
-    assert!(!Path::new(&hidden).exists(), "an interrupted create left its directory");
+    assert_eq!(hidden(&guest.name), None, "an interrupted create left its directory");
     fs::remove_file(pipe).unwrap();
 }

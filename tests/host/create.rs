@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::support::{
-    Guest, PATIENCE, There, agree, create_debian, guest_suite, holds_within, machine_property, machinist,
+    Guest, MACHINES, PATIENCE, There, agree, create_debian, guest_suite, holds_within, machine_property, machinist,
     make_busybox_image, run, sh, shared, unique, wait_until,
 };
 
@@ -38,6 +38,16 @@ pub(crate) fn traces(name: &str) -> Vec<String> {
     found.extend(mounts.lines().filter(|line| line.contains(name)).map(str::to_owned));
     found.sort();
     found
+}
+
+/// The hidden directory that a create of this name works in.
+pub(crate) fn hidden(name: &str) -> Option<PathBuf> {
+    let prefix = format!(".#machinist-create-{name}-");
+    let entries = fs::read_dir(MACHINES).expect("reading /var/lib/machines").flatten();
+    entries.map(|entry| entry.path()).find(|path| {
+        path.file_name()
+            .is_some_and(|f| f.to_string_lossy().starts_with(&prefix))
+    })
 }
 
 /// Waits for an IPv4 address on host0, and returns it.
@@ -391,7 +401,7 @@ fn debian_is_usable_at_once() {
         .inside(["networkctl", "status", "host0", "--no-pager"])
         .any()
         .stdout;
-    assert!(networkd.contains("(DHCP4"), "not by DHCP:\n{networkd}");
+    assert!(networkd.contains("(DHCP"), "not by DHCP:\n{networkd}");
     assert_eq!(guest.inside(["hostname"]).any().stdout.trim(), name.as_str());
     let resolved = holds_within(PATIENCE, || {
         guest.inside(["getent", "ahostsv4", "deb.debian.org"]).any().status == 0

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::create::traces;
+use crate::create::{hidden, traces};
 use crate::support::{
     Guest, There, agree, bootstrap_options, guest_suite, holds_within, images_of_machined, machinist,
     make_busybox_image, run, sh, shared, unique, wait_until,
@@ -169,10 +169,8 @@ fn ctrl_c_during_a_bootstrap_leaves_nothing_and_ends_at_once() {
     };
     let running = machinist(&words).spawn();
     // In the middle: packages are being unpacked.
-    let hidden = PathBuf::from(format!("/var/lib/machines/.#{marker}0/tree"));
-    wait_until("the bootstrap unpacks packages", || {
-        hidden.join("usr/bin").exists() && !children().is_empty()
-    });
+    let unpacks = || hidden(name).is_some_and(|hidden| hidden.join("tree/usr/bin").exists()) && !children().is_empty();
+    wait_until("the bootstrap unpacks packages", unpacks);
     let began = Instant::now();
     running.signal(Signal::SIGINT);
     let output = running.wait();
