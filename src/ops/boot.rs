@@ -32,8 +32,7 @@ pub async fn wait_for_pid1(bus: &Bus, name: &MachineName) -> Result<Option<Strin
                 _ => {}
             }
         }
-        let state = bus.unit_state(&unit).await?;
-        if !state.is_up() {
+        if !bus.is_unit_up(&unit).await? {
             return Err(start_failed(bus, name, &unit, "failed", None).await);
         }
         if tokio::time::Instant::now() >= deadline {
@@ -75,11 +74,14 @@ pub async fn wait_for_boot(bus: &Bus, name: &MachineName) -> Result<(), OpError>
         .map_err(failed)?;
     let mut changes = properties.receive_properties_changed().await.map_err(failed)?;
     loop {
-        let state = bus.unit_state(&unit).await?;
-        if has_booted(&state.detail.string("StatusText")) {
+        let status = bus
+            .unit_properties(&unit, "Service", &["StatusText"])
+            .await?
+            .string("StatusText");
+        if has_booted(&status) {
             return Ok(());
         }
-        if !state.is_up() {
+        if !bus.is_unit_up(&unit).await? {
             return Err(start_failed(bus, name, &unit, "failed", None).await);
         }
         if changes.next().await.is_none() {

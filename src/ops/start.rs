@@ -73,33 +73,55 @@ async fn start_unit(bus: &Bus, jobs: &Jobs, name: &MachineName) -> Result<Starte
         Ok(_) | Err(BusError::NoSuchMachine(_)) => {}
         Err(error) => return Err(error.into()),
     }
-    let state = bus.unit_state(&unit).await?;
-    if state.unit.string("LoadState") == "not-found" {
-        return Err(BusError::Unavailable {
-            service: machine1::SERVICE,
-            reason: "there is no unit systemd-nspawn@.service".to_owned(),
-        }
-        .into());
-    }
-    // Only a unit that an administrator changed may run from somewhere else than an image.
-    if state.unit.strings("DropInPaths").is_empty() {
-        find_image(bus, name).await?;
-    }
+    find_image_or_drop_in(bus, name).await?;
     clear_stale_mount(bus, name).await?;
-    let former = state.unit.hex("InvocationID");
+    let former = bus
+        .unit_properties(&unit, "Unit", &["InvocationID"])
+        .await?
+        .hex("InvocationID");
     let doing = format!("start machine '{name}'");
     let job = bus
         .manager()
         .await?
         .start_unit(&unit, "replace")
         .await
-        .map_err(|error| classify(&error, systemd1::SERVICE, &doing, &unit))?;
+        .map_err(|error| match classify(&error, systemd1::SERVICE, &doing, &unit) {
+            BusError::NoSuchUnit(_) => no_template(),
+            other => other,
+        })?;
     match jobs.wait(job.as_str()).await.as_str() {
         "done" => {}
         result => return Err(start_failed(bus, name, &unit, result, Some(&former)).await),
     }
     wait_for_pid1(bus, name).await?;
     Ok(Started::Now)
+}
+
+/// Only a unit that an administrator changed may run from somewhere else than an image.
+async fn find_image_or_drop_in(bus: &Bus, name: &MachineName) -> Result<(), OpError> {
+    let Err(missing) = find_image(bus, name).await else {
+        return Ok(());
+    };
+    if !matches!(missing, OpError::NoImage { .. }) {
+        return Err(missing);
+    }
+    let unit = bus.unit_state(&name.unit()).await?.unit;
+    if unit.string("LoadState") == "not-found" {
+        return Err(no_template().into());
+    }
+    if unit.strings("DropInPaths").is_empty() {
+        Err(missing)
+    } else {
+        Ok(())
+    }
+}
+
+fn no_template() -> BusError {
+    let reason = "there is no unit systemd-nspawn@.service".to_owned();
+    BusError::Unavailable {
+        service: machine1::SERVICE,
+        reason,
+    }
 }
 
 /// Whether there is anything of that name: a running machine, an image, or a unit that failed.

@@ -233,7 +233,7 @@ async fn wait_until_gone(bus: &Bus, name: &MachineName, unit: &str) -> Result<()
             Err(BusError::NoSuchMachine(_)) => false,
             Err(error) => return Err(error.into()),
         };
-        if !registered && !bus.unit_state(unit).await?.is_up() {
+        if !registered && !bus.is_unit_up(unit).await? {
             return Ok(());
         }
         sleep(pause).await;

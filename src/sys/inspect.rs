@@ -40,7 +40,13 @@ pub async fn inspect(bus: &Bus, name: &MachineName, detail: Detail) -> Result<St
         .as_ref()
         .and_then(|registered| Leader::open(registered.leader));
     let (os, addresses) = match &registered {
-        Some(registered) => (os_of(bus, registered).await, addresses_of(bus, registered).await),
+        Some(registered) => {
+            let addresses = addresses_of(bus, std::iter::once(registered))
+                .await
+                .pop()
+                .unwrap_or_default();
+            (os_of(bus, registered).await, addresses)
+        }
         None => (os_of_image(image.clone()).await, Seen::None),
     };
     let processes = if registered.is_some() {

@@ -1,6 +1,7 @@
 //! Adapters to the system, each with its own error enum: D-Bus, netlink, child processes, files, journal.
 
 pub mod agent;
+pub mod autostart;
 pub mod bounded;
 pub mod bus;
 pub mod config;
