@@ -43,9 +43,9 @@ pub(super) fn sources() -> Vec<(String, String)> {
         for entry in std::fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
-                walk(&path, files)
+                walk(&path, files);
             } else {
-                files.push(path)
+                files.push(path);
             }
         }
     }

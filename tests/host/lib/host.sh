@@ -3,6 +3,14 @@
 
 run_dir() { printf '%s/run/%s\n' "$CACHE" "$1"; }
 
+# Only hosts: images of virtual machines may lie there too.
+host_dirs() {
+    local suite
+    for suite in $SUITES; do
+        compgen -G "$CACHE/run/$suite-??????" || true
+    done
+}
+
 # What read_state sets. Processes are kept with their start time, so that a number used again is nobody's.
 forget_state() {
     owner='' owner_start='' bound='' supervisor='' supervisor_start='' leader='' leader_start=''
@@ -280,8 +288,7 @@ remove_dir() {
 
 host_list() {
     local dir id state
-    for dir in "$CACHE"/run/*-??????; do
-        [[ -d $dir ]] || continue
+    for dir in $(host_dirs); do
         id=${dir##*/} state=dead
         read_state "$id" && is_alive "$leader" "$leader_start" && state=running
         printf '%s %s leader=%s owner=%s\n' "$id" "$state" "${leader:--}" "${owner:--}"
@@ -291,8 +298,7 @@ host_list() {
 # What is left of runs whose owner is gone: dead hosts, and those that were given to their owner with --owner.
 host_sweep() {
     local dir id
-    for dir in "$CACHE"/run/*-??????; do
-        [[ -d $dir ]] || continue
+    for dir in $(host_dirs); do
         id=${dir##*/}
         # Without a state it may be about to boot.
         read_state "$id" || [[ -n $(find "$dir" -maxdepth 0 -mmin +5) ]] || continue
