@@ -35,14 +35,19 @@ pub(super) struct Args {
 pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     ctx.need_root("clean")?;
     let age = |age: Duration| if args.all { Duration::ZERO } else { age };
-    let options = CleanOptions { cache_age: Some(age(CACHE_AGE)), trash_age: age(ctx.config()?.trash_age) };
+    let options = CleanOptions {
+        cache_age: Some(age(CACHE_AGE)),
+        trash_age: age(ctx.config()?.trash_age),
+    };
     let (places, cancel) = (ctx.places.clone(), ctx.cancel.clone());
     if args.dry_run {
         let found = ctx.blocking(move || plan(&places, options, &cancel)).await?;
         return show(ctx, &found, "would free");
     }
     let progress = ctx.progress("clean");
-    let (cleaned, removed) = ctx.blocking(move || clean(&places, options, &progress, &cancel)).await?;
+    let (cleaned, removed) = ctx
+        .blocking(move || clean(&places, options, &progress, &cancel))
+        .await?;
     finish_removals(ctx, removed).await?;
     show(ctx, &cleaned, "freed")
 }
@@ -54,8 +59,16 @@ fn show(ctx: &Ctx, items: &[Cleaned], did: &str) -> Result<u8, CliError> {
         return Ok(0);
     }
     for item in items {
-        let path = item.path.as_ref().map(|path| format!(" {}", path.display())).unwrap_or_default();
-        data(&format!("{:>8}  {}{path}\n", bytes(item.bytes), crate::machine::text::printable(&item.what)))?;
+        let path = item
+            .path
+            .as_ref()
+            .map(|path| format!(" {}", path.display()))
+            .unwrap_or_default();
+        data(&format!(
+            "{:>8}  {}{path}\n",
+            bytes(item.bytes),
+            crate::machine::text::printable(&item.what)
+        ))?;
     }
     ctx.voice.status(&format!("{did} {}", bytes(total)));
     Ok(0)

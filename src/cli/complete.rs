@@ -31,16 +31,26 @@ pub fn all() -> ArgValueCompleter {
 }
 
 fn candidates(current: &std::ffi::OsStr, images: bool, machines: bool) -> Vec<CompletionCandidate> {
-    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return Vec::new() };
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
+        return Vec::new();
+    };
     let names = runtime.block_on(async {
-        tokio::time::timeout(PATIENCE, names(images, machines)).await.unwrap_or_default()
+        tokio::time::timeout(PATIENCE, names(images, machines))
+            .await
+            .unwrap_or_default()
     });
     let typed = current.to_string_lossy();
-    names.into_iter().filter(|name| name.starts_with(&*typed)).map(CompletionCandidate::new).collect()
+    names
+        .into_iter()
+        .filter(|name| name.starts_with(&*typed))
+        .map(CompletionCandidate::new)
+        .collect()
 }
 
 async fn names(images: bool, machines: bool) -> Vec<String> {
-    let Ok(bus) = Bus::system(false).await else { return Vec::new() };
+    let Ok(bus) = Bus::system(false).await else {
+        return Vec::new();
+    };
     let mut names = Vec::new();
     if images {
         names.extend(bus.images().await.unwrap_or_default().into_iter().map(|row| row.0));

@@ -33,7 +33,15 @@ impl Ctx {
     #[must_use]
     pub fn new(voice: Voice, ask_password: bool) -> Self {
         let (bus, agent) = (OnceCell::new(), OnceCell::new());
-        Self { voice, places: Places::default(), cancel: Cancel::default(), ask_password, busy: 0.into(), bus, agent }
+        Self {
+            voice,
+            places: Places::default(),
+            cancel: Cancel::default(),
+            ask_password,
+            busy: 0.into(),
+            bus,
+            agent,
+        }
     }
 
     /// The system bus.
@@ -68,7 +76,10 @@ impl Ctx {
         Config::load().map_err(|error| {
             let hint = match &error {
                 ConfigError::UnknownKey { .. } => {
-                    let keys: Vec<_> = crate::sys::config::KEYS.iter().map(|(s, k)| format!("[{s}] {k}=")).collect();
+                    let keys: Vec<_> = crate::sys::config::KEYS
+                        .iter()
+                        .map(|(s, k)| format!("[{s}] {k}="))
+                        .collect();
                     format!("the keys are {}", keys.join(", "))
                 }
                 _ => "mend the file, or remove it: every setting has a default".to_owned(),
@@ -85,7 +96,11 @@ impl Ctx {
 
     /// Refuses a verb that writes files, for everybody but root.
     pub fn need_root(&self, verb: &'static str) -> Result<(), CliError> {
-        if is_root() { Ok(()) } else { Err(OpError::NeedsRoot { verb }.into()) }
+        if is_root() {
+            Ok(())
+        } else {
+            Err(OpError::NeedsRoot { verb }.into())
+        }
     }
 
     /// Shows the steps of a dry run.

@@ -6,7 +6,6 @@ use clap::ValueEnum;
 use tokio::runtime::Handle;
 
 use super::context::Ctx;
-use super::each::Outcome;
 use super::error::{CliError, Kind};
 use super::sweep;
 use crate::machine::MachineName;
@@ -126,7 +125,11 @@ const INTERFACE_MAX: usize = 15;
 fn network(text: &str) -> Result<Network, String> {
     let named = |name: &str, longest: usize| {
         let fine = !name.is_empty() && name.len() <= longest && !name.contains(['/', ' ', ':', '%']);
-        if fine { Ok(name.to_owned()) } else { Err(format!("'{name}' is no name of 1 to {longest} characters")) }
+        if fine {
+            Ok(name.to_owned())
+        } else {
+            Err(format!("'{name}' is no name of 1 to {longest} characters"))
+        }
     };
     match text.split_once('=') {
         None if text == "veth" => Ok(Network::Veth),
@@ -149,7 +152,10 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     if args.dry_run {
         let mut steps = plan(&request, &ctx.places)?;
         steps.extend(args.enable.then(|| format!("enable unit {}", name.unit())));
-        steps.extend(args.start.then(|| format!("start unit {} and wait for its job", name.unit())));
+        steps.extend(
+            args.start
+                .then(|| format!("start unit {} and wait for its job", name.unit())),
+        );
         let steps: Vec<String> = steps.iter().flat_map(|step| step.lines()).map(str::to_owned).collect();
         return ctx.show_plan(&steps).map(|()| 0);
     }
@@ -159,25 +165,34 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     check_name(&bus, &name).await?;
     sweep::run(ctx).await?;
     let result = make(ctx, &bus, request).await;
-    audit(name.as_str(), "create", result.as_ref().map(|()| ()).map_err(|error| error.message.as_str()));
+    let outcome = result.as_ref().copied().map_err(|error| error.message.as_str());
+    audit(name.as_str(), "create", outcome);
     result?;
     ctx.voice.status(&format!("created {name}"));
     // The machine is there: what fails from here on says so, and leaves it.
     if args.enable {
-        enable(&bus, std::slice::from_ref(&name)).await.map_err(|error| created_but(&name, error))?;
+        let outcomes = enable(&bus, std::slice::from_ref(&name))
+            .await
+            .map_err(|error| created_but(&name, error))?;
+        outcomes
+            .into_values()
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| created_but(&name, error))?;
         ctx.voice.status(&format!("{name} starts at boot"));
     }
     if args.start {
         let jobs = ctx.jobs().await?;
-        start(&bus, &jobs, &name, StartOptions::default()).await.map_err(|error| created_but(&name, error))?;
+        start(&bus, &jobs, &name, StartOptions::default())
+            .await
+            .map_err(|error| created_but(&name, error))?;
         ctx.voice.status(&format!("started {name}"));
     } else {
         ctx.voice.status(&format!("start it with `machinist start {name}`"));
     }
     if ctx.voice.json {
-        let result = Outcome::new("created", String::new()).result;
         let path = ctx.places.image(&name);
-        ctx.voice.json(&serde_json::json!([{ "machine": name, "result": result, "path": path, "started": args.start }]))?;
+        ctx.voice
+            .json(&serde_json::json!([{ "machine": name, "result": "created", "path": path }]))?;
     }
     Ok(0)
 }
@@ -195,30 +210,45 @@ async fn make(ctx: &Ctx, bus: &Bus, request: Request) -> Result<(), CliError> {
 
 /// Whether machined knows the name already.
 async fn check_name(bus: &Bus, name: &MachineName) -> Result<(), OpError> {
-    let in_use = |by: String, hint: String| Err(OpError::InUse { name: name.to_string(), by, hint });
+    let in_use = |by: String, hint: String| {
+        Err(OpError::InUse {
+            name: name.to_string(),
+            by,
+            hint,
+        })
+    };
     match bus.registered(name.as_str()).await {
         Ok(registered) => {
             let hint = format!("choose another name, or `machinist terminate {name}`");
-            return in_use(format!("a running machine of that name (unit {})", registered.unit), hint);
+            return in_use(
+                format!("a running machine of that name (unit {})", registered.unit),
+                hint,
+            );
         }
         Err(BusError::NoSuchMachine(_)) => {}
         Err(error) => return Err(error.into()),
     }
     match bus.find_image_path(name.as_str()).await? {
-        Some(path) => in_use(format!("image '{path}'"), format!("remove it with `machinist remove {name}`, or choose another name")),
+        Some(path) => in_use(
+            format!("image '{path}'"),
+            format!("remove it with `machinist remove {name}`, or choose another name"),
+        ),
         None => Ok(()),
     }
 }
 
 fn created_but(name: &MachineName, error: OpError) -> CliError {
     let mut error = CliError::from(error);
-    error.hints.push(format!("the image of '{name}' was created and stays; `machinist remove {name}` removes it"));
+    error.hints.push(format!(
+        "the image of '{name}' was created and stays; `machinist remove {name}` removes it"
+    ));
     error
 }
 
 fn request(args: &Args, config: &Config) -> Result<Request, CliError> {
-    let source: Source = args.source.parse().map_err(|error: SourceError| {
-        CliError { kind: Kind::Usage, ..CliError::from(OpError::Source(error)) }
+    let source: Source = args.source.parse().map_err(|error: SourceError| CliError {
+        kind: Kind::Usage,
+        ..CliError::from(OpError::Source(error))
     })?;
     let name: MachineName = args.name.parse()?;
     let hostname = args.guest.hostname.as_ref();
@@ -239,8 +269,12 @@ fn request(args: &Args, config: &Config) -> Result<Request, CliError> {
 
 fn bootstrap(args: &BootstrapArgs, source: &Source, config: &Config) -> BootstrapOptions {
     let configured_mirror = match source {
-        Source::Bootstrap { distro: Distro::Debian, .. } => config.debian_mirror.clone(),
-        Source::Bootstrap { distro: Distro::Ubuntu, .. } => config.ubuntu_mirror.clone(),
+        Source::Bootstrap {
+            distro: Distro::Debian, ..
+        } => config.debian_mirror.clone(),
+        Source::Bootstrap {
+            distro: Distro::Ubuntu, ..
+        } => config.ubuntu_mirror.clone(),
         _ => None,
     };
     let bootstrapper = match (args.bootstrapper, config.bootstrapper.as_deref()) {
@@ -276,7 +310,10 @@ fn password(file: &PathBuf) -> Result<PasswordHash, CliError> {
     };
     hash.map_err(|error: PasswordError| {
         let hints = error.hints();
-        CliError { hints, ..CliError::new(Kind::Failed, error.to_string()) }
+        CliError {
+            hints,
+            ..CliError::new(Kind::Failed, error.to_string())
+        }
     })
 }
 

@@ -1,5 +1,7 @@
 //! `machinist disable`
 
+use std::sync::{Mutex, PoisonError};
+
 use super::complete;
 use super::context::Ctx;
 use super::each::{Outcome, each};
@@ -30,14 +32,24 @@ pub(super) struct Args {
 pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     let names = resolve(ctx, &args.names, Pool::Images).await?;
     if args.dry_run {
-        let mut steps: Vec<_> = names.iter().map(|name| format!("disable unit {}", name.unit())).collect();
-        steps.extend(names.iter().filter(|_| args.now).map(|name| format!("stop unit {}", name.unit())));
+        let mut steps: Vec<_> = names
+            .iter()
+            .map(|name| format!("disable unit {}", name.unit()))
+            .collect();
+        steps.extend(
+            names
+                .iter()
+                .filter(|_| args.now)
+                .map(|name| format!("stop unit {}", name.unit())),
+        );
         return ctx.show_plan(&steps).map(|()| 0);
     }
     let bus = ctx.bus().await?;
     let jobs = ctx.jobs().await?;
+    let outcomes = Mutex::new(disable(bus, &names).await?);
     each(ctx, "disable", names, async |name| {
-        let changed = disable(bus, std::slice::from_ref(&name)).await?;
+        let outcome = outcomes.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
+        let changed = outcome.unwrap_or(Ok(Changed::No))?;
         if args.now {
             stop(bus, &jobs, &name, StopOptions::default()).await?;
         }

@@ -21,7 +21,10 @@ impl Outcome {
     /// An outcome with the line that people see.
     #[must_use]
     pub fn new(result: &'static str, line: impl Into<String>) -> Self {
-        Self { result, line: line.into() }
+        Self {
+            result,
+            line: line.into(),
+        }
     }
 }
 
@@ -57,13 +60,17 @@ where
                 audit(name.as_str(), verb, Err(&error.message));
                 error.show(ctx.voice);
                 status = if only { error.kind.exit_status() } else { 1 };
-                results.push((name.clone(), json!({ "machine": name, "result": "failed", "error": error })));
+                results.push((
+                    name.clone(),
+                    json!({ "machine": name, "result": "failed", "error": error }),
+                ));
             }
         }
     }
     if ctx.voice.json {
         results.sort_by(|a, b| a.0.cmp(&b.0));
-        ctx.voice.json(&results.into_iter().map(|(_, result)| result).collect::<Vec<_>>())?;
+        ctx.voice
+            .json(&results.into_iter().map(|(_, result)| result).collect::<Vec<_>>())?;
     }
     Ok(status)
 }

@@ -1,5 +1,7 @@
 //! `machinist enable`
 
+use std::sync::{Mutex, PoisonError};
+
 use super::complete;
 use super::context::Ctx;
 use super::each::{Outcome, each};
@@ -31,15 +33,25 @@ pub(super) struct Args {
 pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     let names = resolve(ctx, &args.names, Pool::Images).await?;
     if args.dry_run {
-        let mut steps: Vec<_> = names.iter().map(|name| format!("enable unit {}", name.unit())).collect();
+        let mut steps: Vec<_> = names
+            .iter()
+            .map(|name| format!("enable unit {}", name.unit()))
+            .collect();
         steps.push("enable machines.target if it is not".to_owned());
-        steps.extend(names.iter().filter(|_| args.now).map(|name| format!("start unit {}", name.unit())));
+        steps.extend(
+            names
+                .iter()
+                .filter(|_| args.now)
+                .map(|name| format!("start unit {}", name.unit())),
+        );
         return ctx.show_plan(&steps).map(|()| 0);
     }
     let bus = ctx.bus().await?;
     let jobs = ctx.jobs().await?;
+    let outcomes = Mutex::new(enable(bus, &names).await?);
     each(ctx, "enable", names, async |name| {
-        let changed = enable(bus, std::slice::from_ref(&name)).await?;
+        let outcome = outcomes.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
+        let changed = outcome.unwrap_or(Ok(Changed::No))?;
         if args.now {
             start(bus, &jobs, &name, StartOptions::default()).await?;
         }

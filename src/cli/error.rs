@@ -24,6 +24,8 @@ pub enum Kind {
     Unavailable,
     /// A wait timed out: 124.
     TimedOut,
+    /// Ctrl-C, SIGTERM or SIGHUP: 130, as shells have it. What was begun has been undone.
+    Interrupted,
 }
 
 impl Kind {
@@ -37,6 +39,7 @@ impl Kind {
             Self::Denied => 4,
             Self::Unavailable => 5,
             Self::TimedOut => 124,
+            Self::Interrupted => 130,
         }
     }
 }
@@ -58,7 +61,12 @@ impl CliError {
     /// An error with neither cause nor hint.
     #[must_use]
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), causes: Vec::new(), hints: Vec::new() }
+        Self {
+            kind,
+            message: message.into(),
+            causes: Vec::new(),
+            hints: Vec::new(),
+        }
     }
 
     /// Adds a hint.
@@ -87,7 +95,11 @@ impl CliError {
         struct Envelope<'a> {
             error: &'a CliError,
         }
-        if voice.json { error_json(&Envelope { error: self }) } else { error_lines(&self.message, &self.causes, &self.hints) }
+        if voice.json {
+            error_json(&Envelope { error: self });
+        } else {
+            error_lines(&self.message, &self.causes, &self.hints);
+        }
     }
 }
 
@@ -111,15 +123,17 @@ impl From<BusError> for CliError {
     fn from(error: BusError) -> Self {
         let shown = error.to_string();
         match error {
-            BusError::NoSuchMachine(name) => {
-                Self::new(Kind::NotFound, shown).hint(format!("start it with `machinist start {name}`, or see `machinist list -a`"))
-            }
+            BusError::NoSuchMachine(name) => Self::new(Kind::NotFound, shown).hint(format!(
+                "start it with `machinist start {name}`, or see `machinist list -a`"
+            )),
             BusError::NoSuchImage(_) => Self::new(Kind::NotFound, shown).hint("see `machinist images`"),
             BusError::NoSuchUnit(_) => Self::new(Kind::NotFound, shown),
             BusError::Denied { .. } => Self::new(Kind::Denied, shown).hint("run it as root: `sudo machinist …`"),
             BusError::Unavailable { service, .. } => {
                 let hint = match service {
-                    "systemd-machined" => "install it with `apt install systemd-container`; if it is, see `systemctl status systemd-machined`",
+                    "systemd-machined" => {
+                        "install it with `apt install systemd-container`; if it is, see `systemctl status systemd-machined`"
+                    }
                     "the system bus" => "start it with `systemctl start dbus`; if it is missing, `apt install dbus`",
                     _ => "is systemd running as PID 1? see `systemctl is-system-running`",
                 };
@@ -155,12 +169,18 @@ impl From<OpError> for CliError {
             OpError::NoImage { .. } => Kind::NotFound,
             OpError::TimedOut { .. } => Kind::TimedOut,
             OpError::NeedsRoot { .. } => Kind::Denied,
+            _ if error.is_interruption() => Kind::Interrupted,
             OpError::Name(_) => Kind::Usage,
             _ => Kind::Failed,
         };
         let mut causes = error.causes();
         causes.extend(chain(&error));
-        Self { kind, message: error.to_string(), causes, hints: error.hints() }
+        Self {
+            kind,
+            message: error.to_string(),
+            causes,
+            hints: error.hints(),
+        }
     }
 }
 
@@ -170,13 +190,24 @@ mod tests {
 
     #[test]
     fn every_kind_has_the_status_of_the_contract() {
-        let all = [Kind::Failed, Kind::Usage, Kind::NotFound, Kind::Denied, Kind::Unavailable, Kind::TimedOut];
-        assert_eq!(all.map(Kind::exit_status), [1, 2, 3, 4, 5, 124]);
+        let all = [
+            Kind::Failed,
+            Kind::Usage,
+            Kind::NotFound,
+            Kind::Denied,
+            Kind::Unavailable,
+            Kind::TimedOut,
+            Kind::Interrupted,
+        ];
+        assert_eq!(all.map(Kind::exit_status), [1, 2, 3, 4, 5, 124, 130]);
     }
 
     #[test]
     fn bus_errors_keep_their_kind() {
-        let missing = BusError::Unavailable { service: "systemd-machined", reason: "not activatable".into() };
+        let missing = BusError::Unavailable {
+            service: "systemd-machined",
+            reason: "not activatable".into(),
+        };
         let error = CliError::from(missing);
         assert_eq!(error.kind, Kind::Unavailable);
         assert!(error.hints[0].contains("systemd-container"));

@@ -26,9 +26,24 @@ pub(super) struct Args {
 }
 
 const COLUMNS: &[Column<Image>] = &[
-    Column { key: "name", shown: true, value: |i| json!(i.name), text: None },
-    Column { key: "type", shown: true, value: |i| json!(i.kind), text: None },
-    Column { key: "ro", shown: true, value: |i| json!(i.read_only), text: None },
+    Column {
+        key: "name",
+        shown: true,
+        value: |i| json!(i.name),
+        text: None,
+    },
+    Column {
+        key: "type",
+        shown: true,
+        value: |i| json!(i.kind),
+        text: None,
+    },
+    Column {
+        key: "ro",
+        shown: true,
+        value: |i| json!(i.read_only),
+        text: None,
+    },
     Column {
         key: "size",
         shown: true,
@@ -45,14 +60,24 @@ const COLUMNS: &[Column<Image>] = &[
         value: |i| json!(i.created.map(time::rfc3339)),
         text: Some(|i| i.created.map_or_else(|| "-".to_owned(), time::local)),
     },
-    Column { key: "used_by", shown: true, value: |i| json!(i.used_by), text: None },
+    Column {
+        key: "used_by",
+        shown: true,
+        value: |i| json!(i.used_by),
+        text: None,
+    },
     Column {
         key: "modified",
         shown: false,
         value: |i| json!(i.modified.map(time::rfc3339)),
         text: Some(|i| i.modified.map_or_else(|| "-".to_owned(), time::local)),
     },
-    Column { key: "path", shown: false, value: |i| json!(i.path), text: None },
+    Column {
+        key: "path",
+        shown: false,
+        value: |i| json!(i.path),
+        text: None,
+    },
 ];
 
 pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {

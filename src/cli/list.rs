@@ -15,16 +15,13 @@ use crate::sys::machines::{Wanted, machines};
 /// Shows what systemd-machined has registered; with --all also images that do not run, and units that failed. Only the
 /// columns shown are fetched, and no guest can hold the list up: what does not answer in 200 ms is shown as `?`.
 #[derive(Debug, clap::Args)]
-#[command(
-    visible_alias = "ls",
-    after_help = "Examples:
+#[command(after_help = "Examples:
   machinist list                              What runs
   machinist list -a --sort state              Also what does not
   machinist list --columns name,addresses     Just these columns
   machinist list --filter os=debian --json    For scripts
 
-Columns: name, state, class, os, version, addresses, enabled; and service, unit, leader, since."
-)]
+Columns: name, state, class, os, version, addresses, enabled; and service, unit, leader, since.")]
 pub(super) struct Args {
     /// Also what is not running
     #[arg(short, long)]
@@ -36,7 +33,9 @@ pub(super) struct Args {
 /// `?` for what did not answer, otherwise the text, or `-`.
 fn seen<T>(value: &Seen<T>, text: impl FnOnce(&T) -> String) -> String {
     match value {
-        Seen::Value(value) => Some(text(value)).filter(|t| !t.is_empty()).unwrap_or_else(|| "-".to_owned()),
+        Seen::Value(value) => Some(text(value))
+            .filter(|t| !t.is_empty())
+            .unwrap_or_else(|| "-".to_owned()),
         Seen::None => "-".to_owned(),
         Seen::TimedOut => "?".to_owned(),
     }
@@ -47,9 +46,24 @@ pub(super) fn addresses_text(addresses: &[std::net::IpAddr]) -> String {
 }
 
 const COLUMNS: &[Column<Machine>] = &[
-    Column { key: "name", shown: true, value: |m| json!(m.name), text: None },
-    Column { key: "state", shown: true, value: |m| json!(m.state), text: None },
-    Column { key: "class", shown: true, value: |m| json!(m.class), text: None },
+    Column {
+        key: "name",
+        shown: true,
+        value: |m| json!(m.name),
+        text: None,
+    },
+    Column {
+        key: "state",
+        shown: true,
+        value: |m| json!(m.state),
+        text: None,
+    },
+    Column {
+        key: "class",
+        shown: true,
+        value: |m| json!(m.class),
+        text: None,
+    },
     Column {
         key: "os",
         shown: true,
@@ -68,10 +82,30 @@ const COLUMNS: &[Column<Machine>] = &[
         value: |m| json!(m.addresses),
         text: Some(|m| seen(&m.addresses, |list| addresses_text(list))),
     },
-    Column { key: "enabled", shown: true, value: |m| json!(m.enabled), text: None },
-    Column { key: "service", shown: false, value: |m| json!(m.service), text: None },
-    Column { key: "unit", shown: false, value: |m| json!(m.unit), text: None },
-    Column { key: "leader", shown: false, value: |m| json!(m.leader), text: None },
+    Column {
+        key: "enabled",
+        shown: true,
+        value: |m| json!(m.enabled),
+        text: None,
+    },
+    Column {
+        key: "service",
+        shown: false,
+        value: |m| json!(m.service),
+        text: None,
+    },
+    Column {
+        key: "unit",
+        shown: false,
+        value: |m| json!(m.unit),
+        text: None,
+    },
+    Column {
+        key: "leader",
+        shown: false,
+        value: |m| json!(m.leader),
+        text: None,
+    },
     Column {
         key: "since",
         shown: false,

@@ -75,7 +75,7 @@ struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    Create(create::Args),
+    Create(Box<create::Args>),
     Start(start::Args),
     Stop(stop::Args),
     Restart(restart::Args),
@@ -99,12 +99,15 @@ pub async fn run() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),
     };
-    let voice = Voice { quiet: cli.global.quiet, json: cli.global.json };
+    let voice = Voice {
+        quiet: cli.global.quiet,
+        json: cli.global.json,
+    };
     let ctx = Ctx::new(voice, !cli.global.no_ask_password);
     let result = tokio::select! {
         result = dispatch(&ctx, cli.verb) => result,
         // Only verbs that have nothing to undo are dropped in the middle: see `Ctx::cancel`.
-        () = interrupted(&ctx) => return ExitCode::from(130),
+        () = interrupted(&ctx) => Err(CliError::new(error::Kind::Interrupted, "interrupted")),
     };
     match result {
         Ok(status) => ExitCode::from(status),
@@ -117,7 +120,7 @@ pub async fn run() -> ExitCode {
 
 async fn dispatch(ctx: &Ctx, verb: Verb) -> Result<u8, CliError> {
     match verb {
-        Verb::Create(args) => create::run(ctx, args).await,
+        Verb::Create(args) => create::run(ctx, *args).await,
         Verb::Start(args) => start::run(ctx, args).await,
         Verb::Stop(args) => stop::run(ctx, args).await,
         Verb::Restart(args) => restart::run(ctx, args).await,
@@ -140,9 +143,11 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Result<u8, CliError> {
 /// ends by itself; a second signal does not hurry it.
 async fn interrupted(ctx: &Ctx) {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut int), Ok(mut term), Ok(mut hup)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()), signal(SignalKind::hangup()))
-    else {
+    let (Ok(mut int), Ok(mut term), Ok(mut hup)) = (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+        signal(SignalKind::hangup()),
+    ) else {
         return std::future::pending().await;
     };
     loop {
@@ -164,12 +169,20 @@ fn refuse(error: &clap::Error) -> ExitCode {
     if error.use_stderr() && asked_for_json {
         let text = error.render().to_string();
         // What is missing stands in the lines after the first.
-        let message = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect::<Vec<_>>().join(" ");
+        let message = text
+            .lines()
+            .take_while(|line| !line.is_empty())
+            .map(str::trim)
+            .collect::<Vec<_>>()
+            .join(" ");
         let mut usage = CliError::usage(message.trim_start_matches("error: "));
         if error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
             usage = usage.hint("see `machinist --help`");
         }
-        usage.show(Voice { quiet: false, json: true });
+        usage.show(Voice {
+            quiet: false,
+            json: true,
+        });
     } else {
         // A closed stdout is no news.
         let _ = error.print();

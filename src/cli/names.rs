@@ -38,11 +38,17 @@ pub async fn resolve(ctx: &Ctx, arguments: &[String], pool: Pool) -> Result<Vec<
         if known.is_none() {
             known = Some(members(ctx, pool).await?);
         }
-        let matching: Vec<_> =
-            known.iter().flatten().filter(|name| pattern.matches(name.as_str())).cloned().collect();
+        let matching: Vec<_> = known
+            .iter()
+            .flatten()
+            .filter(|name| pattern.matches(name.as_str()))
+            .cloned()
+            .collect();
         if matching.is_empty() {
-            return Err(CliError::new(Kind::NotFound, format!("no machine matches '{}'", printable(argument)))
-                .hint("see `machinist list -a`"));
+            return Err(
+                CliError::new(Kind::NotFound, format!("no machine matches '{}'", printable(argument)))
+                    .hint("see `machinist list -a`"),
+            );
         }
         matching.into_iter().for_each(&mut add);
     }

@@ -4,12 +4,12 @@ use std::io::IsTerminal as _;
 
 use tokio::runtime::Handle;
 
+use super::complete;
 use super::context::Ctx;
 use super::each::{Outcome, each};
 use super::error::CliError;
 use super::names::{Pool, resolve};
 use super::sweep::{self, ThroughSystemd};
-use super::complete;
 use crate::machine::MachineName;
 use crate::ops::enable::is_enabled;
 use crate::ops::remove::{Target, plan, remove};
@@ -23,13 +23,10 @@ use crate::sys::bus::{Bus, BusError};
 /// A running machine is refused unless --force is given. What an administrator wrote for it, a .nspawn file or drop-ins
 /// of its unit, is moved to /var/lib/machinist/trash and named.
 #[derive(Debug, clap::Args)]
-#[command(
-    visible_alias = "rm",
-    after_help = "Examples:
+#[command(after_help = "Examples:
   machinist remove web                Ask, then remove it
   machinist remove 'ci-*' -y --force  Without asking, running or not
-  machinist remove web --dry-run      See what would be removed"
-)]
+  machinist remove web --dry-run      See what would be removed")]
 pub(super) struct Args {
     /// Machines, or patterns of image names
     #[arg(required = true, value_name = "NAME", add = complete::images())]
@@ -57,7 +54,11 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     }
     ctx.need_root("remove")?;
     if !args.yes && std::io::stdin().is_terminal() {
-        let list = names.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ");
+        let list = names
+            .iter()
+            .map(|name| format!("'{name}'"))
+            .collect::<Vec<_>>()
+            .join(", ");
         if !confirm(&format!("Remove {list} with everything in it?"))? {
             return Err(CliError::usage("nothing was removed"));
         }
@@ -68,7 +69,8 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     each(ctx, "remove", names, async |name| {
         let kept = remove_one(ctx, bus, &jobs, &name, args.force).await?;
         for path in kept {
-            ctx.voice.status(&format!("kept what was not machinist's: {}", path.display()));
+            ctx.voice
+                .status(&format!("kept what was not machinist's: {}", path.display()));
         }
         Ok(Outcome::new("removed", format!("removed {name}")))
     })
@@ -91,7 +93,10 @@ async fn remove_one(
     let removed = ctx
         .blocking(move || {
             let still_free = || handle.block_on(refuse_running(&bus, &target.name));
-            let autostart = ThroughSystemd { bus: bus.clone(), handle: handle.clone() };
+            let autostart = ThroughSystemd {
+                bus: bus.clone(),
+                handle: handle.clone(),
+            };
             remove(&target, &places, &autostart, &still_free, &progress, &cancel)
         })
         .await?;
@@ -107,7 +112,11 @@ async fn look(bus: &Bus, name: &MachineName, force: bool) -> Result<Target, OpEr
         refuse_running(bus, name).await?;
     }
     let enabled = is_enabled(&bus.unit_file_state(&name.unit()).await.unwrap_or_default());
-    Ok(Target { name: name.clone(), image: Some(image.into()), enabled })
+    Ok(Target {
+        name: name.clone(),
+        image: Some(image.into()),
+        enabled,
+    })
 }
 
 async fn refuse_running(bus: &Bus, name: &MachineName) -> Result<(), OpError> {

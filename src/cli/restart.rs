@@ -48,9 +48,14 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
             .iter()
             .flat_map(|name| {
                 if args.inside {
-                    vec![format!("ask the init of '{name}' to reboot and wait for its next invocation")]
+                    vec![format!(
+                        "ask the init of '{name}' to reboot and wait for its next invocation"
+                    )]
                 } else {
-                    vec![format!("stop unit {}", name.unit()), format!("start unit {}", name.unit())]
+                    vec![
+                        format!("stop unit {}", name.unit()),
+                        format!("start unit {}", name.unit()),
+                    ]
                 }
             })
             .collect();
@@ -70,8 +75,26 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
             }
             return Ok(Outcome::new("rebooted", format!("rebooted {name}")));
         }
-        stop(bus, &jobs, &name, StopOptions { timeout: args.timeout, force: args.force }).await?;
-        start(bus, &jobs, &name, StartOptions { wait: args.wait, timeout: args.timeout }).await?;
+        stop(
+            bus,
+            &jobs,
+            &name,
+            StopOptions {
+                timeout: args.timeout,
+                force: args.force,
+            },
+        )
+        .await?;
+        start(
+            bus,
+            &jobs,
+            &name,
+            StartOptions {
+                wait: args.wait,
+                timeout: args.timeout,
+            },
+        )
+        .await?;
         Ok(Outcome::new("restarted", format!("restarted {name}")))
     })
     .await

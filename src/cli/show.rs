@@ -50,8 +50,11 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
                 .map(|key| {
                     let value = all.get(key).cloned();
                     value.map(|value| (key.clone(), value)).ok_or_else(|| {
-                        CliError::new(Kind::Failed, format!("machine '{name}' has no property '{}'", printable(key)))
-                            .hint(format!("see `machinist show {name}` for those it has"))
+                        CliError::new(
+                            Kind::Failed,
+                            format!("machine '{name}' has no property '{}'", printable(key)),
+                        )
+                        .hint(format!("see `machinist show {name}` for those it has"))
                     })
                 })
                 .collect::<Result<_, _>>()?
@@ -61,11 +64,19 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
         }
         for (key, value) in &chosen {
             let shown = printable(&plain(value));
-            let _ = if args.value { writeln!(text, "{shown}") } else { writeln!(text, "{key}={shown}") };
+            let _ = if args.value {
+                writeln!(text, "{shown}")
+            } else {
+                writeln!(text, "{key}={shown}")
+            };
         }
         objects.push(Value::Object(chosen.into_iter().collect::<Map<_, _>>()));
     }
-    if ctx.voice.json { ctx.voice.json(&objects)? } else { data(&text)? }
+    if ctx.voice.json {
+        ctx.voice.json(&objects)?;
+    } else {
+        data(&text)?;
+    }
     Ok(0)
 }
 
@@ -85,7 +96,12 @@ async fn properties(bus: &Bus, name: &MachineName) -> Result<BTreeMap<String, Va
     all.insert("Unit".to_owned(), Value::from(unit));
     match machine {
         Some(machine) => all.extend(machine.printable()),
-        None => drop(all.insert("Name".to_owned(), Value::from(name.as_str()))),
+        None => {
+            // A script may ask for these whatever the machine does: they are there, and empty.
+            let empty = ["Class", "Leader", "RootDirectory", "Service", "Timestamp"];
+            all.extend(empty.map(|key| (key.to_owned(), Value::Null)));
+            all.insert("Name".to_owned(), Value::from(name.as_str()));
+        }
     }
     Ok(all)
 }

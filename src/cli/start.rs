@@ -37,13 +37,18 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     let names = resolve(ctx, &args.names, Pool::Images).await?;
     if args.dry_run {
         let wait = if args.wait { " and for its boot" } else { "" };
-        let steps: Vec<_> =
-            names.iter().map(|name| format!("start unit {} and wait for its job{wait}", name.unit())).collect();
+        let steps: Vec<_> = names
+            .iter()
+            .map(|name| format!("start unit {} and wait for its job{wait}", name.unit()))
+            .collect();
         return ctx.show_plan(&steps).map(|()| 0);
     }
     let bus = ctx.bus().await?;
     let jobs = ctx.jobs().await?;
-    let options = StartOptions { wait: args.wait, timeout: args.timeout };
+    let options = StartOptions {
+        wait: args.wait,
+        timeout: args.timeout,
+    };
     each(ctx, "start", names, async |name| {
         Ok(match start(bus, &jobs, &name, options).await? {
             Started::Now => Outcome::new("started", format!("started {name}")),

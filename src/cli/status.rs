@@ -37,7 +37,10 @@ pub(super) struct Args {
 pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     let names = resolve(ctx, &args.names, Pool::All).await?;
     let bus = ctx.bus().await?;
-    let detail = Detail { namespaces: args.namespaces, journal_lines: args.lines };
+    let detail = Detail {
+        namespaces: args.namespaces,
+        journal_lines: args.lines,
+    };
     let mut all = Vec::new();
     for name in &names {
         crate::ops::start::find_machine(bus, name).await?;
@@ -64,26 +67,46 @@ fn screen(status: &Status) -> String {
     };
     line("Since", &since(status));
     line("Leader", &leader(status));
-    line("Service", &[status.service.as_deref(), status.class.as_deref()].into_iter().flatten().collect::<Vec<_>>().join("; class "));
-    line("OS", &match &status.os {
-        Seen::Value(os) => os.pretty_name.clone().unwrap_or_else(|| os.id.clone()),
-        Seen::None => String::new(),
-        Seen::TimedOut => "?".to_owned(),
-    });
+    line(
+        "Service",
+        &[status.service.as_deref(), status.class.as_deref()]
+            .into_iter()
+            .flatten()
+            .collect::<Vec<_>>()
+            .join("; class "),
+    );
+    line(
+        "OS",
+        &match &status.os {
+            Seen::Value(os) => os.pretty_name.clone().unwrap_or_else(|| os.id.clone()),
+            Seen::None => String::new(),
+            Seen::TimedOut => "?".to_owned(),
+        },
+    );
     line("Guest", status.status_text.as_deref().unwrap_or_default());
-    line("Address", &match &status.addresses {
-        Seen::Value(list) => addresses_text(list),
-        Seen::None if status.private_network == Some(false) => "the host's own network".to_owned(),
-        Seen::None => String::new(),
-        Seen::TimedOut => "?".to_owned(),
-    });
-    line("Users", &status.uid_shift.map_or_else(String::new, |shift| match shift.base {
-        0 => "the host's own".to_owned(),
-        base => format!("private: its root is uid {base} here ({} uids)", shift.count),
-    }));
+    line(
+        "Address",
+        &match &status.addresses {
+            Seen::Value(list) => addresses_text(list),
+            Seen::None if status.private_network == Some(false) => "the host's own network".to_owned(),
+            Seen::None => String::new(),
+            Seen::TimedOut => "?".to_owned(),
+        },
+    );
+    line(
+        "Users",
+        &status.uid_shift.map_or_else(String::new, |shift| match shift.base {
+            0 => "the host's own".to_owned(),
+            base => format!("private: its root is uid {base} here ({} uids)", shift.count),
+        }),
+    );
     line("Image", status.image.as_deref().unwrap_or_default());
     line("Settings", status.settings.as_deref().unwrap_or_default());
-    let enabled = if status.enabled { "starts at boot" } else { "does not start at boot" };
+    let enabled = if status.enabled {
+        "starts at boot"
+    } else {
+        "does not start at boot"
+    };
     line("Unit", &format!("{} ({enabled})", status.unit));
     line("Result", status.result.as_deref().unwrap_or_default());
     for drop_in in &status.drop_ins {
@@ -102,14 +125,25 @@ fn screen(status: &Status) -> String {
         text.push('\n');
     }
     for entry in &status.journal {
-        let _ = writeln!(text, "{} {}: {}", entry.time, printable(&entry.identifier), printable(entry.message.trim_end()));
+        let _ = writeln!(
+            text,
+            "{} {}: {}",
+            entry.time,
+            printable(&entry.identifier),
+            printable(entry.message.trim_end())
+        );
     }
     text
 }
 
 fn since(status: &Status) -> String {
-    let parsed = status.since.as_deref().and_then(|text| text.parse::<jiff::Timestamp>().ok());
-    let Some(micros) = parsed.and_then(|time| u64::try_from(time.as_microsecond()).ok()) else { return String::new() };
+    let parsed = status
+        .since
+        .as_deref()
+        .and_then(|text| text.parse::<jiff::Timestamp>().ok());
+    let Some(micros) = parsed.and_then(|time| u64::try_from(time.as_microsecond()).ok()) else {
+        return String::new();
+    };
     format!("{}; {} ago", time::local(micros), time::ago(micros))
 }
 
@@ -122,19 +156,29 @@ fn leader(status: &Status) -> String {
 }
 
 fn usage(usage: Usage, show: impl Fn(u64) -> String) -> String {
-    let Some(current) = usage.current else { return String::new() };
+    let Some(current) = usage.current else {
+        return String::new();
+    };
     let mut notes = Vec::new();
     notes.extend(usage.peak.map(|peak| format!("peak {}", show(peak))));
     notes.extend(usage.limit.map(|limit| format!("limit {}", show(limit))));
-    if notes.is_empty() { show(current) } else { format!("{} ({})", show(current), notes.join(", ")) }
+    if notes.is_empty() {
+        show(current)
+    } else {
+        format!("{} ({})", show(current), notes.join(", "))
+    }
 }
 
 fn cpu(usage: Usage) -> String {
-    let Some(nanoseconds) = usage.current else { return String::new() };
+    let Some(nanoseconds) = usage.current else {
+        return String::new();
+    };
     let milliseconds = nanoseconds / 1_000_000;
     let used = format!("{}.{:03}s", milliseconds / 1000, milliseconds % 1000);
     // The quota is µs of CPU time per second: 10 ms of it are one per cent of a CPU.
-    usage.limit.map_or(used.clone(), |quota| format!("{used} (limit {}%)", quota / 10_000))
+    usage
+        .limit
+        .map_or(used.clone(), |quota| format!("{used} (limit {}%)", quota / 10_000))
 }
 
 /// Processes under their control groups, as systemd-cgls draws them.

@@ -38,13 +38,18 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     if args.dry_run {
         let force = if args.force { ", then take it down" } else { "" };
         let seconds = args.timeout.as_secs_f64();
-        let steps: Vec<_> =
-            names.iter().map(|name| format!("stop unit {}, wait up to {seconds} s{force}", name.unit())).collect();
+        let steps: Vec<_> = names
+            .iter()
+            .map(|name| format!("stop unit {}, wait up to {seconds} s{force}", name.unit()))
+            .collect();
         return ctx.show_plan(&steps).map(|()| 0);
     }
     let bus = ctx.bus().await?;
     let jobs = ctx.jobs().await?;
-    let options = StopOptions { timeout: args.timeout, force: args.force };
+    let options = StopOptions {
+        timeout: args.timeout,
+        force: args.force,
+    };
     each(ctx, "stop", names, async |name| {
         Ok(match stop(bus, &jobs, &name, options).await? {
             Stopped::Cleanly => Outcome::new("stopped", format!("stopped {name}")),

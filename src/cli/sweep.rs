@@ -22,9 +22,13 @@ impl Autostart for ThroughSystemd {
     fn set(&self, name: &MachineName, enabled: bool) -> Result<(), OpError> {
         let names = std::slice::from_ref(name);
         let change = async {
-            if enabled { enable(&self.bus, names).await } else { disable_units(&self.bus, names).await }
+            if enabled {
+                enable(&self.bus, names).await.map(drop)
+            } else {
+                disable_units(&self.bus, names).await
+            }
         };
-        self.handle.block_on(change).map(drop)
+        self.handle.block_on(change)
     }
 }
 
@@ -33,7 +37,8 @@ pub(super) async fn run(ctx: &Ctx) -> Result<(), CliError> {
     let (places, cancel, progress) = (ctx.places.clone(), ctx.cancel.clone(), ctx.progress("sweep"));
     let swept = ctx.blocking(move || sweep(&places, &progress, &cancel)).await?;
     for what in &swept.what {
-        ctx.voice.status(&format!("swept what an interrupted call left: {what}"));
+        ctx.voice
+            .status(&format!("swept what an interrupted call left: {what}"));
     }
     finish_removals(ctx, swept.removed).await
 }
@@ -47,11 +52,19 @@ pub(super) async fn finish_removals(ctx: &Ctx, names: Vec<String>) -> Result<(),
         }
         let bus = ctx.bus().await?.clone();
         let enabled = is_enabled(&bus.unit_file_state(&name.unit()).await.unwrap_or_default());
-        let target = Target { name, image: None, enabled };
-        let autostart = ThroughSystemd { bus, handle: Handle::current() };
+        let target = Target {
+            name,
+            image: None,
+            enabled,
+        };
+        let autostart = ThroughSystemd {
+            bus,
+            handle: Handle::current(),
+        };
         let (places, cancel): (Places, _) = (ctx.places.clone(), ctx.cancel.clone());
         let progress = ctx.progress(target.name.as_str());
-        ctx.blocking(move || remove(&target, &places, &autostart, &|| Ok(()), &progress, &cancel)).await?;
+        ctx.blocking(move || remove(&target, &places, &autostart, &|| Ok(()), &progress, &cancel))
+            .await?;
     }
     Ok(())
 }

@@ -27,7 +27,10 @@ pub(super) struct Args {
 pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     let names = resolve(ctx, &args.names, Pool::Running).await?;
     if args.dry_run {
-        let steps: Vec<_> = names.iter().map(|name| format!("take unit {} down at once", name.unit())).collect();
+        let steps: Vec<_> = names
+            .iter()
+            .map(|name| format!("take unit {} down at once", name.unit()))
+            .collect();
         return ctx.show_plan(&steps).map(|()| 0);
     }
     let bus = ctx.bus().await?;

@@ -32,9 +32,8 @@ pub async fn wait_for_pid1(bus: &Bus, name: &MachineName) -> Result<Option<Strin
                 _ => {}
             }
         }
-        let state = bus.unit_state(&unit).await?;
-        if !state.is_up() {
-            return Err(start_failed(bus, name, &unit, "failed").await);
+        if !bus.is_unit_up(&unit).await? {
+            return Err(start_failed(bus, name, &unit, "failed", None).await);
         }
         if tokio::time::Instant::now() >= deadline {
             return Ok(None);
@@ -50,12 +49,20 @@ pub async fn wait_for_pid1(bus: &Bus, name: &MachineName) -> Result<Option<Strin
 ///
 /// Other guests have booted once their PID 1 runs.
 pub async fn wait_for_boot(bus: &Bus, name: &MachineName) -> Result<(), OpError> {
-    if wait_for_pid1(bus, name).await?.is_some_and(|command| command != "systemd") {
+    if wait_for_pid1(bus, name)
+        .await?
+        .is_some_and(|command| command != "systemd")
+    {
         return Ok(());
     }
     let unit = name.unit();
     let failed = |error: zbus::Error| {
-        OpError::Bus(classify(&error, systemd1::SERVICE, &format!("watch unit '{unit}'"), &unit))
+        OpError::Bus(classify(
+            &error,
+            systemd1::SERVICE,
+            &format!("watch unit '{unit}'"),
+            &unit,
+        ))
     };
     let path = bus.manager().await?.load_unit(&unit).await.map_err(failed)?;
     let properties = zbus::fdo::PropertiesProxy::builder(bus.connection())
@@ -67,12 +74,15 @@ pub async fn wait_for_boot(bus: &Bus, name: &MachineName) -> Result<(), OpError>
         .map_err(failed)?;
     let mut changes = properties.receive_properties_changed().await.map_err(failed)?;
     loop {
-        let state = bus.unit_state(&unit).await?;
-        if has_booted(&state.detail.string("StatusText")) {
+        let status = bus
+            .unit_properties(&unit, "Service", &["StatusText"])
+            .await?
+            .string("StatusText");
+        if has_booted(&status) {
             return Ok(());
         }
-        if !state.is_up() {
-            return Err(start_failed(bus, name, &unit, "failed").await);
+        if !bus.is_unit_up(&unit).await? {
+            return Err(start_failed(bus, name, &unit, "failed", None).await);
         }
         if changes.next().await.is_none() {
             return Err(OpError::Bus(BusError::Unavailable {
@@ -89,9 +99,19 @@ fn has_booted(status: &str) -> bool {
         .is_some_and(|guest| guest.starts_with("Ready") || guest.starts_with("Startup finished"))
 }
 
-pub(super) async fn start_failed(bus: &Bus, name: &MachineName, unit: &str, job_result: &str) -> OpError {
-    let diagnosis = Box::new(failed_job(bus, name.as_str(), unit, job_result).await);
-    OpError::Job { verb: "start", name: name.to_string(), diagnosis }
+pub(super) async fn start_failed(
+    bus: &Bus,
+    name: &MachineName,
+    unit: &str,
+    job_result: &str,
+    former: Option<&str>,
+) -> OpError {
+    let diagnosis = Box::new(failed_job(bus, name.as_str(), unit, job_result, former).await);
+    OpError::Job {
+        verb: "start",
+        name: name.to_string(),
+        diagnosis,
+    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use super::transaction::{leftovers, sweep};
+use super::transaction::{is_staging, leftovers, sweep};
 use super::{OpError, Places};
 use crate::machine::{Cancel, Report};
 use crate::sources::{self, cache};
@@ -44,21 +44,40 @@ pub fn plan(places: &Places, options: CleanOptions, cancel: &Cancel) -> Result<V
     let mut found: Vec<Cleaned> = leftovers(places)
         .into_iter()
         .map(|(path, record)| {
-            let what = record.map_or_else(|| "leftover".to_owned(), |record| format!("leftover of machine '{}'", record.name));
-            Cleaned { what, bytes: size(&path), path: Some(path) }
+            let what = record.map_or_else(
+                || "leftover".to_owned(),
+                |record| format!("leftover of machine '{}'", record.name),
+            );
+            Cleaned {
+                what,
+                bytes: size(&path),
+                path: Some(path),
+            }
         })
         .collect();
     if let Some(age) = options.cache_age {
         let entries = cache::entries(&source_places(places), cancel)?;
-        found.extend(entries.into_iter().filter(|entry| is_older(entry.created.into(), age)).map(|entry| Cleaned {
-            what: format!("cached bootstrap {}", entry.description),
-            path: Some(entry.path),
-            bytes: entry.bytes,
-        }));
+        found.extend(
+            entries
+                .into_iter()
+                .filter(|entry| is_older(entry.created.into(), age))
+                .map(|entry| Cleaned {
+                    what: format!("cached bootstrap {}", entry.description),
+                    path: Some(entry.path),
+                    bytes: entry.bytes,
+                }),
+        );
     }
-    for (what, directory, age) in [("trash", places.trash(), options.trash_age), ("log", places.logs.clone(), LOG_AGE)] {
+    for (what, directory, age) in [
+        ("trash", places.trash(), options.trash_age),
+        ("log", places.logs.clone(), LOG_AGE),
+    ] {
         let old = old_entries(&directory, age).into_iter();
-        found.extend(old.map(|path| Cleaned { what: what.to_owned(), bytes: size(&path), path: Some(path) }));
+        found.extend(old.map(|path| Cleaned {
+            what: what.to_owned(),
+            bytes: size(&path),
+            path: Some(path),
+        }));
     }
     Ok(found)
 }
@@ -80,6 +99,10 @@ pub fn clean(
         cancel.check()?;
         let Some(path) = &item.path else { continue };
         if fs::symlink_metadata(path).is_ok() {
+            // Swept above if it was a leftover; what is there still could not be, or belongs to somebody by now.
+            if is_staging(path) {
+                continue;
+            }
             let removed = if path.is_dir() {
                 remove_tree(path).map_err(OpError::from)
             } else {
@@ -96,7 +119,10 @@ pub fn clean(
 }
 
 fn source_places(places: &Places) -> sources::Places {
-    sources::Places { cache: places.cache.clone(), logs: places.logs.clone() }
+    sources::Places {
+        cache: places.cache.clone(),
+        logs: places.logs.clone(),
+    }
 }
 
 fn is_older(time: SystemTime, age: Duration) -> bool {
@@ -105,10 +131,17 @@ fn is_older(time: SystemTime, age: Duration) -> bool {
 }
 
 fn old_entries(directory: &Path, age: Duration) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    let Ok(entries) = fs::read_dir(directory) else {
+        return Vec::new();
+    };
     entries
         .flatten()
-        .filter(|entry| entry.metadata().and_then(|meta| meta.modified()).is_ok_and(|time| is_older(time, age)))
+        .filter(|entry| {
+            entry
+                .metadata()
+                .and_then(|meta| meta.modified())
+                .is_ok_and(|time| is_older(time, age))
+        })
         .map(|entry| entry.path())
         .collect()
 }

@@ -87,7 +87,9 @@ struct Slots {
 impl Slots {
     fn staging(&self) -> Result<&Staging, OpError> {
         // Steps run in their order: the staging directory is there.
-        self.staging.as_ref().ok_or_else(|| OpError::Setting("internal error: no staging directory".into()))
+        self.staging
+            .as_ref()
+            .ok_or_else(|| OpError::Setting("internal error: no staging directory".into()))
     }
 }
 
@@ -125,30 +127,50 @@ fn transaction<'a>(
     let name = &request.name;
     let image = places.image(name);
     let settings_file = places.settings_file(name);
-    let source_places = sources::Places { cache: places.cache.clone(), logs: places.logs.clone() };
+    let source_places = sources::Places {
+        cache: places.cache.clone(),
+        logs: places.logs.clone(),
+    };
     let source_plan = sources::plan(&request.source, &request.bootstrap, &source_places)?;
     let hold = move || slots.lock().unwrap_or_else(PoisonError::into_inner);
     let mut steps = Transaction::default();
 
-    steps.step(Step::new(format!("lock the name '{name}' and check that it is free"), move || {
-        make_machines_directory(&places.machines)?;
-        hold().lock = Some(Lock::wait(&places.runtime, name.as_str(), report, cancel)?);
-        is_free(name, places)?;
-        in_use()
-    }));
+    steps.step(Step::new(
+        format!("lock the name '{name}' and check that it is free"),
+        move || {
+            make_machines_directory(&places.machines)?;
+            hold().lock = Some(Lock::wait(&places.runtime, name.as_str(), report, cancel)?);
+            is_free(name, places)?;
+            in_use()
+        },
+    ));
 
-    let record = Record { verb: Verb::Create, name: name.to_string(), settings: Some(settings_file.clone()) };
+    let record = Record {
+        verb: Verb::Create,
+        name: name.to_string(),
+        settings: Some(settings_file.clone()),
+    };
     steps.step(
-        Step::new(format!("make a hidden directory in '{}'", shown(&places.machines)), move || {
-            hold().staging = Some(Staging::create(places, &record, report, cancel)?);
-            Ok(())
-        })
+        Step::new(
+            format!("make a hidden directory in '{}'", shown(&places.machines)),
+            move || {
+                hold().staging = Some(Staging::create(places, &record, report, cancel)?);
+                Ok(())
+            },
+        )
         .undo(move || hold().staging.take().map_or(Ok(()), |mut staging| staging.discard())),
     );
 
     steps.step(Step::new(source_plan.join("\n"), move || {
         let tree = hold().staging()?.tree();
-        Ok(sources::fill(&request.source, &request.bootstrap, &source_places, &tree, report, cancel)?)
+        Ok(sources::fill(
+            &request.source,
+            &request.bootstrap,
+            &source_places,
+            &tree,
+            report,
+            cancel,
+        )?)
     }));
 
     steps.step(Step::new(describe_guest(request), move || {
@@ -179,10 +201,17 @@ fn transaction<'a>(
 
     let written = settings_file.clone();
     steps.step(
-        Step::new(format!("write '{}' if there is anything to set", shown(&settings_file)), move || {
-            let slots = hold();
-            if slots.settings.is_empty() { Ok(()) } else { owned::write(&settings_file, &slots.settings) }
-        })
+        Step::new(
+            format!("write '{}' if there is anything to set", shown(&settings_file)),
+            move || {
+                let slots = hold();
+                if slots.settings.is_empty() {
+                    Ok(())
+                } else {
+                    owned::write(&settings_file, &slots.settings)
+                }
+            },
+        )
         .undo(move || owned::take_back(&written, &hold().settings)),
     );
 
@@ -206,8 +235,16 @@ fn transaction<'a>(
 
 fn describe_guest(request: &Request) -> String {
     let hostname = request.hostname.as_deref().unwrap_or(request.name.as_str());
-    let root = if request.root_password.is_some() { "root has the given password" } else { "root is locked" };
-    let ssh = if request.ssh_key.is_some() { ", the ssh key is installed" } else { "" };
+    let root = if request.root_password.is_some() {
+        "root has the given password"
+    } else {
+        "root is locked"
+    };
+    let ssh = if request.ssh_key.is_some() {
+        ", the ssh key is installed"
+    } else {
+        ""
+    };
     format!("prepare the guest: host name '{hostname}', a new identity at first boot, {root}{ssh}")
 }
 
@@ -221,7 +258,13 @@ fn settings(request: &Request, kill_signal: Option<&str>) -> Result<Vec<u8>, OpE
     let mut edits: Vec<Edit> = Vec::new();
     // Without this the guest ignores the request to power off, and is killed after the unit's timeout.
     edits.extend(kill_signal.map(|signal| set("Exec", "KillSignal", signal)));
-    edits.extend(request.network.settings().iter().map(|(key, value)| set("Network", key, value)));
+    edits.extend(
+        request
+            .network
+            .settings()
+            .iter()
+            .map(|(key, value)| set("Network", key, value)),
+    );
     edits.extend(request.settings.iter().cloned().map(Assignment::into_edit));
     if edits.is_empty() {
         return Ok(Vec::new());
@@ -229,7 +272,9 @@ fn settings(request: &Request, kill_signal: Option<&str>) -> Result<Vec<u8>, OpE
     let head = format!("# Settings of machine '{}', see systemd.nspawn(5).\n", request.name);
     let mut document = Document::parse(head.as_bytes());
     for edit in &edits {
-        document.apply(edit).map_err(|error| OpError::Setting(error.to_string()))?;
+        document
+            .apply(edit)
+            .map_err(|error| OpError::Setting(error.to_string()))?;
     }
     Ok(document.as_bytes().to_vec())
 }
@@ -243,7 +288,11 @@ fn is_free(name: &MachineName, places: &Places) -> Result<(), OpError> {
     };
     for image in [places.image(name), places.machines.join(format!("{name}.raw"))] {
         if fs::symlink_metadata(&image).is_ok() {
-            return Err(in_use("image", &image, format!("remove it with `machinist remove {name}`, or choose another name")));
+            return Err(in_use(
+                "image",
+                &image,
+                format!("remove it with `machinist remove {name}`, or choose another name"),
+            ));
         }
     }
     for directory in [&places.settings, &places.runtime_settings] {
@@ -261,11 +310,17 @@ fn make_machines_directory(directory: &Path) -> Result<(), OpError> {
     if directory.exists() {
         return Ok(());
     }
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(OpError::path("create", directory))
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(OpError::path("create", directory))
 }
 
 fn sync_directory(directory: &Path) -> Result<(), OpError> {
-    fs::File::open(directory).and_then(|file| file.sync_all()).map_err(OpError::path("write to disk", directory))
+    fs::File::open(directory)
+        .and_then(|file| file.sync_all())
+        .map_err(OpError::path("write to disk", directory))
 }
 
 #[cfg(test)]
@@ -281,14 +336,21 @@ mod tests {
             root_password: None,
             ssh_key: None,
             network,
-            settings: settings.iter().map(|text| crate::nspawn::assignment::parse_assignment(text).unwrap()).collect(),
+            settings: settings
+                .iter()
+                .map(|text| crate::nspawn::assignment::parse_assignment(text).unwrap())
+                .collect(),
         }
     }
 
     #[test]
     fn settings_say_only_what_differs_from_the_template() {
         assert_eq!(settings(&request(Network::Veth, &[]), None).unwrap(), b"");
-        let text = settings(&request(Network::Bridge("br0".into()), &["Exec.Hostname=x"]), Some("SIGUSR2")).unwrap();
+        let text = settings(
+            &request(Network::Bridge("br0".into()), &["Exec.Hostname=x"]),
+            Some("SIGUSR2"),
+        )
+        .unwrap();
         assert_eq!(
             String::from_utf8(text).unwrap(),
             "# Settings of machine 'web', see systemd.nspawn(5).\n\n[Exec]\nKillSignal=SIGUSR2\nHostname=x\n\n[Network]\nBridge=br0\n"
@@ -298,6 +360,10 @@ mod tests {
     #[test]
     fn what_the_user_sets_wins() {
         let text = settings(&request(Network::Veth, &["Exec.KillSignal=SIGKILL"]), Some("SIGUSR2")).unwrap();
-        assert!(String::from_utf8(text).unwrap().ends_with("[Exec]\nKillSignal=SIGKILL\n"));
+        assert!(
+            String::from_utf8(text)
+                .unwrap()
+                .ends_with("[Exec]\nKillSignal=SIGKILL\n")
+        );
     }
 }

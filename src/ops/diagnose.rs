@@ -32,18 +32,27 @@ const KNOWN: &[Known] = &[
         cause: |_, message| format!("bridge '{}' does not exist", after(message, "to bridge ")),
         hint: |_, message| {
             let bridge = after(message, "to bridge ");
-            format!("create it, for example with `ip link add {bridge} type bridge`, or choose another in the .nspawn file")
+            format!(
+                "create it, for example with `ip link add {bridge} type bridge`, or choose another in the .nspawn file"
+            )
         },
     },
     Known {
         marker: "Failed to resolve interface",
-        cause: |_, message| format!("network interface '{}' does not exist", after(message, "Failed to resolve interface ")),
+        cause: |_, message| {
+            format!(
+                "network interface '{}' does not exist",
+                after(message, "Failed to resolve interface ")
+            )
+        },
         hint: |name, _| format!("see `ip link`, and [Network] in /etc/systemd/nspawn/{name}.nspawn"),
     },
     Known {
         marker: "is currently busy",
         cause: |_, _| "its image is in use by another process".to_owned(),
-        hint: |_, _| "see what runs from it: `machinectl list` and `ps -e -o pid,args | grep systemd-nspawn`".to_owned(),
+        hint: |_, _| {
+            "see what runs from it: `machinectl list` and `ps -e -o pid,args | grep systemd-nspawn`".to_owned()
+        },
     },
     Known {
         marker: "exists already, refusing",
@@ -54,7 +63,9 @@ const KNOWN: &[Known] = &[
         marker: "execv(",
         cause: |_, _| "there is no init in its image".to_owned(),
         hint: |name, _| {
-            format!("install one into the image (package systemd-sysv), or set [Exec] Boot=no and Parameters= in /etc/systemd/nspawn/{name}.nspawn")
+            format!(
+                "install one into the image (package systemd-sysv), or set [Exec] Boot=no and Parameters= in /etc/systemd/nspawn/{name}.nspawn"
+            )
         },
     },
     Known {
@@ -75,11 +86,18 @@ const KNOWN: &[Known] = &[
     Known {
         marker: "without private networking",
         cause: |_, _| "Port= needs a private network".to_owned(),
-        hint: |name, _| format!("add Private=yes and VirtualEthernet=yes to [Network] in /etc/systemd/nspawn/{name}.nspawn"),
+        hint: |name, _| {
+            format!("add Private=yes and VirtualEthernet=yes to [Network] in /etc/systemd/nspawn/{name}.nspawn")
+        },
     },
     Known {
         marker: "Failed to stat ",
-        cause: |_, message| format!("'{}' does not exist on this host", before(after(message, "Failed to stat "), ':')),
+        cause: |_, message| {
+            format!(
+                "'{}' does not exist on this host",
+                before(after(message, "Failed to stat "), ':')
+            )
+        },
         hint: |name, _| format!("create it, or take its Bind= out of /etc/systemd/nspawn/{name}.nspawn"),
     },
     Known {
@@ -90,7 +108,9 @@ const KNOWN: &[Known] = &[
     Known {
         marker: "name is not activatable",
         cause: |_, _| "systemd-machined is not installed or masked".to_owned(),
-        hint: |_, _| "install it with `apt install systemd-container`, or `systemctl unmask systemd-machined`".to_owned(),
+        hint: |_, _| {
+            "install it with `apt install systemd-container`, or `systemctl unmask systemd-machined`".to_owned()
+        },
     },
     Known {
         marker: "Failed to register machine",
@@ -113,18 +133,30 @@ fn before(text: &str, end: char) -> &str {
 /// Lines that only say that something failed, or follow from the cause.
 fn is_noise(line: &Line) -> bool {
     line.message.trim().is_empty()
-        || ["Parent died too early", "Child died too early", "Failed to read", "Short read", "terminated by signal"]
-            .iter()
-            .any(|noise| line.message.starts_with(noise))
+        || [
+            "Parent died too early",
+            "Child died too early",
+            "Failed to read",
+            "Short read",
+            "terminated by signal",
+        ]
+        .iter()
+        .any(|noise| line.message.starts_with(noise))
 }
 
 /// Finds the cause in the lines of an invocation. `result` is the unit's `Result`, such as "exit-code".
 #[must_use]
 pub fn explain(name: &str, unit: &str, result: &str, lines: &[Line]) -> Diagnosis {
-    let own: Vec<&Line> = lines.iter().filter(|line| line.identifier == "systemd-nspawn" && !is_noise(line)).collect();
+    let own: Vec<&Line> = lines
+        .iter()
+        .filter(|line| line.identifier == "systemd-nspawn" && !is_noise(line))
+        .collect();
     // A fatal error stands at the end; before it there may be warnings that match, too.
     let known = KNOWN.iter().find_map(|known| {
-        own.iter().rev().find(|line| line.message.contains(known.marker)).map(|line| (known, *line))
+        own.iter()
+            .rev()
+            .find(|line| line.message.contains(known.marker))
+            .map(|line| (known, *line))
     });
     let unit_said = format!("unit {unit} failed ({result})");
     if let Some((known, line)) = known {
@@ -141,19 +173,36 @@ pub fn explain(name: &str, unit: &str, result: &str, lines: &[Line]) -> Diagnosi
     match last {
         Some(line) => {
             let message = printable(line.message.trim());
-            Diagnosis { cause: message, evidence: vec![unit_said], hints: vec![hint] }
+            Diagnosis {
+                cause: message,
+                evidence: vec![unit_said],
+                hints: vec![hint],
+            }
         }
-        None => Diagnosis { cause: format!("unit {unit} failed ({result})"), evidence: Vec::new(), hints: vec![hint] },
+        None => Diagnosis {
+            cause: format!("unit {unit} failed ({result})"),
+            evidence: Vec::new(),
+            hints: vec![hint],
+        },
     }
 }
 
 /// Asks the unit and the journal why a job ended with `job_result` ("failed", "timeout", "dependency" …).
-pub async fn failed_job(bus: &Bus, name: &str, unit: &str, job_result: &str) -> Diagnosis {
+///
+/// `former` is the unit's invocation before a start job.
+pub async fn failed_job(bus: &Bus, name: &str, unit: &str, job_result: &str, former: Option<&str>) -> Diagnosis {
     let Ok(state) = bus.unit_state(unit).await else {
-        return Diagnosis { cause: format!("its job ended with '{job_result}'"), ..Diagnosis::default() };
+        return Diagnosis {
+            cause: format!("its job ended with '{job_result}'"),
+            ..Diagnosis::default()
+        };
     };
     let result = state.detail.string("Result");
-    if result == "start-limit-hit" {
+    let invocation = state.unit.hex("InvocationID");
+    // A unit that failed before keeps its former result when the limit refuses the next start, but a start that was
+    // tried has an invocation of its own.
+    let refused = job_result == "failed" && former == Some(invocation.as_str());
+    if result == "start-limit-hit" || refused {
         return Diagnosis {
             cause: "it was started too often in a short time".to_owned(),
             evidence: vec![format!("unit {unit} failed (start-limit-hit)")],
@@ -164,10 +213,11 @@ pub async fn failed_job(bus: &Bus, name: &str, unit: &str, job_result: &str) -> 
         return Diagnosis {
             cause: "a unit that it depends on failed".to_owned(),
             evidence: Vec::new(),
-            hints: vec![format!("see `systemctl list-dependencies {unit}` and `systemctl --failed`")],
+            hints: vec![format!(
+                "see `systemctl list-dependencies {unit}` and `systemctl --failed`"
+            )],
         };
     }
-    let invocation = state.unit.hex("InvocationID");
     let lines = if invocation.is_empty() {
         Vec::new()
     } else {
@@ -177,7 +227,11 @@ pub async fn failed_job(bus: &Bus, name: &str, unit: &str, job_result: &str) -> 
             .and_then(Result::ok)
             .unwrap_or_default()
     };
-    let result = if result.is_empty() || result == "success" { job_result } else { &result };
+    let result = if result.is_empty() || result == "success" {
+        job_result
+    } else {
+        &result
+    };
     explain(name, unit, result, &lines)
 }
 

@@ -1,5 +1,7 @@
 //! Starting at boot: the unit is wanted by machines.target, see systemd-nspawn(1) and machinectl(1).
 
+use std::collections::BTreeMap;
+
 use super::OpError;
 use super::start::find_image;
 use crate::machine::MachineName;
@@ -17,48 +19,65 @@ pub enum Changed {
     No,
 }
 
-/// Makes machines start at boot, and machines.target too. One reload for all of them.
-pub async fn enable(bus: &Bus, names: &[MachineName]) -> Result<Changed, OpError> {
+/// What came of each name.
+pub type Outcomes = BTreeMap<MachineName, Result<Changed, OpError>>;
+
+/// Makes machines start at boot, and machines.target too: one call and one reload for all of them. A name without an
+/// image is an error of its own and does not stop the others.
+pub async fn enable(bus: &Bus, names: &[MachineName]) -> Result<Outcomes, OpError> {
+    let mut outcomes = Outcomes::new();
+    let mut wanted = Vec::new();
     for name in names {
-        find_image(bus, name).await?;
+        let outcome = match find_image(bus, name).await {
+            Ok(()) if is_enabled(&bus.unit_file_state(&name.unit()).await?) => Ok(Changed::No),
+            Ok(()) => {
+                wanted.push(name.unit());
+                Ok(Changed::Yes)
+            }
+            Err(error) => Err(error),
+        };
+        outcomes.insert(name.clone(), outcome);
     }
-    let mut units: Vec<String> = names.iter().map(MachineName::unit).collect();
     // Without the target in multi-user.target nothing starts at boot, whatever it wants.
-    if !is_enabled(&bus.unit_file_state(TARGET).await?) {
-        units.push(TARGET.to_owned());
+    if !is_enabled(&bus.unit_file_state(TARGET).await?) && outcomes.values().any(Result::is_ok) {
+        wanted.push(TARGET.to_owned());
     }
-    let files: Vec<&str> = units.iter().map(String::as_str).collect();
-    let manager = bus.manager().await?;
-    let (_, changes) = manager
-        .enable_unit_files(&files, false, false)
-        .await
-        .map_err(|error| explain(&error, "enable", names))?;
-    settle(bus, !changes.is_empty()).await
+    if !wanted.is_empty() {
+        let files: Vec<&str> = wanted.iter().map(String::as_str).collect();
+        let enabled = bus.manager().await?.enable_unit_files(&files, false, false).await;
+        enabled.map_err(|error| explain(&error, "enable", names))?;
+        reload(bus).await?;
+    }
+    Ok(outcomes)
 }
 
-/// Makes machines not start at boot. machines.target stays as it is: others may want it.
-pub async fn disable(bus: &Bus, names: &[MachineName]) -> Result<Changed, OpError> {
+/// Makes machines not start at boot, likewise. machines.target stays as it is: others may want it.
+pub async fn disable(bus: &Bus, names: &[MachineName]) -> Result<Outcomes, OpError> {
+    let mut outcomes = Outcomes::new();
+    let mut wanted = Vec::new();
     for name in names {
-        // What was removed may still be enabled; only a name that nothing knows is an error.
-        let known = is_enabled(&bus.unit_file_state(&name.unit()).await.unwrap_or_default());
-        if !known {
-            find_image(bus, name).await?;
-        }
+        // The image may be gone and the link still there: only a name that nothing knows is an error.
+        let outcome = if is_enabled(&bus.unit_file_state(&name.unit()).await?) {
+            wanted.push(name.clone());
+            Ok(Changed::Yes)
+        } else {
+            find_image(bus, name).await.map(|()| Changed::No)
+        };
+        outcomes.insert(name.clone(), outcome);
     }
-    disable_units(bus, names).await
+    if !wanted.is_empty() {
+        disable_units(bus, &wanted).await?;
+    }
+    Ok(outcomes)
 }
 
-/// As [`disable`], of names that need no image any more.
-pub(crate) async fn disable_units(bus: &Bus, names: &[MachineName]) -> Result<Changed, OpError> {
+/// Removes the links of these machines, whether they are there or not.
+pub(crate) async fn disable_units(bus: &Bus, names: &[MachineName]) -> Result<(), OpError> {
     let units: Vec<String> = names.iter().map(MachineName::unit).collect();
     let files: Vec<&str> = units.iter().map(String::as_str).collect();
-    let changes = bus
-        .manager()
-        .await?
-        .disable_unit_files(&files, false)
-        .await
-        .map_err(|error| explain(&error, "disable", names))?;
-    settle(bus, !changes.is_empty()).await
+    let disabled = bus.manager().await?.disable_unit_files(&files, false).await;
+    disabled.map_err(|error| explain(&error, "disable", names))?;
+    reload(bus).await
 }
 
 /// Whether a `UnitFileState` means that the unit starts at boot.
@@ -67,18 +86,23 @@ pub fn is_enabled(state: &str) -> bool {
     matches!(state, "enabled" | "enabled-runtime")
 }
 
-async fn settle(bus: &Bus, changed: bool) -> Result<Changed, OpError> {
-    if !changed {
-        return Ok(Changed::No);
-    }
+async fn reload(bus: &Bus) -> Result<(), OpError> {
     let reloaded = bus.manager().await?.reload().await;
-    reloaded.map_err(|error| classify(&error, systemd1::SERVICE, "reload systemd", ""))?;
-    Ok(Changed::Yes)
+    reloaded.map_err(|error| classify(&error, systemd1::SERVICE, "reload systemd", "").into())
 }
 
 fn explain(error: &zbus::Error, verb: &str, names: &[MachineName]) -> BusError {
-    let list = names.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ");
-    classify(error, systemd1::SERVICE, &format!("{verb} machine {list}"), "systemd-nspawn@.service")
+    let list = names
+        .iter()
+        .map(|name| format!("'{name}'"))
+        .collect::<Vec<_>>()
+        .join(", ");
+    classify(
+        error,
+        systemd1::SERVICE,
+        &format!("{verb} machine {list}"),
+        "systemd-nspawn@.service",
+    )
 }
 
 #[cfg(test)]
@@ -88,6 +112,10 @@ mod tests {
     #[test]
     fn only_enabled_is_enabled() {
         assert!(is_enabled("enabled") && is_enabled("enabled-runtime"));
-        assert!(!["disabled", "masked", "static", "indirect", ""].iter().any(|state| is_enabled(state)));
+        assert!(
+            !["disabled", "masked", "static", "indirect", ""]
+                .iter()
+                .any(|state| is_enabled(state))
+        );
     }
 }

@@ -123,6 +123,18 @@ impl OpError {
         move |source| Self::Path { action, path, source }
     }
 
+    /// Whether the user stopped it.
+    #[must_use]
+    pub fn is_interruption(&self) -> bool {
+        matches!(
+            self,
+            Self::Cancelled(_)
+                | Self::Source(SourceError::Cancelled(_))
+                | Self::Storage(StorageError::Cancelled(_))
+                | Self::File(FileError::Cancelled(_))
+        )
+    }
+
     /// Causes that are not in the `source()` chain.
     #[must_use]
     pub fn causes(&self) -> Vec<String> {
@@ -137,7 +149,9 @@ impl OpError {
     pub fn hints(&self) -> Vec<String> {
         match self {
             Self::NoImage { name } => {
-                vec![format!("see `machinist images`, or make it: `machinist create {name} debian:stable`")]
+                vec![format!(
+                    "see `machinist images`, or make it: `machinist create {name} debian:stable`"
+                )]
             }
             Self::InUse { hint, .. } | Self::TimedOut { hint, .. } | Self::Option { hint, .. } => vec![hint.clone()],
             Self::Running { name } => vec![format!("stop it first: `machinist stop {name}`, or `remove --force`")],

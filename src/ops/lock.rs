@@ -25,7 +25,11 @@ pub struct Lock {
 impl Lock {
     /// Locks `name`, waiting for whoever has it, and saying so. Blocks.
     pub fn wait(directory: &Path, name: &str, report: &dyn Report, cancel: &Cancel) -> Result<Self, OpError> {
-        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(OpError::path("create", directory))?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .map_err(OpError::path("create", directory))?;
         let path = directory.join(format!("{name}.lock"));
         let mut file = OpenOptions::new()
             .read(true)
@@ -51,7 +55,10 @@ impl Lock {
             if !said {
                 let mut holder = String::new();
                 let _ = (&file).take(16).read_to_string(&mut holder);
-                report.phase(&format!("waiting for another machinist (PID {}) that works on it", holder.trim()));
+                report.phase(&format!(
+                    "waiting for another machinist (PID {}) that works on it",
+                    holder.trim()
+                ));
                 said = true;
             }
             cancel.check()?;
@@ -60,10 +67,20 @@ impl Lock {
     }
 
     /// Locks `name` if nobody has it.
-    pub fn try_take(directory: &Path, name: &str) -> Option<Self> {
+    #[cfg(test)]
+    fn try_take(directory: &Path, name: &str) -> Option<Self> {
         let path = directory.join(format!("{name}.lock"));
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path).ok()?;
-        Flock::lock(file, FlockArg::LockExclusiveNonblock).ok().map(|file| Self { _file: file })
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .ok()?;
+        Flock::lock(file, FlockArg::LockExclusiveNonblock)
+            .ok()
+            .map(|file| Self { _file: file })
     }
 }
 
@@ -79,7 +96,10 @@ mod tests {
         assert!(Lock::try_take(dir.path(), "db").is_some());
         let cancelled = Cancel::default();
         cancelled.cancel();
-        assert!(matches!(Lock::wait(dir.path(), "web", &(), &cancelled), Err(OpError::Cancelled(_))));
+        assert!(matches!(
+            Lock::wait(dir.path(), "web", &(), &cancelled),
+            Err(OpError::Cancelled(_))
+        ));
         drop(held);
         assert!(Lock::try_take(dir.path(), "web").is_some());
     }

@@ -31,7 +31,9 @@ pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), OpError> {
 /// Removes a file that [`write`] has just written, if it is still as it was written.
 pub(super) fn take_back(path: &Path, bytes: &[u8]) -> Result<(), OpError> {
     match fs::read(path) {
-        Ok(found) if !bytes.is_empty() && found == bytes => fs::remove_file(path).map_err(OpError::path("remove", path)),
+        Ok(found) if !bytes.is_empty() && found == bytes => {
+            fs::remove_file(path).map_err(OpError::path("remove", path))
+        }
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(OpError::path("read", path)(error)),
         _ => Ok(()),
     }

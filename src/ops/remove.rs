@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -79,11 +80,14 @@ fn transaction<'a>(
     let name = &target.name;
     let mut steps = Transaction::default();
     let lock = Mutex::new(None);
-    steps.step(Step::new(format!("lock the name '{name}' and check that it does not run"), move || {
-        let held = Lock::wait(&places.runtime, name.as_str(), report, cancel)?;
-        *hold(&lock) = Some(held);
-        still_free()
-    }));
+    steps.step(Step::new(
+        format!("lock the name '{name}' and check that it does not run"),
+        move || {
+            let held = Lock::wait(&places.runtime, name.as_str(), report, cancel)?;
+            *hold(&lock) = Some(held);
+            still_free()
+        },
+    ));
     let staging: Arc<Mutex<Option<Staging>>> = Arc::default();
     if let Some(image) = &target.image {
         let (hidden, shown_again) = (Arc::clone(&staging), Arc::clone(&staging));
@@ -102,23 +106,28 @@ fn transaction<'a>(
         );
     }
     if target.enabled {
-        let disable = Step::new(format!("disable unit {}", name.unit()), move || autostart.set(name, false));
+        let disable = Step::new(format!("disable unit {}", name.unit()), move || {
+            autostart.set(name, false)
+        });
         steps.step(disable.undo(move || autostart.set(name, true)));
     }
     for path in settings_of(name, places) {
         steps.step(put_away(name, path, places, removed));
     }
     for link in journal_links(target, places) {
-        steps.step(Step::new(format!("remove journal link '{}'", shown(&link)), move || {
-            fs::remove_file(&link).map_err(OpError::path("remove", &link))
-        }));
+        steps.step(Step::new(
+            format!("remove journal link '{}'", shown(&link)),
+            move || fs::remove_file(&link).map_err(OpError::path("remove", &link)),
+        ));
     }
     if target.image.is_some() {
         steps.step(Step::new("delete its files", move || {
             report.phase("deleting its files");
             // The machine is gone already: what cannot be deleted stays hidden, and is no failure of the verb.
             if let Some(Err(error)) = hold(&staging).take().map(|mut staging| staging.discard()) {
-                report.warn(&format!("some of its files could not be deleted, `machinist clean` tries again: {error}"));
+                report.warn(&format!(
+                    "some of its files could not be deleted, `machinist clean` tries again: {error}"
+                ));
             }
             Ok(())
         }));
@@ -135,7 +144,13 @@ fn put_away<'a>(name: &'a MachineName, path: PathBuf, places: &'a Places, remove
             *hold(&bytes) = fs::read(&path).map_err(OpError::path("read", &path))?;
             fs::remove_file(&path).map_err(OpError::path("remove", &path))
         })
-        .undo(move || if back.exists() { Ok(()) } else { owned::write(&back, &hold(&kept)) });
+        .undo(move || {
+            if back.exists() {
+                Ok(())
+            } else {
+                owned::write(&back, &hold(&kept))
+            }
+        });
     }
     let back = path.clone();
     Step::new(format!("move '{}' to the trash", shown(&path)), move || {
@@ -145,7 +160,11 @@ fn put_away<'a>(name: &'a MachineName, path: PathBuf, places: &'a Places, remove
     })
     .undo(move || {
         let mut removed = hold(removed);
-        match removed.kept.iter().position(|kept| kept.file_name() == back.file_name()) {
+        match removed
+            .kept
+            .iter()
+            .position(|kept| kept.file_name() == back.file_name())
+        {
             Some(at) if !back.exists() => move_to(&removed.kept.remove(at), &back),
             _ => Ok(()),
         }
@@ -164,16 +183,26 @@ fn hide(
     report: &dyn Report,
     cancel: &Cancel,
 ) -> Result<Staging, OpError> {
-    let record = Record { verb: Verb::Remove, name: name.to_string(), settings: None };
+    let record = Record {
+        verb: Verb::Remove,
+        name: name.to_string(),
+        settings: None,
+    };
     // Beside the image, wherever that is: only there is it one rename.
     let beside = image.parent().unwrap_or(&places.machines).to_owned();
-    let there = Places { machines: beside, ..places.clone() };
+    let there = Places {
+        machines: beside,
+        ..places.clone()
+    };
     let mut staging = Staging::create(&there, &record, report, cancel)?;
     match fs::rename(image, staging.tree()) {
         Ok(()) => Ok(staging),
         Err(error) => {
             staging.discard()?;
-            Err(OpError::NotRemovable { path: image.to_owned(), reason: error.to_string() })
+            Err(OpError::NotRemovable {
+                path: image.to_owned(),
+                reason: error.to_string(),
+            })
         }
     }
 }
@@ -189,15 +218,15 @@ fn settings_of(name: &MachineName, places: &Places) -> Vec<PathBuf> {
     found
 }
 
-/// Moves a file or directory to `TRASH/NAME-NUMBER/`, across filesystems if it must.
+/// Moves a file or directory to `TRASH/NAME-XXXXXX/` (mode 0700: settings may hold secrets).
 fn to_trash(name: &MachineName, path: &Path, places: &Places) -> Result<PathBuf, OpError> {
     let trash = places.trash();
-    fs::create_dir_all(&trash).map_err(OpError::path("create", &trash))?;
-    let directory = (0_u32..)
-        .map(|number| trash.join(format!("{name}-{number}")))
-        .find(|directory| !directory.join(path.file_name().unwrap_or_default()).exists())
-        .unwrap_or(trash);
-    fs::create_dir_all(&directory).map_err(OpError::path("create", &directory))?;
+    let private = fs::DirBuilder::new().recursive(true).mode(0o700).create(&trash);
+    private.map_err(OpError::path("create", &trash))?;
+    let directory = tempfile::Builder::new().prefix(&format!("{name}-")).tempdir_in(&trash);
+    let directory = directory
+        .map_err(OpError::path("create a directory in", &trash))?
+        .keep();
     let kept = directory.join(path.file_name().unwrap_or_default());
     move_to(path, &kept)?;
     Ok(kept)
@@ -208,7 +237,11 @@ fn move_to(from: &Path, to: &Path) -> Result<(), OpError> {
     match fs::rename(from, to) {
         Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
             copy(from, to)?;
-            let removed = if from.is_dir() { fs::remove_dir_all(from) } else { fs::remove_file(from) };
+            let removed = if from.is_dir() {
+                fs::remove_dir_all(from)
+            } else {
+                fs::remove_file(from)
+            };
             removed.map_err(OpError::path("remove", from))
         }
         result => result.map_err(OpError::path("move", from)),
@@ -229,17 +262,25 @@ fn copy(from: &Path, to: &Path) -> Result<(), OpError> {
 
 /// Links from the host's journal into the image's, which `--link-journal=` made.
 fn journal_links(target: &Target, places: &Places) -> Vec<PathBuf> {
-    let Some(image) = target.image.as_deref().filter(|image| image.is_dir()) else { return Vec::new() };
-    let machine_id = Root::open(image).and_then(|root| root.read_to_string("etc/machine-id", 64)).unwrap_or_default();
+    let Some(image) = target.image.as_deref().filter(|image| image.is_dir()) else {
+        return Vec::new();
+    };
+    let machine_id = Root::open(image)
+        .and_then(|root| root.read_to_string("etc/machine-id", 64))
+        .unwrap_or_default();
     let id = machine_id.trim();
     let is_id = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
     let inside = image.join("var/log/journal");
-    let Ok(entries) = fs::read_dir(&places.journal) else { return Vec::new() };
+    let Ok(entries) = fs::read_dir(&places.journal) else {
+        return Vec::new();
+    };
     entries
         .flatten()
         .map(|entry| entry.path())
         .filter(|path| {
-            let Ok(leads_to) = fs::read_link(path) else { return false };
+            let Ok(leads_to) = fs::read_link(path) else {
+                return false;
+            };
             let named = is_id && path.file_name() == Some(&OsString::from(id));
             leads_to.starts_with(&inside) || named
         })
@@ -254,7 +295,11 @@ mod tests {
     struct Refuses;
     impl Autostart for Refuses {
         fn set(&self, name: &MachineName, enabled: bool) -> Result<(), OpError> {
-            if enabled { Ok(()) } else { Err(OpError::Setting(format!("{name} stays enabled"))) }
+            if enabled {
+                Ok(())
+            } else {
+                Err(OpError::Setting(format!("{name} stays enabled")))
+            }
         }
     }
     struct Obeys;
@@ -283,7 +328,14 @@ mod tests {
         fs::create_dir_all(&places.journal).unwrap();
         fs::write(places.drop_ins(&name).join("mine.conf"), "[Service]\n").unwrap();
         fs::write(places.settings_file(&name), "[Exec]\n# mine\n").unwrap();
-        (places, Target { name, image: Some(image), enabled: true })
+        (
+            places,
+            Target {
+                name,
+                image: Some(image),
+                enabled: true,
+            },
+        )
     }
 
     #[test]
@@ -293,10 +345,13 @@ mod tests {
         let link = places.journal.join("0123");
         std::os::unix::fs::symlink(target.image.as_ref().unwrap().join("var/log/journal/0123"), &link).unwrap();
         let removed = remove(&target, &places, &Obeys, &|| Ok(()), &(), &Cancel::default()).unwrap();
-        let trash = places.trash().join("web-0");
-        assert_eq!(removed.kept, [trash.join("web.nspawn"), trash.join("systemd-nspawn@web.service.d")]);
-        assert_eq!(fs::read_to_string(trash.join("web.nspawn")).unwrap(), "[Exec]\n# mine\n");
-        assert!(trash.join("systemd-nspawn@web.service.d/mine.conf").exists());
+        let [settings, drop_ins] = &removed.kept[..] else {
+            panic!("{:?}", removed.kept)
+        };
+        assert!(removed.kept.iter().all(|path| path.starts_with(places.trash())));
+        assert!(settings.ends_with("web.nspawn"));
+        assert_eq!(fs::read_to_string(settings).unwrap(), "[Exec]\n# mine\n");
+        assert!(drop_ins.join("mine.conf").exists());
         assert!(fs::symlink_metadata(link).is_err());
         assert_eq!(fs::read_dir(&places.machines).unwrap().count(), 0);
     }

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::boot::{start_failed, wait_for_boot, wait_for_pid1};
 use super::OpError;
+use super::boot::{start_failed, wait_for_boot, wait_for_pid1};
 use crate::machine::MachineName;
 use crate::sys::bus::jobs::Jobs;
 use crate::sys::bus::{Bus, BusError, classify, machine1, systemd1};
@@ -21,7 +21,10 @@ pub struct StartOptions {
 
 impl Default for StartOptions {
     fn default() -> Self {
-        Self { wait: false, timeout: Duration::from_secs(90) }
+        Self {
+            wait: false,
+            timeout: Duration::from_secs(90),
+        }
     }
 }
 
@@ -47,9 +50,18 @@ pub async fn start(bus: &Bus, jobs: &Jobs, name: &MachineName, options: StartOpt
         Ok(started)
     };
     tokio::time::timeout(options.timeout, work).await.unwrap_or_else(|_| {
-        let state = if options.wait { "has not finished booting" } else { "has not started" };
+        let state = if options.wait {
+            "has not finished booting"
+        } else {
+            "has not started"
+        };
         let hint = format!("see `machinist status {name}`, or wait longer with --timeout");
-        Err(OpError::TimedOut { name: name.to_string(), state, after: options.timeout, hint })
+        Err(OpError::TimedOut {
+            name: name.to_string(),
+            state,
+            after: options.timeout,
+            hint,
+        })
     })
 }
 
@@ -61,32 +73,55 @@ async fn start_unit(bus: &Bus, jobs: &Jobs, name: &MachineName) -> Result<Starte
         Ok(_) | Err(BusError::NoSuchMachine(_)) => {}
         Err(error) => return Err(error.into()),
     }
-    let state = bus.unit_state(&unit).await?;
-    if state.unit.string("LoadState") == "not-found" {
-        return Err(BusError::Unavailable {
-            service: machine1::SERVICE,
-            reason: "there is no unit systemd-nspawn@.service".to_owned(),
-        }
-        .into());
-    }
-    // Only a unit that an administrator changed may run from somewhere else than an image.
-    if state.unit.strings("DropInPaths").is_empty() {
-        find_image(bus, name).await?;
-    }
+    find_image_or_drop_in(bus, name).await?;
     clear_stale_mount(bus, name).await?;
+    let former = bus
+        .unit_properties(&unit, "Unit", &["InvocationID"])
+        .await?
+        .hex("InvocationID");
     let doing = format!("start machine '{name}'");
     let job = bus
         .manager()
         .await?
         .start_unit(&unit, "replace")
         .await
-        .map_err(|error| classify(&error, systemd1::SERVICE, &doing, &unit))?;
+        .map_err(|error| match classify(&error, systemd1::SERVICE, &doing, &unit) {
+            BusError::NoSuchUnit(_) => no_template(),
+            other => other,
+        })?;
     match jobs.wait(job.as_str()).await.as_str() {
         "done" => {}
-        result => return Err(start_failed(bus, name, &unit, result).await),
+        result => return Err(start_failed(bus, name, &unit, result, Some(&former)).await),
     }
     wait_for_pid1(bus, name).await?;
     Ok(Started::Now)
+}
+
+/// Only a unit that an administrator changed may run from somewhere else than an image.
+async fn find_image_or_drop_in(bus: &Bus, name: &MachineName) -> Result<(), OpError> {
+    let Err(missing) = find_image(bus, name).await else {
+        return Ok(());
+    };
+    if !matches!(missing, OpError::NoImage { .. }) {
+        return Err(missing);
+    }
+    let unit = bus.unit_state(&name.unit()).await?.unit;
+    if unit.string("LoadState") == "not-found" {
+        return Err(no_template().into());
+    }
+    if unit.strings("DropInPaths").is_empty() {
+        Err(missing)
+    } else {
+        Ok(())
+    }
+}
+
+fn no_template() -> BusError {
+    let reason = "there is no unit systemd-nspawn@.service".to_owned();
+    BusError::Unavailable {
+        service: machine1::SERVICE,
+        reason,
+    }
 }
 
 /// Whether there is anything of that name: a running machine, an image, or a unit that failed.
@@ -132,7 +167,9 @@ async fn clear_stale_mount(bus: &Bus, name: &MachineName) -> Result<(), OpError>
 fn is_mount_point(path: &std::path::Path) -> bool {
     use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
     let id = |path: &std::path::Path| {
-        statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::MNT_ID).ok().map(|stat| stat.stx_mnt_id)
+        statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::MNT_ID)
+            .ok()
+            .map(|stat| stat.stx_mnt_id)
     };
     match (id(path), path.parent().and_then(id)) {
         (Some(own), Some(above)) => own != above,

@@ -30,7 +30,10 @@ pub struct StopOptions {
 
 impl Default for StopOptions {
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(90), force: false }
+        Self {
+            timeout: Duration::from_secs(90),
+            force: false,
+        }
     }
 }
 
@@ -59,13 +62,19 @@ impl Running {
             Err(BusError::NoSuchMachine(_)) => None,
             Err(error) => return Err(error.into()),
         };
-        let unit = registered.as_ref().map_or_else(|| name.unit(), |registered| registered.unit.clone());
+        let unit = registered
+            .as_ref()
+            .map_or_else(|| name.unit(), |registered| registered.unit.clone());
         let state = bus.unit_state(&unit).await?;
         if registered.is_none() && !state.is_up() {
             find_image(bus, name).await?;
             return Ok(None);
         }
-        Ok(Some(Self { unit, state, registered }))
+        Ok(Some(Self {
+            unit,
+            state,
+            registered,
+        }))
     }
 
     /// A service has a supervisor that powers the guest off; a scope was made by somebody else's.
@@ -80,7 +89,9 @@ impl Running {
 /// [`OpError::NoImage`] if there is no such machine, [`OpError::TimedOut`] if the guest does not power off in time and
 /// `force` is not set; it may still do so later.
 pub async fn stop(bus: &Bus, jobs: &Jobs, name: &MachineName, options: StopOptions) -> Result<Stopped, OpError> {
-    let Some(running) = Running::find(bus, name).await? else { return Ok(Stopped::Already) };
+    let Some(running) = Running::find(bus, name).await? else {
+        return Ok(Stopped::Already);
+    };
     thaw(bus, name, &running).await?;
     let polite = async {
         if running.has_supervisor() {
@@ -101,14 +112,18 @@ pub async fn stop(bus: &Bus, jobs: &Jobs, name: &MachineName, options: StopOptio
             name: name.to_string(),
             state: "has not stopped",
             after: options.timeout,
-            hint: format!("it may still be shutting down: see `machinist status {name}`, or `machinist stop --force {name}`"),
+            hint: format!(
+                "it may still be shutting down: see `machinist status {name}`, or `machinist stop --force {name}`"
+            ),
         }),
     }
 }
 
 /// Takes a machine down at once, in the way that leaves nothing behind.
 pub async fn terminate(bus: &Bus, jobs: &Jobs, name: &MachineName) -> Result<Stopped, OpError> {
-    let Some(running) = Running::find(bus, name).await? else { return Ok(Stopped::Already) };
+    let Some(running) = Running::find(bus, name).await? else {
+        return Ok(Stopped::Already);
+    };
     thaw(bus, name, &running).await?;
     take_down(bus, jobs, name, &running).await.map(|()| Stopped::Forced)
 }
@@ -120,7 +135,8 @@ pub async fn terminate(bus: &Bus, jobs: &Jobs, name: &MachineName) -> Result<Sto
 pub async fn reboot_inside(bus: &Bus, name: &MachineName, limit: Duration) -> Result<(), OpError> {
     let registered = bus.registered(name.as_str()).await?;
     let before = bus.unit_state(&registered.unit).await?.unit.hex("InvocationID");
-    bus.kill_machine(name.as_str(), "leader", reboot_signal(&registered)).await?;
+    bus.kill_machine(name.as_str(), "leader", reboot_signal(&registered))
+        .await?;
     let came_back = async {
         loop {
             if let Ok(now) = bus.registered(name.as_str()).await {
@@ -138,7 +154,9 @@ pub async fn reboot_inside(bus: &Bus, name: &MachineName, limit: Duration) -> Re
             name: name.to_string(),
             state: "has not rebooted",
             after: limit,
-            hint: format!("its init may ignore the request: `machinist restart {name}` stops and starts it from outside"),
+            hint: format!(
+                "its init may ignore the request: `machinist restart {name}` stops and starts it from outside"
+            ),
         })
     })
 }
@@ -156,7 +174,10 @@ async fn take_down(bus: &Bus, jobs: &Jobs, name: &MachineName, running: &Running
     let deadline = Instant::now() + FORCE_PATIENCE;
     loop {
         match timeout(FORCE_INTERVAL, ended.as_mut()).await {
-            Ok(result) => return finish(bus, name, unit, &result).await,
+            Ok(result) => {
+                finish(bus, name, unit, &result).await?;
+                return forget_failure(bus, unit).await;
+            }
             Err(_) if Instant::now() < deadline => kill_unit(bus, name, unit, "main", libc::SIGTERM).await?,
             // A supervisor that does not listen: it may be stopped, or hang in the kernel.
             Err(_) => kill_unit(bus, name, unit, "all", libc::SIGKILL).await?,
@@ -170,6 +191,13 @@ async fn take_down(bus: &Bus, jobs: &Jobs, name: &MachineName, running: &Running
             });
         }
     }
+}
+
+/// A supervisor that was told twice fails, which is what was wanted of it: that failure is nobody's to look into.
+async fn forget_failure(bus: &Bus, unit: &str) -> Result<(), OpError> {
+    // Without the right to it the unit stays in `list -a` as failed, and the machine is down all the same.
+    let _ = bus.manager().await?.reset_failed_unit(unit).await;
+    Ok(())
 }
 
 async fn stop_job(bus: &Bus, name: &MachineName, unit: &str) -> Result<String, OpError> {
@@ -188,8 +216,12 @@ async fn finish(bus: &Bus, name: &MachineName, unit: &str, result: &str) -> Resu
     if result == "done" {
         return wait_until_gone(bus, name, unit).await;
     }
-    let diagnosis = Box::new(diagnose::failed_job(bus, name.as_str(), unit, result).await);
-    Err(OpError::Job { verb: "stop", name: name.to_string(), diagnosis })
+    let diagnosis = Box::new(diagnose::failed_job(bus, name.as_str(), unit, result, None).await);
+    Err(OpError::Job {
+        verb: "stop",
+        name: name.to_string(),
+        diagnosis,
+    })
 }
 
 /// machined unregisters a machine a moment after its unit is down.
@@ -201,7 +233,7 @@ async fn wait_until_gone(bus: &Bus, name: &MachineName, unit: &str) -> Result<()
             Err(BusError::NoSuchMachine(_)) => false,
             Err(error) => return Err(error.into()),
         };
-        if !registered && !bus.unit_state(unit).await?.is_up() {
+        if !registered && !bus.is_unit_up(unit).await? {
             return Ok(());
         }
         sleep(pause).await;
@@ -233,15 +265,25 @@ async fn kill_unit(bus: &Bus, name: &MachineName, unit: &str, whom: &str, signal
 }
 
 fn runs_systemd(registered: &Registered) -> bool {
-    Leader::open(registered.leader).and_then(|leader| leader.command_name()).is_some_and(|name| name == "systemd")
+    Leader::open(registered.leader)
+        .and_then(|leader| leader.command_name())
+        .is_some_and(|name| name == "systemd")
 }
 
 /// systemd powers off at SIGRTMIN+4, busybox's init at SIGUSR2, see systemd(1) and busybox's init.
 fn poweroff_signal(registered: Option<&Registered>) -> i32 {
-    if registered.is_none_or(runs_systemd) { libc::SIGRTMIN() + 4 } else { libc::SIGUSR2 }
+    if registered.is_none_or(runs_systemd) {
+        libc::SIGRTMIN() + 4
+    } else {
+        libc::SIGUSR2
+    }
 }
 
 /// systemd reboots at SIGINT as if Ctrl-Alt-Del were pressed; busybox's init reboots at SIGTERM.
 fn reboot_signal(registered: &Registered) -> i32 {
-    if runs_systemd(registered) { libc::SIGINT } else { libc::SIGTERM }
+    if runs_systemd(registered) {
+        libc::SIGINT
+    } else {
+        libc::SIGTERM
+    }
 }

@@ -7,7 +7,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -39,7 +39,11 @@ pub struct Step<'a> {
 impl<'a> Step<'a> {
     /// A step that `--dry-run` shows as `describe`: "write /etc/systemd/nspawn/web.nspawn".
     pub fn new(describe: impl Into<String>, apply: impl FnMut() -> Result<(), OpError> + Send + 'a) -> Self {
-        Self { describe: describe.into(), apply: Box::new(apply), undo: None }
+        Self {
+            describe: describe.into(),
+            apply: Box::new(apply),
+            undo: None,
+        }
     }
 
     /// What takes the step back after a later one failed.
@@ -100,7 +104,9 @@ fn stop_here_for_tests(describe: &str) {
     use std::sync::atomic::{AtomicU32, Ordering};
     static STEP: AtomicU32 = AtomicU32::new(0);
     let this = STEP.fetch_add(1, Ordering::SeqCst);
-    let wanted = std::env::var("MACHINIST_DIE_AT_STEP").ok().and_then(|number| number.parse::<u32>().ok());
+    let wanted = std::env::var("MACHINIST_DIE_AT_STEP")
+        .ok()
+        .and_then(|number| number.parse::<u32>().ok());
     if wanted == Some(this) {
         log::debug!("killed before: {describe}");
         let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
@@ -142,20 +148,30 @@ impl Staging {
     /// Makes `.#machinist-VERB-NAME-XXXXXX` (mode 0700) beside the images, with its record, locked.
     pub fn create(places: &Places, record: &Record, report: &dyn Report, cancel: &Cancel) -> Result<Self, OpError> {
         let _guard = Lock::wait(&places.runtime, STAGING_LOCK, report, cancel)?;
-        let stem = format!("{PREFIX}{}-{}-", if record.verb == Verb::Create { "create" } else { "remove" }, record.name);
-        let directory = (0_u32..)
-            .map(|number| places.machines.join(format!("{stem}{number}")))
-            .find(|path| !path.exists())
-            .ok_or_else(|| OpError::path("create", &places.machines)(std::io::ErrorKind::AlreadyExists.into()))?;
-        fs::DirBuilder::new().mode(0o700).create(&directory).map_err(OpError::path("create", &directory))?;
-        let mut staging = Self { directory, record: None };
+        let verb = if record.verb == Verb::Create {
+            "create"
+        } else {
+            "remove"
+        };
+        let directory = tempfile::Builder::new()
+            .prefix(&format!("{PREFIX}{verb}-{}-", record.name))
+            .tempdir_in(&places.machines)
+            .map_err(OpError::path("create a directory in", &places.machines))?
+            .keep();
+        let mut staging = Self {
+            directory,
+            record: None,
+        };
         let path = staging.directory.join(RECORD);
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         let file = file.map_err(OpError::path("create", &path))?;
-        let mut file = Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        // A look for leftovers may hold it for a moment.
+        let mut file = Flock::lock(file, FlockArg::LockExclusive)
             .map_err(|(_, errno)| OpError::path("lock", &path)(errno.into()))?;
         let text = serde_json::to_string(record).map_err(|error| OpError::path("write", &path)(error.into()))?;
-        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(OpError::path("write", &path))?;
+        file.write_all(text.as_bytes())
+            .and_then(|()| file.sync_all())
+            .map_err(OpError::path("write", &path))?;
         staging.record = Some(file);
         Ok(staging)
     }
@@ -174,7 +190,8 @@ impl Staging {
 
     /// Removes the directory with what is left in it.
     pub fn discard(&mut self) -> Result<(), OpError> {
-        self.record = None;
+        // Locked until all of it is gone: a sweep that runs meanwhile must not take it for a leftover.
+        let _locked = self.record.take();
         discard(&self.directory)
     }
 }
@@ -216,16 +233,26 @@ pub struct Swept {
     pub removed: Vec<String>,
 }
 
+/// Whether a path is named as staging directories are.
+pub(super) fn is_staging(path: &Path) -> bool {
+    path.file_name()
+        .is_some_and(|name| name.to_string_lossy().starts_with(PREFIX))
+}
+
 /// Whether a staging directory is there that nobody owns. Cheap; changes nothing.
 #[must_use]
 pub fn leftovers(places: &Places) -> Vec<(PathBuf, Option<Record>)> {
-    let Ok(entries) = fs::read_dir(&places.machines) else { return Vec::new() };
+    let Ok(entries) = fs::read_dir(&places.machines) else {
+        return Vec::new();
+    };
     entries
         .flatten()
         .filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX))
         .filter_map(|entry| {
             let path = entry.path().join(RECORD);
-            let Ok(file) = File::open(&path) else { return Some((entry.path(), None)) };
+            let Ok(file) = File::open(&path) else {
+                return Some((entry.path(), None));
+            };
             Flock::lock(file, FlockArg::LockExclusiveNonblock).ok()?;
             let record = fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
             Some((entry.path(), record))
@@ -233,7 +260,8 @@ pub fn leftovers(places: &Places) -> Vec<(PathBuf, Option<Record>)> {
         .collect()
 }
 
-/// Takes back, or finishes, what killed verbs left behind. Blocks.
+/// Takes back, or finishes, what killed verbs left behind. What cannot be swept is reported, and left to the next one: it
+/// is no reason why another verb should fail. Blocks.
 pub fn sweep(places: &Places, report: &dyn Report, cancel: &Cancel) -> Result<Swept, OpError> {
     let mut swept = Swept::default();
     if leftovers(places).is_empty() {
@@ -241,26 +269,39 @@ pub fn sweep(places: &Places, report: &dyn Report, cancel: &Cancel) -> Result<Sw
     }
     let _guard = Lock::wait(&places.runtime, STAGING_LOCK, report, cancel)?;
     for (directory, record) in leftovers(places) {
-        match &record {
+        let what = match &record {
             // Before the rename its tree is still here, and the settings it wrote are of no machine.
             Some(record) if record.verb == Verb::Create && directory.join(TREE).exists() => {
-                take_back_settings(record, &directory)?;
-                swept.what.push(format!("half-made machine '{}'", record.name));
+                format!("half-made machine '{}'", record.name)
             }
             Some(record) if record.verb == Verb::Remove && directory.join(TREE).exists() => {
+                // Its settings and autostart are finished even if some of its files cannot be deleted.
                 swept.removed.push(record.name.clone());
-                swept.what.push(format!("half-removed machine '{}'", record.name));
+                format!("half-removed machine '{}'", record.name)
             }
-            _ => swept.what.push(format!("leftover '{}'", directory.display())),
+            _ => format!("leftover '{}'", directory.display()),
+        };
+        let undone = match &record {
+            Some(record) if record.verb == Verb::Create && directory.join(TREE).exists() => {
+                take_back_settings(record, &directory)
+            }
+            _ => Ok(()),
+        };
+        match undone.and_then(|()| discard(&directory)) {
+            Ok(()) => swept.what.push(what),
+            // Its owner was about to be done with it.
+            Err(_) if !directory.exists() => {}
+            Err(error) => report.warn(&format!("cannot sweep {what}: {error}")),
         }
-        discard(&directory)?;
     }
     Ok(swept)
 }
 
 /// Removes the settings file of a create that never became visible, if it is still as it was written.
 fn take_back_settings(record: &Record, directory: &Path) -> Result<(), OpError> {
-    let Some(settings) = &record.settings else { return Ok(()) };
+    let Some(settings) = &record.settings else {
+        return Ok(());
+    };
     let staged = fs::read(directory.join("settings"));
     match (staged, fs::read(settings)) {
         (Ok(staged), Ok(written)) if staged == written => {
@@ -277,24 +318,35 @@ mod tests {
     use super::*;
 
     fn places(root: &Path) -> Places {
-        let places = Places { machines: root.join("machines"), runtime: root.join("run"), ..Places::default() };
+        let places = Places {
+            machines: root.join("machines"),
+            runtime: root.join("run"),
+            ..Places::default()
+        };
         fs::create_dir(&places.machines).unwrap();
         places
     }
 
     fn record(verb: Verb, settings: Option<PathBuf>) -> Record {
-        Record { verb, name: "web".into(), settings }
+        Record {
+            verb,
+            name: "web".into(),
+            settings,
+        }
     }
 
     #[test]
     fn a_failure_undoes_in_reverse_and_keeps_the_first_error() {
         let log = Mutex::new(Vec::new());
-        let note = |word: &'static str| log.lock().unwrap().push(word);
+        let note = |word: &'static str| {
+            log.lock().unwrap().push(word);
+            Ok(())
+        };
         let mut transaction = Transaction::default();
-        transaction.step(Step::new("one", || Ok(note("+1"))).undo(|| Ok(note("-1"))));
-        transaction.step(Step::new("two", || Ok(note("+2"))).undo(|| Err(OpError::Setting("no".into()))));
-        transaction.step(Step::new("three", || Err(OpError::Setting("broken".into()))).undo(|| Ok(note("-3"))));
-        transaction.step(Step::new("four", || Ok(note("+4"))));
+        transaction.step(Step::new("one", || note("+1")).undo(|| note("-1")));
+        transaction.step(Step::new("two", || note("+2")).undo(|| Err(OpError::Setting("no".into()))));
+        transaction.step(Step::new("three", || Err(OpError::Setting("broken".into()))).undo(|| note("-3")));
+        transaction.step(Step::new("four", || note("+4")));
         assert_eq!(transaction.describe(), ["one", "two", "three", "four"]);
         let error = transaction.run(&(), &Cancel::default()).unwrap_err();
         assert_eq!(error.to_string(), "broken");
@@ -306,7 +358,16 @@ mod tests {
         let cancel = Cancel::default();
         let undone = Mutex::new(false);
         let mut transaction = Transaction::default();
-        transaction.step(Step::new("one", || Ok(cancel.cancel())).undo(|| Ok(*undone.lock().unwrap() = true)));
+        transaction.step(
+            Step::new("one", || {
+                cancel.cancel();
+                Ok(())
+            })
+            .undo(|| {
+                *undone.lock().unwrap() = true;
+                Ok(())
+            }),
+        );
         transaction.step(Step::new("two", || panic!("must not run")));
         assert!(matches!(transaction.run(&(), &cancel), Err(OpError::Cancelled(_))));
         assert!(*undone.lock().unwrap());

@@ -75,7 +75,9 @@ fn deb822(sources: &AptSources, signed_by: Option<&str>) -> String {
     let signed_by = signed_by.map(|path| format!("Signed-By: {path}\n")).unwrap_or_default();
     let stanzas: Vec<String> = stanzas
         .iter()
-        .map(|(uri, suites)| format!("Types: deb\nURIs: {uri}\nSuites: {suites}\nComponents: {components}\n{signed_by}"))
+        .map(|(uri, suites)| {
+            format!("Types: deb\nURIs: {uri}\nSuites: {suites}\nComponents: {components}\n{signed_by}")
+        })
         .collect();
     stanzas.join("\n")
 }
@@ -109,7 +111,10 @@ mod tests {
              Types: deb\nURIs: http://deb.debian.org/debian-security\nSuites: trixie-security\nComponents: main contrib\n\
              Signed-By: /etc/apt/keyrings/mirror.gpg\n"
         );
-        assert_eq!(std::fs::read(dir.path().join("etc/apt/keyrings/mirror.gpg")).unwrap(), b"keys");
+        assert_eq!(
+            std::fs::read(dir.path().join("etc/apt/keyrings/mirror.gpg")).unwrap(),
+            b"keys"
+        );
         assert!(!dir.path().join("etc/apt/sources.list").exists());
         sources.updates = false;
         sources.keyring = "/nowhere".into();

@@ -67,13 +67,25 @@ const FILES: &[(&str, &str, u32)] = &[
     ("etc/inittab", INITTAB, 0o644),
     ("etc/init.d/rcS", RCS, 0o755),
     ("usr/share/udhcpc/default.script", UDHCPC, 0o755),
-    ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n", 0o644),
+    (
+        "etc/passwd",
+        "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+        0o644,
+    ),
     ("etc/group", "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n", 0o644),
     ("etc/shadow", "root:*:1:0:99999:7:::\nnobody:*:1:0:99999:7:::\n", 0o600),
-    ("etc/nsswitch.conf", "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n", 0o644),
+    (
+        "etc/nsswitch.conf",
+        "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n",
+        0o644,
+    ),
     ("etc/shells", "/bin/sh\n/bin/ash\n", 0o644),
     ("etc/profile", "export PATH=/usr/sbin:/usr/bin:/sbin:/bin\n", 0o644),
-    ("usr/share/machinist/host0", "/etc/init.d/rcS configures host0.\n", 0o644),
+    (
+        "usr/share/machinist/host0",
+        "/etc/init.d/rcS configures host0.\n",
+        0o644,
+    ),
 ];
 
 const DIRECTORIES: &[(&str, u32)] = &[
@@ -128,7 +140,12 @@ pub(crate) fn fill(target: &Path, report: &dyn Report, cancel: &Cancel) -> Resul
         let made = fs::create_dir_all(&path).and_then(|()| fs::set_permissions(&path, Permissions::from_mode(*mode)));
         made.map_err(|error| SourceError::io("create", &path, error))?;
     }
-    for (link, text) in [("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib"), ("var/run", "../run")] {
+    for (link, text) in [
+        ("bin", "usr/bin"),
+        ("sbin", "usr/sbin"),
+        ("lib", "usr/lib"),
+        ("var/run", "../run"),
+    ] {
         link_to(text, &target.join(link))?;
     }
     let copy = target.join("usr/bin/busybox");
@@ -136,9 +153,10 @@ pub(crate) fn fill(target: &Path, report: &dyn Report, cancel: &Cancel) -> Resul
         .and_then(|_| fs::set_permissions(&copy, Permissions::from_mode(0o755)))
         .map_err(|error| SourceError::io("write", &copy, error))?;
     for applet in listed.lines().map(str::trim).filter(|name| is_applet(name)) {
-        let (place, text) = match SYSTEM_APPLETS.contains(&applet) {
-            true => ("usr/sbin", "../bin/busybox"),
-            false => ("usr/bin", "busybox"),
+        let (place, text) = if SYSTEM_APPLETS.contains(&applet) {
+            ("usr/sbin", "../bin/busybox")
+        } else {
+            ("usr/bin", "busybox")
         };
         link_to(text, &target.join(place).join(applet))?;
     }
@@ -152,8 +170,26 @@ pub(crate) fn fill(target: &Path, report: &dyn Report, cancel: &Cancel) -> Resul
 
 /// Applets that belong into /sbin, because something calls them there by path.
 const SYSTEM_APPLETS: &[&str] = &[
-    "arp", "getty", "halt", "ifconfig", "ifdown", "ifup", "init", "ip", "klogd", "loadkmap", "poweroff", "reboot", "route",
-    "start-stop-daemon", "sulogin", "sysctl", "syslogd", "udhcpc", "udhcpc6", "udhcpd",
+    "arp",
+    "getty",
+    "halt",
+    "ifconfig",
+    "ifdown",
+    "ifup",
+    "init",
+    "ip",
+    "klogd",
+    "loadkmap",
+    "poweroff",
+    "reboot",
+    "route",
+    "start-stop-daemon",
+    "sulogin",
+    "sysctl",
+    "syslogd",
+    "udhcpc",
+    "udhcpc6",
+    "udhcpd",
 ];
 
 fn is_applet(name: &str) -> bool {
@@ -162,7 +198,9 @@ fn is_applet(name: &str) -> bool {
 
 fn os_release(busybox: &Path, cancel: &Cancel) -> Result<String, SourceError> {
     // "BusyBox v1.35.0 (Debian 1:1.35.0-4) multi-call binary."
-    let banner = Program::new(busybox.as_os_str()).arg("--help").run_any(cancel, &mut |_| {})?;
+    let banner = Program::new(busybox.as_os_str())
+        .arg("--help")
+        .run_any(cancel, &mut |_| {})?;
     let banner = String::from_utf8_lossy(&banner.stdout).into_owned();
     let version: String = banner
         .strip_prefix("BusyBox v")
@@ -201,7 +239,11 @@ fn linkage(file: &[u8]) -> Option<Linkage> {
     let number = |at: usize, size: usize, little: bool| -> Option<u64> {
         let bytes = file.get(at..at.checked_add(size)?)?;
         let fold = |value: u64, byte: &u8| value << 8 | u64::from(*byte);
-        Some(if little { bytes.iter().rev().fold(0, fold) } else { bytes.iter().fold(0, fold) })
+        Some(if little {
+            bytes.iter().rev().fold(0, fold)
+        } else {
+            bytes.iter().fold(0, fold)
+        })
     };
     if !file.starts_with(b"\x7fELF") {
         return None;

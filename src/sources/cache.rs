@@ -25,6 +25,8 @@ use crate::sys::files::{self, sync_filesystem, write_atomic};
 
 /// Part of every key: to be raised when the way a tree is made changes.
 const FORMAT: u32 = 1;
+/// How the temporary directories of builds without cache begin.
+const SCRATCH: &str = ".scratch-";
 /// How often a lock held by another process is tried again.
 const LOCK_POLL: Duration = Duration::from_millis(100);
 
@@ -64,8 +66,15 @@ pub(crate) fn fill(
     report: &dyn Report,
     cancel: &Cancel,
 ) -> Result<(), SourceError> {
+    sweep(places)?;
     report.phase(&format!("asking the mirror for {} {}", recipe.distro, recipe.suite));
-    let release = mirror::fetch_release(recipe.distro, &recipe.suite, &recipe.mirror, recipe.proxy.as_deref(), cancel);
+    let release = mirror::fetch_release(
+        recipe.distro,
+        &recipe.suite,
+        &recipe.mirror,
+        recipe.proxy.as_deref(),
+        cancel,
+    );
     if usage == CacheUse::Skip {
         return build_uncached(recipe, &release?, places, target, report, cancel);
     }
@@ -103,7 +112,9 @@ pub fn entries(places: &Places, cancel: &Cancel) -> Result<Vec<CacheEntry>, Sour
         if name.starts_with('.') || !is_complete(&path) {
             continue;
         }
-        let Some(description) = read_description(&path) else { continue };
+        let Some(description) = read_description(&path) else {
+            continue;
+        };
         found.push(CacheEntry {
             bytes: files::tree_size(&path, cancel)?,
             description: description.description,
@@ -119,7 +130,7 @@ pub fn entries(places: &Places, cancel: &Cancel) -> Result<Vec<CacheEntry>, Sour
 /// by another process right now. Returns the bytes freed.
 pub fn clear(places: &Places, older_than: Option<Duration>, cancel: &Cancel) -> Result<u64, SourceError> {
     let dir = places.cache.join("bootstrap");
-    let mut freed = 0;
+    let mut freed = sweep_scratch(places, cancel)?;
     let now = jiff::Timestamp::now();
     for name in names(&dir)? {
         cancel.check()?;
@@ -153,7 +164,11 @@ pub fn clear(places: &Places, older_than: Option<Duration>, cancel: &Cancel) -> 
 pub(crate) fn has_any(recipe: &Recipe, places: &Places) -> bool {
     let dir = places.cache.join("bootstrap");
     let Ok(inputs) = inputs_hash(recipe) else { return false };
-    names(&dir).is_ok_and(|names| names.iter().any(|name| is_entry_of(name, &inputs) && is_complete(&dir.join(name))))
+    names(&dir).is_ok_and(|names| {
+        names
+            .iter()
+            .any(|name| is_entry_of(name, &inputs) && is_complete(&dir.join(name)))
+    })
 }
 
 fn build_uncached(
@@ -166,14 +181,9 @@ fn build_uncached(
 ) -> Result<(), SourceError> {
     let parent = target.parent().unwrap_or(Path::new("/"));
     storage::for_directory(parent)?.create(target)?;
-    // Inside the target, so that whoever sweeps it sweeps this too; it is none of the directories that a bootstrapper minds,
-    // but both refuse a target that is not empty: so beside the cache it goes.
-    make_private(&places.cache)?;
-    let scratch = tempfile::Builder::new()
-        .prefix(".scratch-")
-        .tempdir_in(&places.cache)
-        .map_err(|error| SourceError::io("create", &places.cache, error))?;
-    bootstrap::build(recipe, release, places, target, scratch.path(), report, cancel)
+    let (scratch, _lock) = make_scratch(places)?;
+    let built = bootstrap::build(recipe, release, places, target, scratch.path(), report, cancel);
+    built.map_err(|error| error.full_at(parent))
 }
 
 impl<'a> Shelf<'a> {
@@ -195,14 +205,14 @@ impl<'a> Shelf<'a> {
 
     /// Makes the tree under a hidden name, and visible in one rename once it is on disk. Needs the exclusive lock.
     fn build(&self, release: &Release, entry: &Path, report: &dyn Report, cancel: &Cancel) -> Result<(), SourceError> {
-        self.sweep()?;
         bootstrap::check_mount_flags(&self.dir)?;
         let hidden = self.dir.join(format!(".{}.build", self.inputs));
-        let result = self.build_hidden(release, &hidden, report, cancel);
-        if let Err(error) = result {
+        // What a killed build left, if it came to be after the sweep at the beginning.
+        remove_now(&hidden)?;
+        if let Err(error) = self.build_hidden(release, &hidden, report, cancel) {
             // The first error is the one to tell; what cannot be removed now is swept by the next build.
             let _ = remove_now(&hidden);
-            return Err(error);
+            return Err(error.full_at(&self.dir));
         }
         if entry.exists() {
             remove_entry(entry)?;
@@ -243,16 +253,6 @@ impl<'a> Shelf<'a> {
         Ok(sync_filesystem(hidden)?)
     }
 
-    /// Removes what killed builds of the same recipe left. Needs the exclusive lock.
-    fn sweep(&self) -> Result<(), SourceError> {
-        for name in names(&self.dir)? {
-            if name.starts_with('.') && !name.ends_with(".lock") && inputs_of(&name) == Some(self.inputs.as_str()) {
-                remove_now(&self.dir.join(name))?;
-            }
-        }
-        Ok(())
-    }
-
     /// Copies the newest tree there is when the mirror does not answer, or fails with the mirror's `error`.
     fn copy_stale(
         &self,
@@ -269,7 +269,9 @@ impl<'a> Shelf<'a> {
             .filter(|path| is_complete(path))
             .filter_map(|path| Some((read_description(&path)?.created, path)))
             .max();
-        let Some((created, path)) = newest else { return Err(error) };
+        let Some((created, path)) = newest else {
+            return Err(error);
+        };
         let age = jiff::Timestamp::now().duration_since(created).unsigned_abs();
         report.warn(&format!("{error}; using the cached tree made {} ago", in_words(age)));
         copy(&path, target, report, cancel)
@@ -290,7 +292,10 @@ impl<'a> Shelf<'a> {
                 Err(TryLockError::Error(error)) => return Err(SourceError::io("lock", &self.dir, error)),
             }
             if !std::mem::replace(&mut told, true) {
-                report.phase(&format!("waiting for another bootstrap of {} {}", self.recipe.distro, self.recipe.suite));
+                report.phase(&format!(
+                    "waiting for another bootstrap of {} {}",
+                    self.recipe.distro, self.recipe.suite
+                ));
             }
             std::thread::sleep(LOCK_POLL);
         }
@@ -305,8 +310,53 @@ enum Lock {
 
 fn copy(entry: &Path, target: &Path, report: &dyn Report, cancel: &Cancel) -> Result<(), SourceError> {
     let parent = target.parent().unwrap_or(Path::new("/"));
-    storage::for_directory(parent)?.copy(&entry.join("root"), target, report, cancel)?;
-    Ok(())
+    let copied = storage::for_directory(parent)?.copy(&entry.join("root"), target, report, cancel);
+    copied.map_err(|error| SourceError::from(error).full_at(parent))
+}
+
+/// A directory for temporary files of a build without cache, locked so that nobody sweeps it.
+fn make_scratch(places: &Places) -> Result<(tempfile::TempDir, File), SourceError> {
+    make_private(&places.cache)?;
+    let failed = |error| SourceError::io("create", &places.cache, error);
+    loop {
+        let scratch = tempfile::Builder::new()
+            .prefix(SCRATCH)
+            .tempdir_in(&places.cache)
+            .map_err(failed)?;
+        // Somebody may sweep it before it is locked.
+        let Ok(lock) = File::open(scratch.path()) else { continue };
+        if lock.try_lock().is_ok() && scratch.path().is_dir() {
+            return Ok((scratch, lock));
+        }
+    }
+}
+
+/// Removes what killed builds left, whatever they built, except what some process has locked.
+fn sweep(places: &Places) -> Result<(), SourceError> {
+    let dir = places.cache.join("bootstrap");
+    for name in names(&dir)?.iter().filter(|name| name.starts_with('.')) {
+        let Some(inputs) = inputs_of(name) else { continue };
+        let lock = open_lock(&dir, inputs)?;
+        if lock.try_lock().is_ok() {
+            remove_now(&dir.join(name))?;
+        }
+    }
+    sweep_scratch(places, &Cancel::default()).map(drop)
+}
+
+/// The part of [`sweep`] that builds without cache leave. Returns the bytes freed.
+fn sweep_scratch(places: &Places, cancel: &Cancel) -> Result<u64, SourceError> {
+    let mut freed = 0;
+    for name in names(&places.cache)?.iter().filter(|name| name.starts_with(SCRATCH)) {
+        let path = places.cache.join(name);
+        // Held until it is removed.
+        let Ok(scratch) = File::open(&path) else { continue };
+        if scratch.try_lock().is_ok() {
+            freed += files::tree_size(&path, cancel)?;
+            remove_now(&path)?;
+        }
+    }
+    Ok(freed)
 }
 
 /// Renaming first: an entry is whole or gone, also after a power cut in the middle of removing it.
@@ -385,7 +435,7 @@ fn is_entry_of(name: &str, inputs: &str) -> bool {
 /// The inputs that a name in the cache belongs to; `None` for locks and what is not ours.
 fn inputs_of(name: &str) -> Option<&str> {
     let plain = name.strip_prefix('.').unwrap_or(name);
-    if plain.ends_with(".lock") {
+    if plain.split_once('.').is_some_and(|(_, ending)| ending == "lock") {
         return None;
     }
     let inputs = plain.split(['-', '.']).next()?;
@@ -414,10 +464,12 @@ fn inputs_hash(recipe: &Recipe) -> Result<String, SourceError> {
     }
     for list in [&recipe.components, &recipe.include] {
         add(&list.len().to_le_bytes());
-        list.iter().for_each(|word| add(word.as_bytes()));
+        for word in list {
+            add(word.as_bytes());
+        }
     }
     add(&keyring);
-    Ok(hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect())
+    Ok(mirror::hex(&hash.finalize()[..16]))
 }
 
 fn in_words(age: Duration) -> String {

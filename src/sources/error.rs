@@ -153,7 +153,7 @@ pub enum SourceError {
     },
     /// A child program could not be run or failed.
     #[error(transparent)]
-    Process(#[from] ProcessError),
+    Process(ProcessError),
     /// The busybox found needs libraries.
     #[error("'{}' is {what}: a template needs a static one", .path.display())]
     NotStatic {
@@ -170,7 +170,7 @@ pub enum SourceError {
     Storage(StorageError),
     /// The archive could not be unpacked.
     #[error(transparent)]
-    Tarball(#[from] TarballError),
+    Tarball(TarballError),
     /// A file of ours or of the host.
     #[error("cannot {action} '{}'", .path.display())]
     Io {
@@ -194,6 +194,16 @@ impl SourceError {
             Self::DiskFull { path }
         } else {
             Self::Io { action, path, source }
+        }
+    }
+
+    /// With a full disk told of a directory that is still there when the user looks.
+    pub(crate) fn full_at(self, directory: &Path) -> Self {
+        match self {
+            Self::DiskFull { .. } => Self::DiskFull {
+                path: directory.to_owned(),
+            },
+            other => other,
         }
     }
 
@@ -226,7 +236,10 @@ impl SourceError {
                 "update the keyring's package, or name the mirror's own keys with `--keyring FILE`".to_owned(),
                 format!("the whole output is kept in '{}'", log.display()),
             ],
-            Self::Expired { .. } => vec!["choose a mirror that is up to date with `--mirror URL`".to_owned()],
+            Self::Expired { .. } => vec![
+                "choose a mirror that is up to date with `--mirror URL`".to_owned(),
+                "if an old copy will do: `--bootstrapper debootstrap` checks the signature and not the date".to_owned(),
+            ],
             Self::NoPackage { log, .. } => vec![
                 "check `--include`, and `--components` if it is in another one than main".to_owned(),
                 format!("the whole output is kept in '{}'", log.display()),
@@ -254,6 +267,25 @@ impl SourceError {
     }
 }
 
+impl From<ProcessError> for SourceError {
+    fn from(error: ProcessError) -> Self {
+        match error {
+            ProcessError::Cancelled(cancelled) => cancelled.into(),
+            other => Self::Process(other),
+        }
+    }
+}
+
+impl From<TarballError> for SourceError {
+    fn from(error: TarballError) -> Self {
+        match error {
+            TarballError::Cancelled(cancelled) => cancelled.into(),
+            TarballError::Io { path, source, .. } if is_full(&source) => Self::DiskFull { path },
+            other => Self::Tarball(other),
+        }
+    }
+}
+
 impl From<FileError> for SourceError {
     fn from(error: FileError) -> Self {
         match error {
@@ -275,7 +307,7 @@ impl From<StorageError> for SourceError {
     }
 }
 
-fn is_full(error: &io::Error) -> bool {
+pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 

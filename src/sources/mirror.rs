@@ -3,6 +3,7 @@
 //! Nothing fetched here is trusted: it tells whether the mirror and the suite exist, and serves as the cache's key. The
 //! bootstrapper fetches it again and checks its signature.
 
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -184,10 +185,18 @@ fn parse(bytes: &[u8]) -> Option<Release> {
             .map(|value| value.trim().to_owned())
     };
     let named = field("Suite").or_else(|| field("Codename")).is_some();
-    let hash = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
     (named && field("Architectures").is_some()).then(|| Release {
-        hash,
+        hash: hex(&Sha256::digest(bytes)),
         version: field("Version").filter(|version| version.starts_with(|c: char| c.is_ascii_digit())),
+    })
+}
+
+/// Bytes in lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
     })
 }
 
@@ -237,10 +246,16 @@ mod tests {
         assert_eq!(release.version.as_deref(), Some("13.1"));
         assert_eq!(release.hash.len(), 64);
         assert_eq!(fetch(&mirror, "old").unwrap(), release);
-        assert!(matches!(fetch(&mirror, "nosuch"), Err(SourceError::UnknownSuite { .. })));
+        assert!(matches!(
+            fetch(&mirror, "nosuch"),
+            Err(SourceError::UnknownSuite { .. })
+        ));
         assert!(matches!(fetch(&mirror, "portal"), Err(SourceError::NoRelease { .. })));
         let error = fetch(&mirror, "broken").unwrap_err();
-        assert!(error.to_string().ends_with("it answers with HTTP status 503"), "{error}");
+        assert!(
+            error.to_string().ends_with("it answers with HTTP status 503"),
+            "{error}"
+        );
     }
 
     #[test]

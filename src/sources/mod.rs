@@ -149,12 +149,14 @@ pub fn fill(
         }
         Source::Tarball(archive) => {
             storage::for_directory(parent)?.create(target)?;
-            tarball::extract(archive, target, report, cancel)?;
-            Ok(())
+            let extracted = tarball::extract(archive, target, report, cancel);
+            extracted
+                .map(drop)
+                .map_err(|error| SourceError::from(error).full_at(parent))
         }
         Source::Template(Template::Busybox) => {
             storage::for_directory(parent)?.create(target)?;
-            busybox::fill(target, report, cancel)
+            busybox::fill(target, report, cancel).map_err(|error| error.full_at(parent))
         }
     }
 }
@@ -200,7 +202,10 @@ impl FromStr for Source {
                 kind,
             });
         }
-        if TAR_ENDINGS.iter().any(|ending| lower.ends_with(ending) && lower.len() > ending.len()) {
+        if TAR_ENDINGS
+            .iter()
+            .any(|ending| lower.ends_with(ending) && lower.len() > ending.len())
+        {
             return Ok(Self::Tarball(PathBuf::from(text)));
         }
         Err(SourceError::NoSource { given: shown(text) })
@@ -243,7 +248,9 @@ fn bootstrap_source(distro: Distro, suite: &str, given: &str) -> Result<Source, 
     let valid = !suite.is_empty()
         && suite.len() <= 64
         && suite.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && suite.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '+'));
+        && suite
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '+'));
     if valid {
         Ok(Source::Bootstrap {
             distro,
@@ -299,7 +306,14 @@ mod tests {
 
     #[test]
     fn reads_each_form() {
-        for text in ["debian:trixie", "ubuntu:noble", "template:busybox", "web.tar", "/srv/a b.tar.zst", "x.TGZ"] {
+        for text in [
+            "debian:trixie",
+            "ubuntu:noble",
+            "template:busybox",
+            "web.tar",
+            "/srv/a b.tar.zst",
+            "x.TGZ",
+        ] {
             assert_eq!(text.parse::<Source>().unwrap().to_string(), text);
         }
         assert_eq!(
@@ -333,8 +347,16 @@ mod tests {
     #[test]
     fn later_kinds_are_told_apart_from_nonsense() {
         for text in [
-            "https://example.org/a.tar.xz", "oci:dir:latest", "docker://x/y:1", "disk.raw", "a.img.xz", "b.qcow2", "-", "dir/",
-            "images:alpine/3.20", "machine:web",
+            "https://example.org/a.tar.xz",
+            "oci:dir:latest",
+            "docker://x/y:1",
+            "disk.raw",
+            "a.img.xz",
+            "b.qcow2",
+            "-",
+            "dir/",
+            "images:alpine/3.20",
+            "machine:web",
         ] {
             let error = text.parse::<Source>().unwrap_err();
             assert!(matches!(error, SourceError::Unsupported { .. }), "{text:?}: {error}");

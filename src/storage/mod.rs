@@ -2,13 +2,23 @@
 //!
 //! Imports `sys` and `machine`.
 
+use std::fs::{DirBuilder, Permissions, set_permissions};
 use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::machine::{Cancel, Cancelled, Report};
-use crate::sys::files::{FileError, shown};
+use crate::sys::files::{FileError, remove_tree, shown};
+use data::Data;
 
+mod attributes;
+mod btrfs;
 mod copy;
+mod data;
+mod reflink;
+#[cfg(test)]
+mod tests;
+mod tree;
 
 /// How roots are made, copied and removed on one filesystem.
 pub trait Storage: Send + Sync + std::fmt::Debug {
@@ -44,6 +54,12 @@ pub enum StorageError {
         /// The target.
         path: PathBuf,
     },
+    /// The target of a copy lies inside of what is copied.
+    #[error("cannot copy a machine into itself, to '{}'", shown(path))]
+    IntoItself {
+        /// The target.
+        path: PathBuf,
+    },
     /// A file could not be handled.
     #[error(transparent)]
     File(#[from] FileError),
@@ -64,7 +80,49 @@ impl StorageError {
     }
 }
 
-/// The best backend for the filesystem that `directory` is on.
-pub fn for_directory(_directory: &Path) -> Result<Box<dyn Storage>, StorageError> {
+/// The best backend for the filesystem that `directory` is on, which has to be writable.
+pub fn for_directory(directory: &Path) -> Result<Box<dyn Storage>, StorageError> {
+    // What Path::parent() of a bare name is.
+    let directory = if directory.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        directory
+    };
+    if btrfs::works_in(directory)? {
+        return Ok(Box::new(btrfs::Btrfs));
+    }
+    if reflink::works_in(directory)? {
+        return Ok(Box::new(reflink::Reflink));
+    }
     Ok(Box::new(copy::Copy))
+}
+
+/// Makes an empty directory of mode 0755, whatever the umask is.
+fn create_directory(path: &Path) -> Result<(), StorageError> {
+    let failed = || StorageError::io::<io::Error>("create directory", path);
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            return Err(StorageError::Exists {
+                path: path.to_path_buf(),
+            });
+        }
+        result => result.map_err(|e| failed()(e))?,
+    }
+    set_permissions(path, Permissions::from_mode(0o755)).map_err(|e| failed()(e))
+}
+
+/// A copy file by file into a new directory, which is removed if that fails.
+fn copy_to_directory(
+    source: &Path,
+    target: &Path,
+    how: Data,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<(), StorageError> {
+    create_directory(target)?;
+    report.phase("copying files");
+    tree::fill(source, target, how, report, cancel).inspect_err(|_| {
+        // The first error is the one to be told.
+        let _ = remove_tree(target);
+    })
 }

@@ -27,3 +27,47 @@ pub(crate) async fn ask<T: Send + 'static>(work: impl FnOnce() -> Option<T> + Se
         Err(_) => Seen::TimedOut,
     }
 }
+
+/// Runs `work` for one item after the other on a thread of its own, and waits for each no longer than [`PATIENCE`].
+///
+/// One that takes longer is given up with all that come after it: for work in which no guest has a hand.
+pub(crate) async fn ask_each<I, T>(items: Vec<I>, mut work: impl FnMut(I) -> Option<T> + Send + 'static) -> Vec<Seen<T>>
+where
+    I: Send + 'static,
+    T: Send + 'static,
+{
+    let count = items.len();
+    let (sender, mut answers) = tokio::sync::mpsc::unbounded_channel();
+    // Without a thread the sender is gone, and nothing was seen.
+    let _ = std::thread::Builder::new().stack_size(256 * 1024).spawn(move || {
+        for item in items {
+            if sender.send(work(item)).is_err() {
+                return;
+            }
+        }
+    });
+    let mut seen = Vec::with_capacity(count);
+    while seen.len() < count {
+        match tokio::time::timeout(PATIENCE, answers.recv()).await {
+            Ok(answer) => seen.push(answer.flatten().into()),
+            Err(_) => seen.resize_with(count, || Seen::TimedOut),
+        }
+    }
+    seen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_is_late_is_given_up_and_what_came_before_stays() {
+        let seen = ask_each(vec![1, 2, 3, 4], |item| {
+            if item == 3 {
+                std::thread::sleep(PATIENCE * 2);
+            }
+            (item != 2).then_some(item)
+        });
+        assert_eq!(seen.await, [Seen::Value(1), Seen::None, Seen::TimedOut, Seen::TimedOut]);
+    }
+}

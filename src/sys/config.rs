@@ -10,7 +10,12 @@ use std::time::Duration;
 use configparser::ini::Ini;
 
 /// Where configuration lies, the administrator's own first.
-pub const DIRECTORIES: &[&str] = &["/etc/machinist", "/run/machinist", "/usr/local/lib/machinist", "/usr/lib/machinist"];
+pub const DIRECTORIES: &[&str] = &[
+    "/etc/machinist",
+    "/run/machinist",
+    "/usr/local/lib/machinist",
+    "/usr/lib/machinist",
+];
 
 /// Every key there is: section, key, what it is for. The packaged file shows the same ones, a test compares them.
 pub const KEYS: &[(&str, &str)] = &[
@@ -114,11 +119,18 @@ impl Config {
         let mut ini = Ini::new_cs();
         ini.set_comment_symbols(&['#', ';']);
         ini.set_inline_comment_symbols(Some(&[]));
-        let map = ini.load(path).map_err(|reason| ConfigError::File { path: path.to_owned(), reason })?;
+        let map = ini.load(path).map_err(|reason| ConfigError::File {
+            path: path.to_owned(),
+            reason,
+        })?;
         for (section, keys) in map {
             for (key, value) in keys {
                 if !KEYS.contains(&(section.as_str(), key.as_str())) {
-                    return Err(ConfigError::UnknownKey { path: path.to_owned(), section, key });
+                    return Err(ConfigError::UnknownKey {
+                        path: path.to_owned(),
+                        section,
+                        key,
+                    });
                 }
                 self.set(path, &key, value.as_deref().unwrap_or_default().trim())?;
             }
@@ -163,17 +175,28 @@ impl Config {
 
 /// The files that count, in the order in which they are read.
 fn files(directories: &[PathBuf]) -> Vec<PathBuf> {
-    let main = directories.iter().map(|dir| dir.join("machinist.conf")).find(|path| path.exists());
+    let main = directories
+        .iter()
+        .map(|dir| dir.join("machinist.conf"))
+        .find(|path| path.exists());
     let mut drop_ins: BTreeMap<std::ffi::OsString, PathBuf> = BTreeMap::new();
     for directory in directories {
-        let Ok(entries) = std::fs::read_dir(directory.join("conf.d")) else { continue };
-        for entry in entries.flatten().filter(|entry| entry.path().extension().is_some_and(|e| e == "conf")) {
+        let Ok(entries) = std::fs::read_dir(directory.join("conf.d")) else {
+            continue;
+        };
+        for entry in entries
+            .flatten()
+            .filter(|entry| entry.path().extension().is_some_and(|e| e == "conf"))
+        {
             drop_ins.entry(entry.file_name()).or_insert_with(|| entry.path());
         }
     }
     // A link to /dev/null masks.
     let masked = |path: &PathBuf| path.canonicalize().is_ok_and(|real| real == Path::new("/dev/null"));
-    main.into_iter().chain(drop_ins.into_values()).filter(|path| !masked(path)).collect()
+    main.into_iter()
+        .chain(drop_ins.into_values())
+        .filter(|path| !masked(path))
+        .collect()
 }
 
 #[cfg(test)]
@@ -189,8 +212,16 @@ mod tests {
         for dir in [&etc, &lib] {
             fs::create_dir_all(dir.join("conf.d")).unwrap();
         }
-        fs::write(lib.join("machinist.conf"), "[Manager]\nParallel=3\n[Bootstrap]\nInclude=vim\n").unwrap();
-        fs::write(lib.join("conf.d/10-a.conf"), "[Manager]\nParallel=4\n[Bootstrap]\nInclude=curl, less\n").unwrap();
+        fs::write(
+            lib.join("machinist.conf"),
+            "[Manager]\nParallel=3\n[Bootstrap]\nInclude=vim\n",
+        )
+        .unwrap();
+        fs::write(
+            lib.join("conf.d/10-a.conf"),
+            "[Manager]\nParallel=4\n[Bootstrap]\nInclude=curl, less\n",
+        )
+        .unwrap();
         fs::write(lib.join("conf.d/20-b.conf"), "[Bootstrap]\nProxy=http://p:1/\n").unwrap();
         let directories = [etc.clone(), lib];
         let config = Config::load_from(&directories).unwrap();

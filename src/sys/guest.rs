@@ -3,9 +3,10 @@
 use std::fs::File;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use tokio::runtime::Runtime;
 
 use super::files::Root;
 use crate::machine::OsRelease;
@@ -25,7 +26,10 @@ impl Leader {
     #[must_use]
     pub fn open(pid: u32) -> Option<Self> {
         let number = Pid::from_raw(i32::try_from(pid).ok()?)?;
-        Some(Self { pid, pidfd: pidfd_open(number, PidfdFlags::empty()).ok()? })
+        Some(Self {
+            pid,
+            pidfd: pidfd_open(number, PidfdFlags::empty()).ok()?,
+        })
     }
 
     /// Whether it still runs: a pidfd becomes readable when its process ends.
@@ -68,7 +72,8 @@ impl Leader {
     pub fn namespace_id(&self, kind: &str) -> Option<String> {
         let link = std::fs::read_link(self.proc(&format!("ns/{kind}"))).ok()?;
         let text = link.to_str()?;
-        self.is_alive().then(|| text.trim_matches(|c: char| !c.is_ascii_digit()).to_owned())
+        self.is_alive()
+            .then(|| text.trim_matches(|c: char| !c.is_ascii_digit()).to_owned())
     }
 
     /// The name of what it runs, as in `/proc/PID/comm`.
@@ -76,6 +81,19 @@ impl Leader {
     pub fn command_name(&self) -> Option<String> {
         let name = std::fs::read_to_string(self.proc("comm")).ok()?;
         self.is_alive().then(|| name.trim_end().to_owned())
+    }
+
+    /// Whether the freezer holds it, by its own control group or one above; false where that cannot be told.
+    #[must_use]
+    pub fn is_frozen(&self) -> bool {
+        let groups = std::fs::read_to_string(self.proc("cgroup")).unwrap_or_default();
+        // Only the unified hierarchy has the freezer that systemd uses; beside v1 it has another place.
+        let Some(group) = groups.lines().find_map(|line| line.strip_prefix("0::/")) else {
+            return false;
+        };
+        let read = |mount: &str| std::fs::read_to_string(Path::new(mount).join(group).join("cgroup.events")).ok();
+        let events = read("/sys/fs/cgroup").or_else(|| read("/sys/fs/cgroup/unified"));
+        events.is_some_and(|events| events.lines().any(|line| line == "frozen 1")) && self.is_alive()
     }
 
     /// The first line of its uid map: (first uid on the host, how many), for its uid 0.
@@ -101,13 +119,13 @@ pub fn os_release(root: &Root) -> Option<OsRelease> {
 
 /// The addresses in the leader's network namespace; `None` if it shares ours, or may not be entered.
 ///
-/// Enters the namespace with the calling thread, which must end after it.
+/// Enters the namespace with the calling thread, which must do nothing else after it.
 #[must_use]
-pub fn addresses(leader: &Leader) -> Option<Vec<IpAddr>> {
+pub fn addresses(leader: &Leader, runtime: &Runtime) -> Option<Vec<IpAddr>> {
     if leader.shares("net")? {
         return None;
     }
     let namespace = leader.namespace("net")?;
     nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).ok()?;
-    super::netlink::addresses().ok()
+    super::netlink::addresses(runtime).ok()
 }

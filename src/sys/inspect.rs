@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use super::bus::{Bus, BusError};
 use super::bus::machine1::Registered;
 use super::bus::systemd1::UnitState;
+use super::bus::{Bus, BusError};
 use super::files::Root;
 use super::guest::{Leader, os_release};
 use super::journal;
@@ -31,32 +31,66 @@ pub async fn inspect(bus: &Bus, name: &MachineName, detail: Detail) -> Result<St
         Err(BusError::NoSuchMachine(_)) => None,
         Err(error) => return Err(error),
     };
-    let unit = registered.as_ref().map_or_else(|| name.unit(), |registered| registered.unit.clone());
+    let unit = registered
+        .as_ref()
+        .map_or_else(|| name.unit(), |registered| registered.unit.clone());
     let state = bus.unit_state(&unit).await?;
     let image = bus.find_image_path(name.as_str()).await?;
-    let leader = registered.as_ref().and_then(|registered| Leader::open(registered.leader));
+    let leader = registered
+        .as_ref()
+        .and_then(|registered| Leader::open(registered.leader));
     let (os, addresses) = match &registered {
-        Some(registered) => (os_of(bus, registered).await, addresses_of(bus, registered).await),
+        Some(registered) => {
+            let addresses = addresses_of(bus, std::iter::once(registered))
+                .await
+                .pop()
+                .unwrap_or_default();
+            (os_of(bus, registered).await, addresses)
+        }
         None => (os_of_image(image.clone()).await, Seen::None),
     };
-    let processes = if registered.is_some() { processes(bus, &unit, &state).await } else { Vec::new() };
-    let lines = if detail.journal_lines > 0 { journal_of(&unit, detail.journal_lines).await } else { Vec::new() };
+    let processes = if registered.is_some() {
+        processes(bus, &unit, &state).await
+    } else {
+        Vec::new()
+    };
+    let lines = if detail.journal_lines > 0 {
+        journal_of(&unit, detail.journal_lines).await
+    } else {
+        Vec::new()
+    };
     let text = |value: String| Some(value).filter(|value| !value.is_empty());
     Ok(Status {
         name: name.to_string(),
         state: state_of(registered.as_ref(), &state),
-        class: registered.as_ref().and_then(|registered| text(registered.class.clone())),
-        service: registered.as_ref().and_then(|registered| text(registered.service.clone())),
-        since: registered.as_ref().and_then(|registered| registered.since).and_then(rfc3339),
-        leader: registered.as_ref().map(|registered| registered.leader).filter(|pid| *pid > 0),
+        class: registered
+            .as_ref()
+            .and_then(|registered| text(registered.class.clone())),
+        service: registered
+            .as_ref()
+            .and_then(|registered| text(registered.service.clone())),
+        since: registered
+            .as_ref()
+            .and_then(|registered| registered.since)
+            .and_then(rfc3339),
+        leader: registered
+            .as_ref()
+            .map(|registered| registered.leader)
+            .filter(|pid| *pid > 0),
         leader_command: leader.as_ref().and_then(Leader::command_name),
         result: text(state.detail.string("Result")).filter(|result| result != "success"),
         status_text: text(state.detail.string("StatusText")).filter(|_| registered.is_some()),
         enabled: state.unit.string("UnitFileState").starts_with("enabled"),
         os,
         addresses,
-        private_network: leader.as_ref().and_then(|leader| leader.shares("net")).map(|shared| !shared),
-        uid_shift: leader.as_ref().and_then(Leader::uid_shift).map(|(base, count)| UidShift { base, count }),
+        private_network: leader
+            .as_ref()
+            .and_then(|leader| leader.shares("net"))
+            .map(|shared| !shared),
+        uid_shift: leader
+            .as_ref()
+            .and_then(Leader::uid_shift)
+            .map(|(base, count)| UidShift { base, count }),
         namespaces: leader.as_ref().filter(|_| detail.namespaces).map(namespaces),
         settings: settings_of(name, image.as_deref()),
         image,
@@ -106,8 +140,16 @@ async fn processes(bus: &Bus, unit: &str, state: &UnitState) -> Vec<Process> {
     let rows = bus.unit_processes(unit).await.unwrap_or_default();
     rows.into_iter()
         .map(|(group, pid, command)| {
-            let control_group = group.strip_prefix(&own).unwrap_or(&group).trim_start_matches('/').to_owned();
-            Process { control_group, pid, command }
+            let control_group = group
+                .strip_prefix(&own)
+                .unwrap_or(&group)
+                .trim_start_matches('/')
+                .to_owned();
+            Process {
+                control_group,
+                pid,
+                command,
+            }
         })
         .collect()
 }
@@ -117,7 +159,11 @@ fn namespaces(leader: &Leader) -> Vec<Namespace> {
         .iter()
         .filter_map(|kind| {
             let shared = leader.shares(kind)?;
-            Some(Namespace { kind: (*kind).to_owned(), id: leader.namespace_id(kind)?, shared })
+            Some(Namespace {
+                kind: (*kind).to_owned(),
+                id: leader.namespace_id(kind)?,
+                shared,
+            })
         })
         .collect()
 }
@@ -126,12 +172,16 @@ fn namespaces(leader: &Leader) -> Vec<Namespace> {
 fn settings_of(name: &MachineName, image: Option<&str>) -> Option<String> {
     let file = format!("{name}.nspawn");
     let beside = image.and_then(|image| Path::new(image).parent());
-    [Some(Path::new("/etc/systemd/nspawn")), Some(Path::new("/run/systemd/nspawn")), beside]
-        .into_iter()
-        .flatten()
-        .map(|directory| directory.join(&file))
-        .find(|path| path.exists())
-        .map(|path| path.display().to_string())
+    [
+        Some(Path::new("/etc/systemd/nspawn")),
+        Some(Path::new("/run/systemd/nspawn")),
+        beside,
+    ]
+    .into_iter()
+    .flatten()
+    .map(|directory| directory.join(&file))
+    .find(|path| path.exists())
+    .map(|path| path.display().to_string())
 }
 
 async fn journal_of(unit: &str, lines: u32) -> Vec<JournalLine> {
@@ -150,5 +200,7 @@ async fn journal_of(unit: &str, lines: u32) -> Vec<JournalLine> {
 
 /// µs since 1970 as RFC 3339.
 fn rfc3339(micros: u64) -> Option<String> {
-    jiff::Timestamp::from_microsecond(i64::try_from(micros).ok()?).ok().map(|time| time.to_string())
+    jiff::Timestamp::from_microsecond(i64::try_from(micros).ok()?)
+        .ok()
+        .map(|time| time.to_string())
 }

@@ -81,7 +81,11 @@ fn parse(json: &[u8]) -> Vec<Line> {
 pub fn of_invocation(invocation: &str, cancel: &Cancel) -> Result<Vec<Line>, ProcessError> {
     // What the unit wrote last may still be on its way; without root this is refused, and then we see what we see.
     let _ = Program::new("journalctl").arg("--sync").run(cancel);
-    let matches = [format!("_SYSTEMD_INVOCATION_ID={invocation}"), "+".into(), format!("INVOCATION_ID={invocation}")];
+    let matches = [
+        format!("_SYSTEMD_INVOCATION_ID={invocation}"),
+        "+".into(),
+        format!("INVOCATION_ID={invocation}"),
+    ];
     query(matches, LINES, cancel)
 }
 
@@ -116,7 +120,14 @@ pub fn audit(machine: &str, verb: &str, result: Result<(), &str>) {
     ];
     let fields: &[(&str, kv::Value<'_>)] = &fields;
     let arguments = format_args!("{message}");
-    journal.log(&Record::builder().level(level).target("machinist").args(arguments).key_values(&fields).build());
+    journal.log(
+        &Record::builder()
+            .level(level)
+            .target("machinist")
+            .args(arguments)
+            .key_values(&fields)
+            .build(),
+    );
 }
 
 /// Who really calls: behind sudo or pkexec that is not root.

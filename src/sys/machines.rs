@@ -5,11 +5,13 @@ use std::path::Path;
 
 use futures_util::future::{join, join_all};
 
-use super::bounded::ask;
-use super::bus::machine1::Registered;
+use super::autostart::Autostart;
+use super::bounded::{ask, ask_each};
+use super::bus::machine1::{MachineRow, Registered};
 use super::bus::{Bus, BusError};
 use super::files::{Root, tree_size};
 use super::guest::{Leader, addresses, os_release};
+use super::netlink;
 use crate::machine::{Cancel, Image, Machine, Seen, State};
 
 /// Which of a machine's fields are wanted: what is not, is not fetched.
@@ -34,9 +36,39 @@ pub async fn machines(bus: &Bus, wanted: Wanted, all: bool) -> Result<Vec<Machin
     } else {
         (bus.machines().await?, BTreeMap::new())
     };
-    let running = rows.into_iter().map(|(name, class, service, path)| async move {
-        let blank = Machine {
-            name: name.clone(),
+    let mut machines = running(bus, rows, wanted).await;
+    for (name, state) in stopped {
+        if !machines.iter().any(|machine| machine.name == name) {
+            machines.push(idle(name, state, wanted).await);
+        }
+    }
+    if wanted.enabled {
+        let autostart = Autostart::read(&bus.unit_search_path().await?);
+        for machine in &mut machines {
+            machine.enabled = is_enabled(&autostart, &machine.name);
+        }
+    }
+    machines.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(machines)
+}
+
+async fn running(bus: &Bus, rows: Vec<MachineRow>, wanted: Wanted) -> Vec<Machine> {
+    let known = join_all(rows.iter().map(|(name, .., path)| async move {
+        if !(wanted.state || wanted.os || wanted.addresses) {
+            return Ok(None);
+        }
+        match bus.registered_at(name, path.as_str()).await {
+            // Gone between the two calls.
+            Err(BusError::NoSuchMachine(_)) => Err(()),
+            other => Ok(other.ok()),
+        }
+    }))
+    .await;
+    let (mut machines, mut registered) = (Vec::new(), Vec::new());
+    for ((name, class, service, _), known) in rows.into_iter().zip(known) {
+        let Ok(known) = known else { continue };
+        let mut machine = Machine {
+            name,
             state: State::Running,
             class: Some(class),
             service: Some(service).filter(|s| !s.is_empty()),
@@ -47,56 +79,48 @@ pub async fn machines(bus: &Bus, wanted: Wanted, all: bool) -> Result<Vec<Machin
             addresses: Seen::None,
             enabled: None,
         };
-        if !(wanted.state || wanted.os || wanted.addresses) {
-            return Some(blank);
+        if let Some(known) = known {
+            describe(&mut machine, &known, wanted);
+            registered.push((machines.len(), known));
         }
-        match bus.registered_at(&name, path.as_str()).await {
-            Ok(registered) => Some(fill(bus, blank, registered, wanted).await),
-            // Gone between the two calls.
-            Err(BusError::NoSuchMachine(_)) => None,
-            Err(_) => Some(blank),
-        }
-    });
-    let mut machines: Vec<Machine> = join_all(running).await.into_iter().flatten().collect();
-    for (name, state) in stopped {
-        if !machines.iter().any(|machine| machine.name == name) {
-            machines.push(idle(name, state, wanted).await);
-        }
+        machines.push(machine);
     }
-    if wanted.enabled {
-        let states = join_all(machines.iter().map(|machine| is_enabled(bus, &machine.name))).await;
-        for (machine, enabled) in machines.iter_mut().zip(states) {
-            machine.enabled = enabled;
-        }
-    }
-    machines.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(machines)
-}
-
-async fn fill(bus: &Bus, mut machine: Machine, registered: Registered, wanted: Wanted) -> Machine {
-    let leader = registered.leader;
     let look_os = async {
-        if wanted.os { os_of(bus, &registered).await } else { Seen::None }
+        if wanted.os {
+            join_all(registered.iter().map(|(_, known)| os_of(bus, known))).await
+        } else {
+            Vec::new()
+        }
     };
     let look_addresses = async {
-        if wanted.addresses { addresses_of(bus, &registered).await } else { Seen::None }
+        if wanted.addresses {
+            addresses_of(bus, registered.iter().map(|(_, known)| known)).await
+        } else {
+            Vec::new()
+        }
     };
-    let look_frozen = async {
-        wanted.state && bus.is_frozen(&registered.unit).await
-    };
-    let ((os, addresses), frozen) = join(join(look_os, look_addresses), look_frozen).await;
-    machine.os = os;
-    machine.addresses = addresses;
-    machine.state = match registered.state.as_str() {
+    let (os, addresses) = join(look_os, look_addresses).await;
+    for ((at, _), os) in registered.iter().zip(os) {
+        machines[*at].os = os;
+    }
+    for ((at, _), addresses) in registered.iter().zip(addresses) {
+        machines[*at].addresses = addresses;
+    }
+    machines
+}
+
+/// What machined and the kernel know: nothing that a guest could hold up.
+fn describe(machine: &mut Machine, known: &Registered, wanted: Wanted) {
+    let frozen = wanted.state && Leader::open(known.leader).is_some_and(|leader| leader.is_frozen());
+    machine.state = match known.state.as_str() {
         _ if frozen => State::Frozen,
         "opening" => State::Opening,
         "closing" => State::Closing,
         _ => State::Running,
     };
-    machine.leader = Some(leader).filter(|pid| *pid > 0);
-    machine.since = registered.since;
-    machine.unit = Some(registered.unit).filter(|unit| !unit.is_empty());
-    machine
+    machine.leader = Some(known.leader).filter(|pid| *pid > 0);
+    machine.since = known.since;
+    machine.unit = Some(known.unit.clone()).filter(|unit| !unit.is_empty());
 }
 
 /// os-release by a path-safe read of the leader's root; without the right to it, what machined reads for us.
@@ -108,11 +132,17 @@ pub async fn os_of(bus: &Bus, registered: &Registered) -> Seen<crate::machine::O
         let pid = registered.leader;
         return ask(move || os_release(&Leader::open(pid)?.root()?)).await;
     }
-    let Ok(machined) = bus.machined().await else { return Seen::None };
+    let Ok(machined) = bus.machined().await else {
+        return Seen::None;
+    };
     let call = machined.get_machine_os_release(&registered.name);
     match tokio::time::timeout(super::bounded::PATIENCE, call).await {
         Ok(Ok(fields)) => {
-            let text: String = fields.iter().map(|(key, value)| format!("{key}={}\n", shell_words::quote(value))).collect();
+            let text: String = fields
+                .iter()
+                .map(|(key, value)| format!("{key}={}", shell_words::quote(value)))
+                .collect::<Vec<_>>()
+                .join("\n");
             Seen::Value(crate::machine::OsRelease::parse(&text))
         }
         Ok(Err(_)) => Seen::None,
@@ -120,14 +150,28 @@ pub async fn os_of(bus: &Bus, registered: &Registered) -> Seen<crate::machine::O
     }
 }
 
-/// Addresses by netlink in the leader's namespace; without the right to it, what machined finds for us.
-pub async fn addresses_of(bus: &Bus, registered: &Registered) -> Seen<Vec<std::net::IpAddr>> {
-    if may_look_into_processes() {
-        let pid = registered.leader;
-        return ask(move || addresses(&Leader::open(pid)?)).await;
+/// Addresses of each by netlink in its leader's namespace; without the right to it, what machined finds for us.
+pub async fn addresses_of(bus: &Bus, machines: impl Iterator<Item = &Registered>) -> Vec<Seen<Vec<std::net::IpAddr>>> {
+    if !may_look_into_processes() {
+        return join_all(machines.map(|registered| addresses_from_machined(bus, &registered.name))).await;
     }
-    let Ok(machined) = bus.machined().await else { return Seen::None };
-    let call = machined.get_machine_addresses(&registered.name);
+    let leaders: Vec<u32> = machines.map(|registered| registered.leader).collect();
+    // One thread visits all: the kernel answers, and no guest has a hand in it.
+    let mut runtime = None;
+    ask_each(leaders, move |leader| {
+        if runtime.is_none() {
+            runtime = netlink::runtime().ok();
+        }
+        addresses(&Leader::open(leader)?, runtime.as_ref()?)
+    })
+    .await
+}
+
+async fn addresses_from_machined(bus: &Bus, name: &str) -> Seen<Vec<std::net::IpAddr>> {
+    let Ok(machined) = bus.machined().await else {
+        return Seen::None;
+    };
+    let call = machined.get_machine_addresses(name);
     match tokio::time::timeout(super::bounded::PATIENCE, call).await {
         Ok(Ok(rows)) => Seen::Value(rows.into_iter().filter_map(|(_, bytes)| address(&bytes)).collect()),
         Ok(Err(_)) => Seen::None,
@@ -183,32 +227,42 @@ async fn idle(name: String, state: State, wanted: Wanted) -> Machine {
     }
 }
 
-async fn is_enabled(bus: &Bus, name: &str) -> Option<bool> {
+fn is_enabled(autostart: &Autostart, name: &str) -> Option<bool> {
     // Names that cannot be an instance of the template are never enabled.
     let name: crate::machine::MachineName = name.parse().ok()?;
-    let state = bus.unit_file_state(&name.unit()).await.ok()?;
-    Some(state.starts_with("enabled"))
+    Some(autostart.is_enabled(&name.unit()))
 }
 
 /// All images, sorted by name; sizes counted only `with_size`, each within the patience of tables.
 pub async fn images(bus: &Bus, with_size: bool) -> Result<Vec<Image>, BusError> {
     let (rows, machines) = join(bus.images(), bus.machines()).await;
     let running: Vec<String> = machines?.into_iter().map(|row| row.0).collect();
-    let images = rows?.into_iter().map(|(name, kind, read_only, created, modified, usage, object)| {
-        let running = &running;
-        async move {
-            let path = bus.image_path(object.as_str(), &name).await.unwrap_or_default();
-            let known = |number: u64| Some(number).filter(|n| *n != u64::MAX);
-            let size = match known(usage).filter(|_| kind != "directory") {
-                Some(bytes) => Seen::Value(bytes),
-                None if with_size && !path.is_empty() => size_of(path.clone()).await,
-                None => Seen::None,
-            };
-            let used_by = running.contains(&name).then(|| name.clone());
-            let time = |micros: u64| known(micros).filter(|n| *n > 0);
-            Image { kind, read_only, size, created: time(created), modified: time(modified), used_by, path, name }
-        }
-    });
+    let images = rows?
+        .into_iter()
+        .map(|(name, kind, read_only, created, modified, usage, object)| {
+            let running = &running;
+            async move {
+                let path = bus.image_path(object.as_str(), &name).await.unwrap_or_default();
+                let known = |number: u64| Some(number).filter(|n| *n != u64::MAX);
+                let size = match known(usage).filter(|_| kind != "directory") {
+                    Some(bytes) => Seen::Value(bytes),
+                    None if with_size && !path.is_empty() => size_of(path.clone()).await,
+                    None => Seen::None,
+                };
+                let used_by = running.contains(&name).then(|| name.clone());
+                let time = |micros: u64| known(micros).filter(|n| *n > 0);
+                Image {
+                    kind,
+                    read_only,
+                    size,
+                    created: time(created),
+                    modified: time(modified),
+                    used_by,
+                    path,
+                    name,
+                }
+            }
+        });
     let mut images = join_all(images).await;
     images.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(images)

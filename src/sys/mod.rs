@@ -1,12 +1,14 @@
 //! Adapters to the system, each with its own error enum: D-Bus, netlink, child processes, files, journal.
 
 pub mod agent;
+pub mod autostart;
 pub mod bounded;
 pub mod bus;
 pub mod config;
 pub mod files;
 pub mod guest;
 pub mod inspect;
+pub(crate) mod ioctl;
 pub mod journal;
 pub mod machines;
 pub mod netlink;

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use futures_util::TryStreamExt as _;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressScope};
+use tokio::runtime::Runtime;
 
 /// Why the kernel's tables could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -16,11 +17,21 @@ pub enum NetlinkError {
     Read(#[source] rtnetlink::Error),
 }
 
+/// A runtime for [`addresses`].
+pub fn runtime() -> Result<Runtime, NetlinkError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .map_err(NetlinkError::Socket)
+}
+
 /// The addresses of the calling thread's network namespace, as machined lists them: without loopback's and
 /// deprecated ones, widest scope first, IPv4 before IPv6.
-pub fn addresses() -> Result<Vec<IpAddr>, NetlinkError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(NetlinkError::Socket)?;
+///
+/// `runtime` is the thread's own: one of them does for any number of namespaces, one after the other.
+pub fn addresses(runtime: &Runtime) -> Result<Vec<IpAddr>, NetlinkError> {
     let mut found: Vec<(u8, bool, IpAddr)> = runtime.block_on(async {
+        // The socket belongs to the namespace in which it is made; the connection ends with its only handle.
         let (connection, handle, _) = rtnetlink::new_connection().map_err(NetlinkError::Socket)?;
         tokio::spawn(connection);
         let mut found = Vec::new();
@@ -56,7 +67,7 @@ pub fn addresses() -> Result<Vec<IpAddr>, NetlinkError> {
 mod tests {
     #[test]
     fn loopback_is_left_out() {
-        let addresses = super::addresses().unwrap();
+        let addresses = super::addresses(&super::runtime().unwrap()).unwrap();
         assert!(addresses.iter().all(|ip| !ip.is_loopback()), "{addresses:?}");
     }
 }

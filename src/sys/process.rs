@@ -220,7 +220,13 @@ impl Program {
     #[must_use]
     pub fn shown(&self) -> String {
         let words = std::iter::once(&self.name).chain(&self.args);
-        shell_words::join(words.map(|word| word.to_string_lossy().into_owned()))
+        let plain = |c: char| c.is_alphanumeric() || "-_=./:,+@%…".contains(c);
+        let shown = words.map(|word| match word.to_string_lossy() {
+            // Not quoting '=' keeps "--option=value" readable; it only matters in a command's first word.
+            word if !word.is_empty() && word.chars().all(plain) => word.into_owned(),
+            word => shell_words::quote(&word).into_owned(),
+        });
+        shown.collect::<Vec<_>>().join(" ")
     }
 
     /// Runs it to its end; a status other than 0 is an error.
@@ -343,7 +349,9 @@ impl Program {
             command = command.stdout_file(out_writer).stderr_file(writer);
             Some(reader)
         };
-        let handle = command.start().map_err(|error| self.start_error("starting it", error))?;
+        let handle = command
+            .start()
+            .map_err(|error| self.start_error("starting it", error))?;
         // Our copies of the pipes' writing ends go with the expression; only the child's remain.
         drop(command);
         forward(out_reader, Stream::Out, sender.clone());
@@ -374,8 +382,14 @@ pub(crate) fn start_beside(name: &str, args: &[&str]) -> Result<(duct::Handle, P
     let path = Program::find(OsStr::new(name))?;
     let (reader, writer) = io::pipe().map_err(|error| program.start_error("making a pipe", error))?;
     #[expect(clippy::disallowed_methods, reason = "this is sys::process")]
-    let command = duct::cmd(path, args).full_env(program.environment()).stdin_null().stdout_file(writer).unchecked();
-    let handle = command.start().map_err(|error| program.start_error("starting it", error))?;
+    let command = duct::cmd(path, args)
+        .full_env(program.environment())
+        .stdin_null()
+        .stdout_file(writer)
+        .unchecked();
+    let handle = command
+        .start()
+        .map_err(|error| program.start_error("starting it", error))?;
     Ok((handle, reader))
 }
 
@@ -578,7 +592,11 @@ impl Collected {
         if logged {
             return self.last.iter().cloned().collect();
         }
-        let whole = if self.stderr.is_empty() { &self.stdout } else { &self.stderr };
+        let whole = if self.stderr.is_empty() {
+            &self.stdout
+        } else {
+            &self.stderr
+        };
         let text = String::from_utf8_lossy(whole);
         let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
         let first = lines.len().saturating_sub(TAIL_LINES);
@@ -626,7 +644,9 @@ mod tests {
         let error = Program::new("no-such-program").run(&Cancel::default()).unwrap_err();
         assert_eq!(error.to_string(), "program 'no-such-program' is not installed");
         assert!(error.hints().is_empty());
-        let error = Program::new("/nowhere/debootstrap").run(&Cancel::default()).unwrap_err();
+        let error = Program::new("/nowhere/debootstrap")
+            .run(&Cancel::default())
+            .unwrap_err();
         assert_eq!(
             error.to_string(),
             "program 'debootstrap' is not installed (Debian package 'debootstrap')"
@@ -639,7 +659,12 @@ mod tests {
         let script = "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14; do echo line $i >&2; done; printf '\\033[31mred\\n' >&2; exit 7";
         let error = sh(script).run(&Cancel::default()).unwrap_err();
         assert_eq!(error.to_string(), "'sh' failed with exit status 7");
-        let ProcessError::Failed { tail: Some(Tail(tail)), .. } = error else { panic!("{error:?}") };
+        let ProcessError::Failed {
+            tail: Some(Tail(tail)), ..
+        } = error
+        else {
+            panic!("{error:?}")
+        };
         assert_eq!(tail.len(), TAIL_LINES);
         assert_eq!(tail[0], "line 4");
         assert_eq!(tail[11], "\\u{1b}[31mred");
@@ -659,7 +684,10 @@ mod tests {
         assert_eq!(seen, ["one", "two", "three"]);
         assert_eq!(std::fs::read(&log).unwrap(), b"one\ntwo\nthree");
         assert_eq!(log.metadata().unwrap().permissions().mode() & 0o777, 0o640);
-        assert_eq!(error.hints(), [format!("its whole output is kept in '{}'", log.display())]);
+        assert_eq!(
+            error.hints(),
+            [format!("its whole output is kept in '{}'", log.display())]
+        );
     }
 
     #[test]
@@ -667,7 +695,10 @@ mod tests {
         let cancel = Cancel::default();
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("pid");
-        let script = format!("trap '' TERM; sleep 1000 & echo $! > {}; wait; wait; sleep 1000", file.display());
+        let script = format!(
+            "trap '' TERM; sleep 1000 & echo $! > {}; wait; wait; sleep 1000",
+            file.display()
+        );
         let begun = Instant::now();
         std::thread::scope(|scope| {
             let handle = scope.spawn(|| sh(&script).run(&cancel));

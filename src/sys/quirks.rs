@@ -33,17 +33,44 @@ pub struct Entry {
 
 /// All of them. Between two versions that were tried, the bounds lean to the careful side.
 pub const TABLE: &[Entry] = &[
-    Entry { quirk: Quirk::StaleUnixExport, first: 253, last: 261, watched_by: "quirk_stale_unix_export" },
-    Entry { quirk: Quirk::ErrorsLookLikeConsole, first: 0, last: 256, watched_by: "quirk_errors_look_like_console" },
-    Entry { quirk: Quirk::OsReleaseNeedsAuth, first: 258, last: u32::MAX, watched_by: "quirk_os_release_needs_auth" },
-    Entry { quirk: Quirk::WatchdogKillsFrozen, first: 0, last: 252, watched_by: "quirk_stop_while_frozen" },
-    Entry { quirk: Quirk::StopHangsWhileFrozen, first: 0, last: 252, watched_by: "quirk_stop_while_frozen" },
+    Entry {
+        quirk: Quirk::StaleUnixExport,
+        first: 253,
+        last: 261,
+        watched_by: "quirk_stale_unix_export",
+    },
+    Entry {
+        quirk: Quirk::ErrorsLookLikeConsole,
+        first: 0,
+        last: 256,
+        watched_by: "quirk_errors_look_like_console",
+    },
+    Entry {
+        quirk: Quirk::OsReleaseNeedsAuth,
+        first: 258,
+        last: u32::MAX,
+        watched_by: "quirk_os_release_needs_auth",
+    },
+    Entry {
+        quirk: Quirk::WatchdogKillsFrozen,
+        first: 0,
+        last: 252,
+        watched_by: "quirk_stop_while_frozen",
+    },
+    Entry {
+        quirk: Quirk::StopHangsWhileFrozen,
+        first: 0,
+        last: 252,
+        watched_by: "quirk_stop_while_frozen",
+    },
 ];
 
 /// Whether systemd `version` has `quirk`.
 #[must_use]
 pub fn has(version: u32, quirk: Quirk) -> bool {
-    TABLE.iter().any(|entry| entry.quirk == quirk && (entry.first..=entry.last).contains(&version))
+    TABLE
+        .iter()
+        .any(|entry| entry.quirk == quirk && (entry.first..=entry.last).contains(&version))
 }
 
 #[cfg(test)]
@@ -52,7 +79,13 @@ mod tests {
 
     #[test]
     fn only_the_versions_of_the_table_have_it() {
-        assert_eq!([252, 257, 262].map(|v| has(v, Quirk::StaleUnixExport)), [false, true, false]);
-        assert_eq!([252, 257, 262].map(|v| has(v, Quirk::OsReleaseNeedsAuth)), [false, false, true]);
+        assert_eq!(
+            [252, 257, 262].map(|v| has(v, Quirk::StaleUnixExport)),
+            [false, true, false]
+        );
+        assert_eq!(
+            [252, 257, 262].map(|v| has(v, Quirk::OsReleaseNeedsAuth)),
+            [false, false, true]
+        );
     }
 }

@@ -50,14 +50,27 @@ fn signature(kind: &Type, aliases: &Aliases) -> String {
         Type::Slice(slice) => format!("a{}", signature(&slice.elem, aliases)),
         // One value of unit type is none at all.
         Type::Tuple(tuple) if tuple.elems.is_empty() => String::new(),
-        Type::Tuple(tuple) => format!("({})", tuple.elems.iter().map(|item| signature(item, aliases)).collect::<String>()),
+        Type::Tuple(tuple) => format!(
+            "({})",
+            tuple
+                .elems
+                .iter()
+                .map(|item| signature(item, aliases))
+                .collect::<String>()
+        ),
         Type::Path(path) => {
             let segment = path.path.segments.last().unwrap();
             let arguments: Vec<String> = match &segment.arguments {
                 PathArguments::AngleBracketed(list) => list
                     .args
                     .iter()
-                    .filter_map(|argument| if let GenericArgument::Type(kind) = argument { Some(signature(kind, aliases)) } else { None })
+                    .filter_map(|argument| {
+                        if let GenericArgument::Type(kind) = argument {
+                            Some(signature(kind, aliases))
+                        } else {
+                            None
+                        }
+                    })
                     .collect(),
                 _ => Vec::new(),
             };
@@ -90,7 +103,9 @@ fn signature(kind: &Type, aliases: &Aliases) -> String {
 
 /// The text of an attribute's arguments without blanks: `(property,name="Version")`.
 fn arguments(attribute: &syn::Attribute) -> String {
-    let syn::Meta::List(list) = &attribute.meta else { return String::new() };
+    let syn::Meta::List(list) = &attribute.meta else {
+        return String::new();
+    };
     list.tokens.to_string().split_whitespace().collect()
 }
 
@@ -108,9 +123,15 @@ fn camel(name: &str) -> String {
 
 /// `zbus::Result<T>` → T.
 fn returned(output: &ReturnType) -> &Type {
-    let ReturnType::Type(_, kind) = output else { panic!("a proxy's function returns a Result") };
-    let Type::Path(path) = &**kind else { panic!("a proxy's function returns a Result") };
-    let PathArguments::AngleBracketed(list) = &path.path.segments.last().unwrap().arguments else { panic!("Result<…>") };
+    let ReturnType::Type(_, kind) = output else {
+        panic!("a proxy's function returns a Result")
+    };
+    let Type::Path(path) = &**kind else {
+        panic!("a proxy's function returns a Result")
+    };
+    let PathArguments::AngleBracketed(list) = &path.path.segments.last().unwrap().arguments else {
+        panic!("Result<…>")
+    };
     match list.args.first() {
         Some(GenericArgument::Type(kind)) => kind,
         _ => panic!("Result<…>"),
@@ -123,27 +144,52 @@ fn declared(source: &str) -> BTreeMap<String, Members> {
     let aliases: Aliases = file
         .items
         .iter()
-        .filter_map(|item| if let Item::Type(alias) = item { Some((alias.ident.to_string(), (*alias.ty).clone())) } else { None })
+        .filter_map(|item| {
+            if let Item::Type(alias) = item {
+                Some((alias.ident.to_string(), (*alias.ty).clone()))
+            } else {
+                None
+            }
+        })
         .collect();
     let mut interfaces = BTreeMap::new();
     for item in &file.items {
         let Item::Trait(definition) = item else { continue };
-        let Some(interface) = definition.attrs.iter().find_map(|attribute| quoted(&arguments(attribute), "interface")) else {
+        let Some(interface) = definition
+            .attrs
+            .iter()
+            .find_map(|attribute| quoted(&arguments(attribute), "interface"))
+        else {
             continue;
         };
         let members = definition.items.iter().filter_map(|item| {
             let TraitItem::Fn(function) = item else { return None };
-            let marks: String = function.attrs.iter().filter(|a| a.path().is_ident("zbus")).map(arguments).collect();
+            let marks: String = function
+                .attrs
+                .iter()
+                .filter(|a| a.path().is_ident("zbus"))
+                .map(arguments)
+                .collect();
             let name = quoted(&marks, "name").unwrap_or_else(|| camel(&function.sig.ident.to_string()));
             let ins: String = function
                 .sig
                 .inputs
                 .iter()
-                .filter_map(|input| if let FnArg::Typed(input) = input { Some(signature(&input.ty, &aliases)) } else { None })
+                .filter_map(|input| {
+                    if let FnArg::Typed(input) = input {
+                        Some(signature(&input.ty, &aliases))
+                    } else {
+                        None
+                    }
+                })
                 .collect();
             let out = signature(returned(&function.sig.output), &aliases);
             // Several values come as a tuple: its parentheses are not sent.
-            let outs = if out.starts_with('(') { out[1..out.len() - 1].to_owned() } else { out.clone() };
+            let outs = if out.starts_with('(') {
+                out[1..out.len() - 1].to_owned()
+            } else {
+                out.clone()
+            };
             Some(if marks.starts_with("signal") {
                 (format!("signal {name}"), ins)
             } else if marks.starts_with("property") {
@@ -160,7 +206,10 @@ fn declared(source: &str) -> BTreeMap<String, Members> {
 fn bus_sources() -> Vec<String> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/sys/bus");
     let files = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
-    files.filter(|file| file.extension().is_some_and(|e| e == "rs")).map(|file| std::fs::read_to_string(file).unwrap()).collect()
+    files
+        .filter(|file| file.extension().is_some_and(|e| e == "rs"))
+        .map(|file| std::fs::read_to_string(file).unwrap())
+        .collect()
 }
 
 #[test]
@@ -171,7 +220,11 @@ fn proxies_declare_what_every_systemd_has() {
             for version in VERSIONS {
                 let offered = offered(version, &interface);
                 for (member, signature) in &members {
-                    assert_eq!(Some(signature), offered.get(member), "{member} of {interface} in systemd {version}");
+                    assert_eq!(
+                        Some(signature),
+                        offered.get(member),
+                        "{member} of {interface} in systemd {version}"
+                    );
                     checked += 1;
                 }
             }
@@ -183,11 +236,30 @@ fn proxies_declare_what_every_systemd_has() {
 /// Properties are read by name out of one `GetAll`; a name that no interface has would read as empty for ever.
 #[test]
 fn properties_read_by_name_exist_in_every_systemd() {
-    let interfaces = ["systemd1.Unit", "systemd1.Service", "systemd1.Scope", "machine1.Machine", "machine1.Image"];
-    let kinds = [("string", "s o"), ("strings", "as"), ("number", "t u i"), ("boolean", "b"), ("hex", "ay")];
+    let interfaces = [
+        "systemd1.Unit",
+        "systemd1.Service",
+        "systemd1.Scope",
+        "machine1.Machine",
+        "machine1.Image",
+    ];
+    let kinds = [
+        ("string", "s o"),
+        ("strings", "as"),
+        ("number", "t u i"),
+        ("boolean", "b"),
+        ("hex", "ay"),
+    ];
     let mut read = BTreeSet::new();
-    let speaks_to_systemd = |file: &str| ["src/cli", "src/ops", "src/sys", "src/machine"].iter().any(|part| file.starts_with(part));
-    for (_, text) in super::examples::sources().into_iter().filter(|(file, _)| speaks_to_systemd(file)) {
+    let speaks_to_systemd = |file: &str| {
+        ["src/cli", "src/ops", "src/sys", "src/machine"]
+            .iter()
+            .any(|part| file.starts_with(part))
+    };
+    for (_, text) in super::examples::sources()
+        .into_iter()
+        .filter(|(file, _)| speaks_to_systemd(file))
+    {
         // Tests have properties of their own.
         let text = text.split("#[cfg(test)]").next().unwrap_or_default();
         for (reader, kinds) in kinds {
@@ -198,10 +270,15 @@ fn properties_read_by_name_exist_in_every_systemd() {
     }
     assert!(read.len() > 15, "only {} properties were found in src", read.len());
     for version in VERSIONS {
-        let all: Vec<Members> =
-            interfaces.iter().map(|name| offered(version, &format!("org.freedesktop.{name}"))).collect();
+        let all: Vec<Members> = interfaces
+            .iter()
+            .map(|name| offered(version, &format!("org.freedesktop.{name}")))
+            .collect();
         for (property, kinds) in &read {
-            let found: Vec<_> = all.iter().filter_map(|members| members.get(&format!("property {property}"))).collect();
+            let found: Vec<_> = all
+                .iter()
+                .filter_map(|members| members.get(&format!("property {property}")))
+                .collect();
             assert!(
                 found.iter().any(|kind| kinds.split(' ').any(|k| k == kind.as_str())),
                 "systemd {version} has property {property} as {found:?}, which is read as {kinds}"
@@ -230,6 +307,8 @@ fn signatures_are_told_from_types() {
         ("property State", "(yx)"),
         ("signal Gone", "uo"),
     ];
-    let expected: Members = expected.map(|(member, signature)| (member.to_owned(), signature.to_owned())).into();
+    let expected: Members = expected
+        .map(|(member, signature)| (member.to_owned(), signature.to_owned()))
+        .into();
     assert_eq!(declared(source)["a.b"], expected);
 }

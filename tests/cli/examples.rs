@@ -22,7 +22,12 @@ fn calls(line: &str) -> Vec<Vec<String>> {
     let line = line.replace("<(", " | ").replace(')', " ");
     line.split(['|', ';', '>'])
         .map(|part| shell_words::split(part).unwrap_or_else(|error| panic!("{part}: {error}")))
-        .filter_map(|words| words.iter().position(|word| word == "machinist").map(|at| words[at..].to_vec()))
+        .filter_map(|words| {
+            words
+                .iter()
+                .position(|word| word == "machinist")
+                .map(|at| words[at..].to_vec())
+        })
         .collect()
 }
 
@@ -37,15 +42,28 @@ pub(super) fn sources() -> Vec<(String, String)> {
     fn walk(directory: &Path, files: &mut Vec<PathBuf>) {
         for entry in std::fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
-            if path.is_dir() { walk(&path, files) } else { files.push(path) }
+            if path.is_dir() {
+                walk(&path, files);
+            } else {
+                files.push(path);
+            }
         }
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut files = vec![root.join("README.md"), root.join("CHANGELOG.md"), root.join("units/machinist.conf")];
+    let mut files = vec![
+        root.join("README.md"),
+        root.join("CHANGELOG.md"),
+        root.join("units/machinist.conf"),
+    ];
     walk(&root.join("src"), &mut files);
     files
         .into_iter()
-        .map(|file| (file.strip_prefix(root).unwrap().display().to_string(), std::fs::read_to_string(&file).unwrap()))
+        .map(|file| {
+            (
+                file.strip_prefix(root).unwrap().display().to_string(),
+                std::fs::read_to_string(&file).unwrap(),
+            )
+        })
         .collect()
 }
 
@@ -63,8 +81,13 @@ fn examples_of_every_help() {
             for words in calls {
                 parse(&words).unwrap();
                 // One blank before the explanation makes names of its words.
-                let stray = words.iter().find(|word| word.starts_with(|c: char| c.is_ascii_uppercase()) && !word.contains(['=', '.', ',']));
-                assert!(stray.is_none() || words.contains(&"-p".to_owned()), "is '{stray:?}' part of the command in: {line}");
+                let stray = words
+                    .iter()
+                    .find(|word| word.starts_with(|c: char| c.is_ascii_uppercase()) && !word.contains(['=', '.', ',']));
+                assert!(
+                    stray.is_none() || words.contains(&"-p".to_owned()),
+                    "is '{stray:?}' part of the command in: {line}"
+                );
                 seen += 1;
             }
         }
@@ -88,7 +111,12 @@ fn examples_of_the_readme() {
         }
     }
     // In tables and in running text: with or without a place holder.
-    for code in text.split('`').skip(1).step_by(2).filter(|code| code.starts_with("machinist ")) {
+    for code in text
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|code| code.starts_with("machinist "))
+    {
         for words in calls(&code.replace("\\|", "|").replace('…', "")) {
             parse(&words).unwrap();
             seen += 1;

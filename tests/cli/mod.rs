@@ -35,7 +35,8 @@ fn session(words: &[&str]) -> String {
         Some(status) => drop(writeln!(text, "status: {status}")),
         None => text += "killed by a signal\n",
     }
-    text.replace(env!("CARGO_PKG_VERSION"), "[VERSION]").replace("stderr: \n", "stderr:\n")
+    text.replace(env!("CARGO_PKG_VERSION"), "[VERSION]")
+        .replace("stderr: \n", "stderr:\n")
 }
 
 /// A file of the repository.
@@ -48,5 +49,8 @@ fn repository(path: &str) -> String {
 fn verbs() -> Vec<String> {
     use clap::CommandFactory as _;
     let command = machinist::cli::Cli::command();
-    command.get_subcommands().map(|verb| verb.get_name().to_owned()).collect()
+    command
+        .get_subcommands()
+        .map(|verb| verb.get_name().to_owned())
+        .collect()
 }

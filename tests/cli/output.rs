@@ -6,13 +6,24 @@ use super::{machinist, session, verbs};
 
 #[test]
 fn version() {
-    assert_snapshot!([session(&["version"]), session(&["version", "--json"]), session(&["--version"])].join("\n"));
+    assert_snapshot!(
+        [
+            session(&["version"]),
+            session(&["version", "--json"]),
+            session(&["--version"])
+        ]
+        .join("\n")
+    );
 }
 
 #[test]
 fn completion_scripts_ask_the_program_in_the_path() {
     let built = env!("CARGO_BIN_EXE_machinist");
-    for (shell, registers) in [("bash", "complete -o"), ("zsh", "#compdef machinist"), ("fish", "complete --")] {
+    for (shell, registers) in [
+        ("bash", "complete -o"),
+        ("zsh", "#compdef machinist"),
+        ("fish", "complete --"),
+    ] {
         let script = session(&["completions", shell]);
         assert!(script.contains(registers) && script.contains("machinist"), "{script}");
         assert!(!script.contains(built), "{shell}: {built} is gone tomorrow");
@@ -39,7 +50,12 @@ fn bash_is_offered_verbs() {
 #[test]
 fn a_page_for_every_verb() {
     let directory = tempfile::tempdir().unwrap();
-    machinist().arg("man").arg("--output").arg(directory.path()).assert().success();
+    machinist()
+        .arg("man")
+        .arg("--output")
+        .arg(directory.path())
+        .assert()
+        .success();
     let page = |name: &str| std::fs::read_to_string(directory.path().join(name)).unwrap();
     assert!(page("machinist.1").contains("machine manager") || page("machinist.1").contains("Machine manager"));
     for verb in verbs() {
@@ -54,11 +70,22 @@ fn a_page_for_every_verb() {
 fn dry_run_of_create() {
     let directory = tempfile::tempdir().unwrap();
     let tarball = directory.path().join("rootfs.tar");
-    tar::Builder::new(std::fs::File::create(&tarball).unwrap()).finish().unwrap();
+    tar::Builder::new(std::fs::File::create(&tarball).unwrap())
+        .finish()
+        .unwrap();
     let tarball = tarball.to_str().unwrap();
     let calls = [
         vec!["create", "web", tarball, "--dry-run"],
-        vec!["create", "web", tarball, "--dry-run", "--network", "bridge=br0", "--enable", "--start"],
+        vec![
+            "create",
+            "web",
+            tarball,
+            "--dry-run",
+            "--network",
+            "bridge=br0",
+            "--enable",
+            "--start",
+        ],
         vec!["create", "web", tarball, "--dry-run", "--json"],
     ];
     let text = calls.map(|words| session(&words)).join("\n");
@@ -69,7 +96,10 @@ fn dry_run_of_create() {
 fn a_closed_pipe_is_no_panic() {
     let output = machinist().args(["man", "create"]).output().unwrap();
     assert!(output.status.success());
-    let script = format!("{} man create | head -n 1 >&2; exit ${{PIPESTATUS[0]}}", env!("CARGO_BIN_EXE_machinist"));
+    let script = format!(
+        "{} man create | head -n 1 >&2; exit ${{PIPESTATUS[0]}}",
+        env!("CARGO_BIN_EXE_machinist")
+    );
     let output = assert_cmd::Command::new("bash").args(["-c", &script]).output().unwrap();
     let errors = String::from_utf8(output.stderr).unwrap();
     assert!(!errors.contains("panicked"), "{errors}");

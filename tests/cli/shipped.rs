@@ -32,8 +32,14 @@ fn load(text: &str) -> Config {
 #[test]
 fn configuration_names_exactly_the_keys_there_are() {
     let text = repository("units/machinist.conf");
-    let shown: Vec<_> = assignments(&text).into_iter().map(|(section, key, _)| (section, key)).collect();
-    let known: Vec<_> = KEYS.iter().map(|(section, key)| ((*section).to_owned(), (*key).to_owned())).collect();
+    let shown: Vec<_> = assignments(&text)
+        .into_iter()
+        .map(|(section, key, _)| (section, key))
+        .collect();
+    let known: Vec<_> = KEYS
+        .iter()
+        .map(|(section, key)| ((*section).to_owned(), (*key).to_owned()))
+        .collect();
     assert_eq!(shown, known);
 }
 
@@ -44,12 +50,19 @@ fn configuration_shows_the_defaults() {
     let uncommented: String = assignments(&text)
         .iter()
         .map(|(section, key, value)| format!("[{section}]\n{key}={value}\n"))
-        .collect();
+        .collect::<Vec<_>>()
+        .concat();
     let mut config = load(&uncommented);
     // These are told from "not set", and stand for the same.
     assert_eq!(config.bootstrapper.take().as_deref(), Some("auto"));
-    assert_eq!(config.debian_mirror.take().as_deref(), Some("http://deb.debian.org/debian"));
-    assert_eq!(config.ubuntu_mirror.take().as_deref(), Some("http://archive.ubuntu.com/ubuntu"));
+    assert_eq!(
+        config.debian_mirror.take().as_deref(),
+        Some("http://deb.debian.org/debian")
+    );
+    assert_eq!(
+        config.ubuntu_mirror.take().as_deref(),
+        Some("http://archive.ubuntu.com/ubuntu")
+    );
     assert_eq!(config, Config::default());
 }
 
@@ -57,7 +70,9 @@ fn configuration_shows_the_defaults() {
 fn units_name_verbs_that_exist() {
     let unit = repository("units/machinist-clean.service.in");
     let start = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
-    let words = start.split(' ').map(|word| word.strip_prefix("@BINDIR@/").unwrap_or(word));
+    let words = start
+        .split(' ')
+        .map(|word| word.strip_prefix("@BINDIR@/").unwrap_or(word));
     super::examples::parse(&words.map(str::to_owned).collect::<Vec<_>>()).unwrap();
 }
 
@@ -68,7 +83,10 @@ fn nothing_speaks_of_verbs_that_do_not_exist() {
     for (file, text) in super::examples::sources() {
         for (at, _) in text.match_indices("`machinist ") {
             let rest = &text[at + "`machinist ".len()..];
-            let word: String = rest.chars().take_while(|c| c.is_ascii_lowercase() || *c == '-').collect();
+            let word: String = rest
+                .chars()
+                .take_while(|c| c.is_ascii_lowercase() || *c == '-')
+                .collect();
             if !word.is_empty() && !word.starts_with('-') && !verbs.contains(&word) {
                 strangers.push(format!("{file}: machinist {word}"));
             }

@@ -5,9 +5,18 @@ use crate::sys::files::{FileError, Kind, Root};
 
 /// Directories whose contents go: downloads, package lists, logs of the build, runtime files, device nodes (systemd-nspawn
 /// mounts its own `/dev`, and a copy without nodes needs no right to make them).
-const EMPTIED: &[&str] = &["dev", "run", "tmp", "var/cache/apt", "var/lib/apt/lists", "var/log/apt", "var/tmp"];
+const EMPTIED: &[&str] = &[
+    "dev",
+    "run",
+    "tmp",
+    "var/cache/apt",
+    "var/lib/apt/lists",
+    "var/log/apt",
+    "var/tmp",
+];
 /// Files that the bootstrappers copy from the host or write for themselves.
 const REMOVED: &[&str] = &[
+    "etc/apt/apt.conf.d/99mmdebstrap",
     "etc/hostname",
     "etc/resolv.conf",
     "var/cache/debconf/config.dat-old",
@@ -57,8 +66,16 @@ mod tests {
     fn the_build_and_the_host_leave_no_trace() {
         let dir = tempfile::tempdir().unwrap();
         for file in [
-            "dev/null", "run/x", "var/cache/apt/archives/a.deb", "var/lib/apt/lists/l", "etc/resolv.conf", "etc/hostname",
-            "etc/machine-id", "var/log/bootstrap.log", "etc/ssh/ssh_host_rsa_key", "etc/keep",
+            "dev/null",
+            "run/x",
+            "var/cache/apt/archives/a.deb",
+            "var/lib/apt/lists/l",
+            "etc/resolv.conf",
+            "etc/hostname",
+            "etc/machine-id",
+            "var/log/bootstrap.log",
+            "etc/ssh/ssh_host_rsa_key",
+            "etc/keep",
         ] {
             let path = dir.path().join(file);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -69,7 +86,10 @@ mod tests {
         for empty in ["dev", "run", "var/cache/apt", "var/lib/apt/lists", "var/log", "etc/ssh"] {
             assert_eq!(fs::read_dir(dir.path().join(empty)).unwrap().count(), 0, "{empty}");
         }
-        let mut left: Vec<_> = fs::read_dir(dir.path().join("etc")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let mut left: Vec<_> = fs::read_dir(dir.path().join("etc"))
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect();
         left.sort();
         assert_eq!(left, ["keep", "machine-id", "ssh"]);
     }

@@ -24,7 +24,12 @@ pub(super) fn arch() -> &'static str {
 /// Whether programs of `arch` run here: natively, or by what is registered with the kernel's `binfmt_misc`.
 pub(super) fn check_arch(arch: &str) -> Result<(), SourceError> {
     let host = self::arch();
-    if arch == host || matches!((host, arch), ("amd64", "i386") | ("arm64", "armhf" | "armel") | ("armhf", "armel")) {
+    if arch == host
+        || matches!(
+            (host, arch),
+            ("amd64", "i386") | ("arm64", "armhf" | "armel") | ("armhf", "armel")
+        )
+    {
         return Ok(());
     }
     let qemu = match arch {
@@ -36,7 +41,10 @@ pub(super) fn check_arch(arch: &str) -> Result<(), SourceError> {
         "loong64" => "loongarch64",
         same => same,
     };
-    if Path::new("/proc/sys/fs/binfmt_misc").join(format!("qemu-{qemu}")).exists() {
+    if Path::new("/proc/sys/fs/binfmt_misc")
+        .join(format!("qemu-{qemu}"))
+        .exists()
+    {
         return Ok(());
     }
     Err(SourceError::ForeignArch {
@@ -47,7 +55,9 @@ pub(super) fn check_arch(arch: &str) -> Result<(), SourceError> {
 
 /// The bootstrapper itself, and what it is run by.
 pub(super) fn check_program(tool: Tool) -> Result<(), ProcessError> {
-    [tool.name(), "setpriv", "unshare"].into_iter().try_for_each(require_program)
+    [tool.name(), "setpriv", "unshare"]
+        .into_iter()
+        .try_for_each(require_program)
 }
 
 /// The keys to trust: the user's file, or the distribution's as its package installs it.
@@ -70,7 +80,10 @@ pub(super) fn find_keyring(distro: Distro, given: Option<&Path>) -> Result<PathB
     }
     let stem = format!("/usr/share/keyrings/{distro}-archive-keyring");
     // Newer packages have .pgp, with .gpg as a link for a while.
-    let found = ["gpg", "pgp"].iter().map(|ending| PathBuf::from(format!("{stem}.{ending}"))).find(|path| path.is_file());
+    let found = ["gpg", "pgp"]
+        .iter()
+        .map(|ending| PathBuf::from(format!("{stem}.{ending}")))
+        .find(|path| path.is_file());
     found.ok_or_else(|| SourceError::NoKeyring {
         distro: Some(distro),
         path: format!("{stem}.gpg").into(),
@@ -95,7 +108,9 @@ fn hindrance(flags: StatVfsMountFlags) -> Option<&'static str> {
         (StatVfsMountFlags::NODEV, "nodev"),
         (StatVfsMountFlags::NOEXEC, "noexec"),
     ];
-    bad.iter().find(|(flag, _)| flags.contains(*flag)).map(|(_, name)| *name)
+    bad.iter()
+        .find(|(flag, _)| flags.contains(*flag))
+        .map(|(_, name)| *name)
 }
 
 #[cfg(test)]
@@ -105,7 +120,10 @@ mod tests {
     #[test]
     fn mount_flags_are_named() {
         assert_eq!(hindrance(StatVfsMountFlags::RELATIME), None);
-        assert_eq!(hindrance(StatVfsMountFlags::NODEV | StatVfsMountFlags::NOEXEC), Some("nodev"));
+        assert_eq!(
+            hindrance(StatVfsMountFlags::NODEV | StatVfsMountFlags::NOEXEC),
+            Some("nodev")
+        );
         let error = SourceError::MountFlag {
             path: "/srv/my machines".into(),
             flag: "nosuid",

@@ -52,10 +52,9 @@ impl Tool {
 
     fn choose(wanted: Bootstrapper) -> Self {
         match wanted {
-            Bootstrapper::Debootstrap => Self::Debootstrap,
             Bootstrapper::Mmdebstrap => Self::Mmdebstrap,
             Bootstrapper::Auto if program_exists("mmdebstrap") => Self::Mmdebstrap,
-            Bootstrapper::Auto => Self::Debootstrap,
+            Bootstrapper::Auto | Bootstrapper::Debootstrap => Self::Debootstrap,
         }
     }
 }
@@ -73,7 +72,12 @@ impl Recipe {
         host::check_arch(&arch)?;
         let keyring = host::find_keyring(distro, options.keyring.as_deref())?;
         let public = mirror::default_mirror(distro, &arch);
-        let mirror = options.mirror.as_deref().unwrap_or(public).trim_end_matches('/').to_owned();
+        let mirror = options
+            .mirror
+            .as_deref()
+            .unwrap_or(public)
+            .trim_end_matches('/')
+            .to_owned();
         let mut include = options.include.clone();
         include.sort();
         include.dedup();
@@ -113,9 +117,17 @@ impl Recipe {
     /// The packages to install on top of the variant: what makes a guest that boots, has network and can be logged into,
     /// and the user's. Sorted.
     pub(crate) fn packages(&self, release: &Release) -> Vec<String> {
-        let mut all: Vec<String> = ["systemd-sysv", "dbus", "libpam-systemd", "login", "iproute2", "netbase"]
-            .map(str::to_owned)
-            .into();
+        let mut all: Vec<String> = [
+            "apt",
+            "systemd-sysv",
+            "dbus",
+            "libpam-systemd",
+            "login",
+            "iproute2",
+            "netbase",
+        ]
+        .map(str::to_owned)
+        .into();
         if resolved_is_a_package(self.distro, release.version.as_deref()) {
             all.push("systemd-resolved".to_owned());
         }
@@ -150,7 +162,12 @@ impl Recipe {
     pub(crate) fn plan(&self, cache: &Path, cached: bool) -> Vec<String> {
         let suite = format!("{}/dists/{}", without_password(&self.mirror), self.suite);
         let mut steps = vec![format!("fetch '{suite}/InRelease'")];
-        let command = run::command(self, &self.packages(&Release::unknown()), &cache.join("…"), None);
+        let command = run::command(
+            self,
+            &self.packages(&Release::unknown()),
+            &cache.join("…"),
+            &self.keyring,
+        );
         let build = format!("run `{}` if no cached tree matches", command.shown());
         if cached {
             steps.push(build);

@@ -7,18 +7,45 @@ pub(super) fn check(options: &BootstrapOptions) -> Result<(), SourceError> {
     for name in &options.include {
         // Debian policy 5.6.1
         let rest = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c);
-        let first = name.chars().next().is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
-        check_word("include", name, first && name.len() > 1 && name.chars().all(rest), "no Debian package has such a name")?;
+        let first = name
+            .chars()
+            .next()
+            .is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+        check_word(
+            "include",
+            name,
+            first && name.len() > 1 && name.chars().all(rest),
+            "no Debian package has such a name",
+        )?;
     }
     for name in &options.components {
-        check_word("components", name, is_word(name, "-/.+"), "no component has such a name")?;
+        check_word(
+            "components",
+            name,
+            is_word(name, "-/.+"),
+            "no component has such a name",
+        )?;
     }
     if let Some(arch) = &options.arch {
         check_word("arch", arch, is_word(arch, "-"), "no architecture has such a name")?;
     }
     if let Some(variant) = &options.variant {
-        let known = ["minbase", "buildd", "important", "standard", "required", "essential", "apt", "-"];
-        check_word("variant", variant, known.contains(&variant.as_str()), "variants are minbase, buildd, important and standard")?;
+        let known = [
+            "minbase",
+            "buildd",
+            "important",
+            "standard",
+            "required",
+            "essential",
+            "apt",
+            "-",
+        ];
+        check_word(
+            "variant",
+            variant,
+            known.contains(&variant.as_str()),
+            "variants are minbase, buildd, important and standard",
+        )?;
     }
     if let Some(mirror) = &options.mirror {
         check_url("mirror", mirror, &["http://", "https://", "file:/", "copy:/"])?;
@@ -43,7 +70,10 @@ fn check_url(option: &'static str, url: &str, schemes: &[&str]) -> Result<(), So
             "mirror" => "a mirror is an http:, https:, file: or copy: URL",
             _ => "a proxy is an http: or https: URL",
         }
-    } else if url.chars().any(|c| !c.is_ascii_graphic() || "\"'[]<>\\^`{}|#".contains(c)) {
+    } else if url
+        .chars()
+        .any(|c| !c.is_ascii_graphic() || "\"'[]<>\\^`{}|#".contains(c))
+    {
         "characters in it do not belong in a URL: write them as %XX"
     } else {
         return Ok(());
@@ -87,7 +117,15 @@ mod tests {
             };
             assert!(check(&options).is_err(), "{bad:?}");
         }
-        for bad in ["", "ftp://x", "http://", "deb http://x", "http://x y", "http://x\n", "/srv"] {
+        for bad in [
+            "",
+            "ftp://x",
+            "http://",
+            "deb http://x",
+            "http://x y",
+            "http://x\n",
+            "/srv",
+        ] {
             let options = BootstrapOptions {
                 mirror: Some(bad.to_owned()),
                 ..good.clone()

@@ -1,5 +1,6 @@
 //! Runs the bootstrapper: its command, its progress, and what its output says about a failure.
 
+use std::ffi::OsString;
 use std::fs::{DirBuilder, File};
 use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
@@ -7,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Recipe, Tool, clean};
 use crate::machine::{Cancel, Report};
+use crate::sources::error::is_full;
 use crate::sources::mirror::{Release, local_path, without_password};
 use crate::sources::{Distro, Places, SourceError, apt};
 use crate::sys::files::Root;
@@ -29,10 +31,17 @@ pub(crate) fn build(
     cancel: &Cancel,
 ) -> Result<(), SourceError> {
     let log = new_log(recipe, places)?;
-    let mut program = command(recipe, &recipe.packages(release), target, Some(scratch)).log_to(&log).contained();
+    let keyring = copy_keyring(recipe, scratch)?;
+    // Both make their temporary files there; a kill -9 must not leave them in /tmp.
+    let mut program = command(recipe, &recipe.packages(release), target, &keyring)
+        .env("TMPDIR", scratch)
+        .log_to(&log)
+        .contained();
     program = match &recipe.proxy {
         Some(proxy) => program.env("http_proxy", proxy).env("https_proxy", proxy),
-        None => ["http_proxy", "https_proxy", "no_proxy"].into_iter().fold(program, Program::inherit_env),
+        None => ["http_proxy", "https_proxy", "no_proxy"]
+            .into_iter()
+            .fold(program, Program::inherit_env),
     };
     let mut phases = Phases::new(recipe, report);
     let mut clues = Clues::default();
@@ -51,18 +60,16 @@ pub(crate) fn build(
 }
 
 /// The bootstrapper's command line.
-pub(super) fn command(recipe: &Recipe, packages: &[String], target: &Path, scratch: Option<&Path>) -> Program {
+pub(super) fn command(recipe: &Recipe, packages: &[String], target: &Path, keyring: &Path) -> Program {
     let components = recipe.components.join(",");
     let packages = packages.join(",");
     let program = Program::new(recipe.tool.name()).env("DEBIAN_FRONTEND", "noninteractive");
-    // Both make their temporary files there; a kill -9 must not leave them in /tmp.
-    let program = match scratch {
-        Some(scratch) => program.env("TMPDIR", scratch),
-        None => program,
-    };
     let program = match recipe.tool {
         Tool::Mmdebstrap => program
             .args(["--mode=root", "--format=directory", "--verbose"])
+            // The cache, the keyring's copy and the machines are closed to apt's own user. The guest's copy of this option
+            // is removed with the rest of what belongs to the build.
+            .arg("--aptopt=APT::Sandbox::User \"root\"")
             .arg(format!("--variant={}", recipe.variant))
             .arg(format!("--components={components}"))
             .arg(format!("--architectures={}", recipe.arch))
@@ -83,10 +90,10 @@ pub(super) fn command(recipe: &Recipe, packages: &[String], target: &Path, scrat
         }
     };
     let program = program
-        .arg(joined("--keyring=", &recipe.keyring))
+        .args(trust(recipe, keyring))
         .arg(&recipe.suite)
         .arg(target.as_os_str())
-        .arg(mirror_argument(recipe));
+        .arg(mirror_argument(recipe, keyring));
     match recipe.tool {
         Tool::Debootstrap if !Path::new(SCRIPTS).join(&recipe.suite).exists() => {
             // A suite newer than the host's debootstrap: all recent suites share one script per distribution.
@@ -100,19 +107,41 @@ pub(super) fn command(recipe: &Recipe, packages: &[String], target: &Path, scrat
     }
 }
 
-fn joined(option: &str, path: &Path) -> std::ffi::OsString {
-    let mut word = std::ffi::OsString::from(option);
+fn joined(option: &str, path: &Path) -> OsString {
+    let mut word = OsString::from(option);
     word.push(path);
     word
 }
 
-/// mmdebstrap needs `copy:` for what is no directory of the tree; debootstrap only knows `file:`.
-fn mirror_argument(recipe: &Recipe) -> std::ffi::OsString {
-    match (local_path(&recipe.mirror), recipe.tool) {
-        (Some(path), Tool::Mmdebstrap) => joined("copy://", &path),
-        (Some(path), Tool::Debootstrap) => joined("file://", &path),
-        (None, _) => recipe.mirror.clone().into(),
+/// mmdebstrap's `--keyring` only adds to what the host trusts already, so there the source line says it.
+fn trust(recipe: &Recipe, keyring: &Path) -> Option<OsString> {
+    (recipe.tool == Tool::Debootstrap).then(|| joined("--keyring=", keyring))
+}
+
+/// The mirror as the program takes it: debootstrap a URL, mmdebstrap a line of `sources.list`, in which `signed-by` excludes
+/// every other key. mmdebstrap needs `copy:` for local mirrors; debootstrap only knows `file:`.
+fn mirror_argument(recipe: &Recipe, keyring: &Path) -> OsString {
+    let local = local_path(&recipe.mirror);
+    if recipe.tool == Tool::Debootstrap {
+        return local.map_or_else(|| recipe.mirror.clone().into(), |path| joined("file://", &path));
     }
+    let mut line = joined("deb [signed-by=", keyring);
+    line.push("] ");
+    line.push(local.map_or_else(|| recipe.mirror.clone().into(), |path| joined("copy://", &path)));
+    line.push(format!(" {} {}", recipe.suite, recipe.components.join(" ")));
+    line
+}
+
+/// The keyring under a name of ours: apt's sources have no way to quote the name that a user chose.
+fn copy_keyring(recipe: &Recipe, scratch: &Path) -> Result<PathBuf, SourceError> {
+    let keys = std::fs::read(&recipe.keyring).map_err(|error| SourceError::io("read", &recipe.keyring, error))?;
+    let copy = scratch.join(if keys.starts_with(b"-----BEGIN") {
+        "keyring.asc"
+    } else {
+        "keyring.gpg"
+    });
+    std::fs::write(&copy, keys).map_err(|error| SourceError::io("write", &copy, error))?;
+    Ok(copy)
 }
 
 /// A new, empty log; old ones beyond [`LOGS_KEPT`] go.
@@ -181,7 +210,10 @@ fn phase_of(line: &str) -> Option<usize> {
         ("I: Configuring ", 3),
         ("Setting up ", 3),
     ];
-    SIGNS.iter().find(|(sign, _)| line.starts_with(sign)).map(|(_, phase)| *phase)
+    SIGNS
+        .iter()
+        .find(|(sign, _)| line.starts_with(sign))
+        .map(|(_, phase)| *phase)
 }
 
 /// What the output said on the way that explains a failure better than its last lines.
@@ -221,7 +253,11 @@ fn missing_package(line: &str) -> Option<String> {
         "Package '",
         "E: Couldn't find any package by regex '",
     ];
-    let rest = match signs.iter().enumerate().find_map(|(index, sign)| Some((index, line.split_once(sign)?.1)))? {
+    let rest = match signs
+        .iter()
+        .enumerate()
+        .find_map(|(index, sign)| Some((index, line.split_once(sign)?.1)))?
+    {
         (2, rest) => rest.split_once("' has no installation candidate")?.0,
         (_, rest) => rest,
     };
@@ -231,8 +267,12 @@ fn missing_package(line: &str) -> Option<String> {
 
 /// Turns a failed run into the error that tells what to do.
 fn diagnose(recipe: &Recipe, target: &Path, log: PathBuf, clues: &mut Clues, error: ProcessError) -> SourceError {
-    let ProcessError::Failed { program, status, tail, .. } = error else {
-        return error.into();
+    let (program, status, tail) = match error {
+        ProcessError::Failed {
+            program, status, tail, ..
+        } => (program, status, tail),
+        ProcessError::Start { source, .. } if is_full(&source) => return SourceError::DiskFull { path: log },
+        other => return other.into(),
     };
     let inner = keep_inner_log(target, &log, clues);
     let tail = inner.or(tail);
@@ -245,7 +285,12 @@ fn diagnose(recipe: &Recipe, target: &Path, log: PathBuf, clues: &mut Clues, err
     }
     if clues.signature {
         let keyring = recipe.keyring.clone();
-        return SourceError::BadSignature { mirror, keyring, tail, log };
+        return SourceError::BadSignature {
+            mirror,
+            keyring,
+            tail,
+            log,
+        };
     }
     if clues.expired {
         return SourceError::Expired { suite, mirror, tail };
@@ -256,16 +301,27 @@ fn diagnose(recipe: &Recipe, target: &Path, log: PathBuf, clues: &mut Clues, err
     let log = Some(log);
     SourceError::Bootstrap {
         suite,
-        source: ProcessError::Failed { program, status, tail, log },
+        source: ProcessError::Failed {
+            program,
+            status,
+            tail,
+            log,
+        },
     }
 }
 
 /// debootstrap tells what dpkg said only in a file inside the target, which is about to be removed: appends it to our log,
 /// and returns its end.
 fn keep_inner_log(target: &Path, log: &Path, clues: &mut Clues) -> Option<Tail> {
-    let bytes = Root::open(target).ok()?.read("debootstrap/debootstrap.log", 16 << 20).ok()?;
+    let bytes = Root::open(target)
+        .ok()?
+        .read("debootstrap/debootstrap.log", 16 << 20)
+        .ok()?;
     // The error is about the bootstrap; a log that cannot be appended to must not hide it.
-    let _ = File::options().append(true).open(log).and_then(|mut file| file.write_all(&bytes));
+    let _ = File::options()
+        .append(true)
+        .open(log)
+        .and_then(|mut file| file.write_all(&bytes));
     let text = String::from_utf8_lossy(&bytes);
     text.lines().for_each(|line| clues.see(line));
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
@@ -289,9 +345,20 @@ mod tests {
         assert!(see("E: Release signed by unknown key (key id 6ED0E7B82643E131)").signature);
         assert!(see("W: GPG error: http://m trixie InRelease: The following signatures couldn't be verified because the public key is not available: NO_PUBKEY 0E98404D386FA1D9").signature);
         assert!(see("E: Release file for http://m/dists/forky/InRelease is expired (invalid since 5d 4h).").expired);
-        assert_eq!(see("E: Unable to locate package no-such").no_package.as_deref(), Some("no-such"));
-        assert_eq!(see("E: Couldn't find these debs: foo bar").no_package.as_deref(), Some("foo"));
-        assert_eq!(see("E: Package 'foo' has no installation candidate").no_package.as_deref(), Some("foo"));
+        assert_eq!(
+            see("E: Unable to locate package no-such").no_package.as_deref(),
+            Some("no-such")
+        );
+        assert_eq!(
+            see("E: Couldn't find these debs: foo bar").no_package.as_deref(),
+            Some("foo")
+        );
+        assert_eq!(
+            see("E: Package 'foo' has no installation candidate")
+                .no_package
+                .as_deref(),
+            Some("foo")
+        );
         assert!(see("Package 'foo' is installed").no_package.is_none());
     }
 
@@ -312,12 +379,22 @@ mod tests {
             what: "debian sid".to_owned(),
             now: 0,
         };
-        for line in ["I: Retrieving x", "I: Extracting x", "I: Configuring x", "I: Extracting y", "I: Retrieving z"] {
+        for line in [
+            "I: Retrieving x",
+            "I: Extracting x",
+            "I: Configuring x",
+            "I: Extracting y",
+            "I: Retrieving z",
+        ] {
             phases.see(line);
         }
         assert_eq!(
             *seen.0.lock().unwrap(),
-            ["downloading debian sid", "unpacking debian sid", "configuring debian sid"]
+            [
+                "downloading debian sid",
+                "unpacking debian sid",
+                "configuring debian sid"
+            ]
         );
     }
 }

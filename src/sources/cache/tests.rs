@@ -40,14 +40,18 @@ impl Place {
     fn release(&self, serial: u32) -> Release {
         let dists = self.dir.path().join("mirror/dists/sid");
         fs::create_dir_all(&dists).unwrap();
-        fs::write(dists.join("InRelease"), format!("Suite: unstable\nArchitectures: amd64\nSerial: {serial}\n")).unwrap();
+        fs::write(
+            dists.join("InRelease"),
+            format!("Suite: unstable\nArchitectures: amd64\nSerial: {serial}\n"),
+        )
+        .unwrap();
         mirror::fetch_release(Distro::Debian, "sid", &self.recipe.mirror, None, &Cancel::default()).unwrap()
     }
 
     /// Puts a tree into the cache as a build would.
     fn put(&self, release: &Release) -> PathBuf {
-        let shelf = Shelf::open(&self.recipe, &self.places).unwrap();
-        let entry = shelf.entry(release);
+        let opened = Shelf::open(&self.recipe, &self.places).unwrap();
+        let entry = opened.entry(release);
         fs::create_dir_all(entry.join("root/etc")).unwrap();
         fs::write(entry.join("root/etc/os-release"), "x").unwrap();
         let description = Description {
@@ -61,7 +65,14 @@ impl Place {
     fn fill(&self, report: &dyn Report) -> Result<PathBuf, SourceError> {
         let target = self.dir.path().join("target");
         let _ = fs::remove_dir_all(&target);
-        fill(&self.recipe, CacheUse::Use, &self.places, &target, report, &Cancel::default())?;
+        fill(
+            &self.recipe,
+            CacheUse::Use,
+            &self.places,
+            &target,
+            report,
+            &Cancel::default(),
+        )?;
         Ok(target)
     }
 }
@@ -99,7 +110,11 @@ fn everything_that_shapes_a_tree_is_in_its_key() {
         hash(&|recipe| recipe.tool = Tool::Mmdebstrap),
         hash(&|recipe| recipe.keyring = other_keys.clone()),
     ];
-    assert_eq!(all[0], hash(&|recipe| recipe.proxy = Some("http://p".to_owned())), "a proxy shapes nothing");
+    assert_eq!(
+        all[0],
+        hash(&|recipe| recipe.proxy = Some("http://p".to_owned())),
+        "a proxy shapes nothing"
+    );
     all.sort();
     all.dedup();
     assert_eq!(all.len(), 10);
@@ -116,7 +131,10 @@ fn a_cached_tree_is_copied_and_an_absent_mirror_is_told() {
     fs::remove_dir_all(place.dir.path().join("mirror")).unwrap();
     place.fill(&warnings).unwrap();
     let warnings = warnings.0.into_inner().unwrap();
-    assert!(warnings[0].ends_with("using the cached tree made less than a minute ago"), "{warnings:?}");
+    assert!(
+        warnings[0].ends_with("using the cached tree made less than a minute ago"),
+        "{warnings:?}"
+    );
     fs::remove_dir_all(entry).unwrap();
     assert!(matches!(place.fill(&()), Err(SourceError::Unreachable { .. })));
 }
@@ -132,14 +150,21 @@ fn entries_are_listed_and_cleared_unless_in_use() {
     let listed = entries(&place.places, &Cancel::default()).unwrap();
     assert_eq!(listed.len(), 1);
     assert_eq!(listed[0].path, entry);
-    assert!(listed[0].description.starts_with("debian:sid amd64 minbase +vim from file:"));
+    assert!(
+        listed[0]
+            .description
+            .starts_with("debian:sid amd64 minbase +vim from file:")
+    );
     assert!(listed[0].bytes > 0);
     let never = Cancel::default();
-    let lock = shelf.lock(Lock::Shared, &(), &never).unwrap();
+    let held = shelf.lock(Lock::Shared, &(), &never).unwrap();
     assert_eq!(clear(&place.places, None, &never).unwrap(), 0);
-    drop(lock);
+    drop(held);
     let day = Some(Duration::from_secs(86_400));
-    assert!(clear(&place.places, day, &never).unwrap() > 0, "a half-made tree is not kept for its age");
+    assert!(
+        clear(&place.places, day, &never).unwrap() > 0,
+        "a half-made tree is not kept for its age"
+    );
     assert!(entry.exists() && !half.exists());
     assert!(clear(&place.places, None, &never).unwrap() > 0);
     assert!(!entry.exists());
@@ -164,8 +189,33 @@ fn waiting_for_a_lock_can_be_cancelled() {
 }
 
 #[test]
+fn leftovers_are_swept_by_the_next_call_unless_somebody_works_on_them() {
+    let place = place();
+    place.put(&place.release(1));
+    let dir = place.places.cache.join("bootstrap");
+    let (dead, alive) = ("0".repeat(32), "1".repeat(32));
+    for inputs in [&dead, &alive] {
+        fs::create_dir_all(dir.join(format!(".{inputs}.build/root/usr"))).unwrap();
+    }
+    fs::create_dir_all(place.places.cache.join(".scratch-dead/x")).unwrap();
+    let lock = open_lock(&dir, &alive).unwrap();
+    lock.lock().unwrap();
+    let (scratch, _held) = make_scratch(&place.places).unwrap();
+    place.fill(&()).unwrap();
+    assert!(!dir.join(format!(".{dead}.build")).exists());
+    assert!(dir.join(format!(".{alive}.build")).exists());
+    assert!(!place.places.cache.join(".scratch-dead").exists());
+    assert!(scratch.path().exists());
+}
+
+#[test]
 fn ages_are_in_words() {
-    for (seconds, words) in [(5, "less than a minute"), (60, "1 minute"), (7_300, "2 hours"), (200_000, "2 days")] {
+    for (seconds, words) in [
+        (5, "less than a minute"),
+        (60, "1 minute"),
+        (7_300, "2 hours"),
+        (200_000, "2 days"),
+    ] {
         assert_eq!(in_words(Duration::from_secs(seconds)), words);
     }
 }

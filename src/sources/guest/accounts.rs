@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{GuestError, PasswordHash, text};
+use super::{GuestError, text};
 use crate::sys::files::{FileError, Root};
 
 /// Public keys in the form of `authorized_keys`, one a line.
@@ -68,16 +68,22 @@ pub(super) fn authorize(root: &Root, keys: &AuthorizedKeys) -> Result<(), FileEr
 }
 
 /// Sets root's password, or locks it: `*` and not `!`, which some sshd builds take for a locked account, keys included.
-pub(super) fn set_root_password(root: &Root, hash: Option<&PasswordHash>) -> Result<(), FileError> {
-    let Some(passwd) = text(root, "etc/passwd")? else { return Ok(()) };
+pub(super) fn set_root_password(root: &Root, hash: Option<&str>) -> Result<(), FileError> {
+    let Some(passwd) = text(root, "etc/passwd")? else {
+        return Ok(());
+    };
     // A password in passwd itself, or an empty one, would win over shadow.
     let shadowed = set_field(&passwd, 1, "x", None);
     if shadowed != passwd {
         root.write("etc/passwd", shadowed.as_bytes(), 0o644)?;
     }
-    let days = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() / 86_400;
+    let days = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
+        / 86_400;
     let days = days.to_string();
-    let field = hash.map_or("*", PasswordHash::as_str);
+    let field = hash.unwrap_or("*");
     let shadow = text(root, "etc/shadow")?;
     let mode = if shadow.is_some() { 0o640 } else { 0o600 };
     let shadow = shadow.unwrap_or_default();
@@ -104,7 +110,9 @@ fn set_field(file: &str, index: usize, value: &str, next: Option<&str>) -> Strin
         }
         *line = fields.join(":");
     }
-    lines.iter().map(|line| format!("{line}\n")).collect()
+    // The empty last "line" ends the file with a newline.
+    lines.push(String::new());
+    lines.join("\n")
 }
 
 #[cfg(test)]
@@ -117,7 +125,14 @@ mod tests {
         assert_eq!(AuthorizedKeys::parse(key, "k").unwrap().to_string(), format!("{key}\n"));
         let options = format!("# c\n\nfrom=\"10.0.0.0/8\",command=\"a b\" {key}\n");
         assert!(AuthorizedKeys::parse(&options, "k").is_ok());
-        for bad in ["", "# c\n", "-----BEGIN OPENSSH PRIVATE KEY-----\n", "hello world", "ssh-rsa", &format!("{key}\nx y")] {
+        for bad in [
+            "",
+            "# c\n",
+            "-----BEGIN OPENSSH PRIVATE KEY-----\n",
+            "hello world",
+            "ssh-rsa",
+            &format!("{key}\nx y"),
+        ] {
             assert!(AuthorizedKeys::parse(bad, "k").is_err(), "{bad:?}");
         }
     }

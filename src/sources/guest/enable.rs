@@ -7,7 +7,11 @@ use crate::sys::files::{FileError, Kind, Root};
 
 const ETC: &str = "etc/systemd/system";
 /// Where packages put units, in systemd's order.
-const VENDOR: &[&str] = &["usr/local/lib/systemd/system", "usr/lib/systemd/system", "lib/systemd/system"];
+const VENDOR: &[&str] = &[
+    "usr/local/lib/systemd/system",
+    "usr/lib/systemd/system",
+    "lib/systemd/system",
+];
 
 /// One link that enabling makes: its path in the root, and its text.
 type Link = (String, String);
@@ -98,7 +102,10 @@ impl Install {
             let Some((key, value)) = line.split_once('=').filter(|_| inside && !line.starts_with(['#', ';'])) else {
                 continue;
             };
-            let names = value.split_whitespace().filter(|name| is_unit_name(name)).map(str::to_owned);
+            let names = value
+                .split_whitespace()
+                .filter(|name| is_unit_name(name))
+                .map(str::to_owned);
             match key.trim() {
                 "WantedBy" => install.links.extend(names.map(|name| (name, Some("wants")))),
                 "RequiredBy" => install.links.extend(names.map(|name| (name, Some("requires")))),
@@ -128,8 +135,15 @@ mod tests {
             "[Unit]\nAlso=no.service\n[Install]\n# Alias=no.service\nWantedBy=a.target b.target\nAlias=x.service\n\
              Also=y.socket \\\nz.service\nAlias=../../evil.service %i.service\n[Service]\nAlias=no.service\n",
         );
-        let names: Vec<String> = install.links.iter().map(|(name, kind)| format!("{name}/{kind:?}")).collect();
-        assert_eq!(names, ["a.target/Some(\"wants\")", "b.target/Some(\"wants\")", "x.service/None"]);
+        let names: Vec<String> = install
+            .links
+            .iter()
+            .map(|(name, kind)| format!("{name}/{kind:?}"))
+            .collect();
+        assert_eq!(
+            names,
+            ["a.target/Some(\"wants\")", "b.target/Some(\"wants\")", "x.service/None"]
+        );
         assert_eq!(install.also, ["y.socket", "z.service"]);
     }
 }

@@ -55,8 +55,14 @@ fn add_name(hosts: &str, former: &str, name: &str) -> String {
         })
         .map(str::to_owned)
         .collect();
-    if !lines.iter().any(|line| names(line).iter().skip(1).any(|word| word == name)) {
-        let place = lines.iter().position(|line| line.starts_with("127.")).map_or(0, |index| index + 1);
+    if !lines
+        .iter()
+        .any(|line| names(line).iter().skip(1).any(|word| word == name))
+    {
+        let place = lines
+            .iter()
+            .position(|line| line.starts_with("127."))
+            .map_or(0, |index| index + 1);
         lines.insert(place, format!("127.0.1.1\t{name}"));
     }
     lines.push(String::new());
@@ -65,7 +71,10 @@ fn add_name(hosts: &str, former: &str, name: &str) -> String {
 
 /// Removes everything by which one copy of a tree could be taken for another.
 pub(crate) fn forget_identity(root: &Root) -> Result<(), FileError> {
-    if exists(root, "usr/lib/systemd/systemd") || exists(root, "lib/systemd/systemd") || root.kind("etc/machine-id")?.is_some() {
+    if exists(root, "usr/lib/systemd/systemd")
+        || exists(root, "lib/systemd/systemd")
+        || root.kind("etc/machine-id")?.is_some()
+    {
         // Empty and not "uninitialized": systemd makes an ID at the next boot, and does not take it for a first boot with
         // its presets, which would undo what is enabled here.
         root.write("etc/machine-id", b"", 0o444)?;
@@ -106,11 +115,10 @@ pub(super) fn renew_ssh_keys(root: &Root, init: &Init, notes: &mut Vec<String>) 
     if !exists(root, "usr/sbin/sshd") {
         return Ok(());
     }
-    let own = ["usr/lib/systemd/system", "lib/systemd/system"].iter().any(|dir| {
-        ["sshd-keygen.target", "sshdgenkeys.service", "sshd-keygen@.service", "sshd-keygen.service"]
-            .iter()
-            .any(|unit| exists(root, &format!("{dir}/{unit}")))
-    });
+    // Fedora and Arch. Debian's own sshd-keygen.service only runs at what systemd takes for a first boot.
+    let own = ["sshd-keygen.target", "sshdgenkeys.service"]
+        .iter()
+        .any(|unit| exists(root, &format!("usr/lib/systemd/system/{unit}")));
     match init {
         Init::Systemd if own => Ok(()),
         Init::Systemd => {

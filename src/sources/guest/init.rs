@@ -12,7 +12,7 @@ pub enum Init {
     Busybox,
     /// System V init.
     Sysvinit,
-    /// `openrc-init`. (Alpine boots OpenRC by busybox, Gentoo by System V init.)
+    /// `openrc-init`. (Alpine boots `OpenRC` by busybox, Gentoo by System V init.)
     OpenRc,
     /// Another program: its path in the guest.
     Other(String),
@@ -77,16 +77,28 @@ pub(super) fn make_bootable(root: &Root, init: &Init, notes: &mut Vec<String>) -
 /// Lets SIGPWR power the guest off, unless the guest has its own idea of a power failure whose program is there.
 fn powerfail_entry(root: &Root) -> Result<(), FileError> {
     const ENTRY: &str = "mc::powerfail:/sbin/shutdown -P -h now";
-    let Some(inittab) = text(root, "etc/inittab")? else { return Ok(()) };
+    let Some(inittab) = text(root, "etc/inittab")? else {
+        return Ok(());
+    };
     let taken = inittab.lines().any(|line| {
         let fields: Vec<&str> = line.splitn(4, ':').collect();
-        let [id, _, action, process] = fields[..] else { return false };
-        let program = process.trim_start_matches('+').split_whitespace().next().unwrap_or_default();
+        let [id, _, action, process] = fields[..] else {
+            return false;
+        };
+        let program = process
+            .trim_start_matches('+')
+            .split_whitespace()
+            .next()
+            .unwrap_or_default();
         !id.starts_with('#') && matches!(action, "powerfail" | "powerfailnow") && exists(root, program)
     });
     if taken || inittab.len() as u64 + 64 > FILE_MAX {
         return Ok(());
     }
-    let newline = if inittab.is_empty() || inittab.ends_with('\n') { "" } else { "\n" };
+    let newline = if inittab.is_empty() || inittab.ends_with('\n') {
+        ""
+    } else {
+        "\n"
+    };
     root.write("etc/inittab", format!("{inittab}{newline}{ENTRY}\n").as_bytes(), 0o644)
 }

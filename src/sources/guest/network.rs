@@ -75,9 +75,11 @@ fn by_networkd(root: &Root, notes: &mut Vec<String>) -> Result<(), FileError> {
 fn by_interfaces(root: &Root, init: &Init, notes: &mut Vec<String>) -> Result<(), FileError> {
     const FILE: &str = "etc/network/interfaces";
     let has = |names: &[&str]| {
-        names
-            .iter()
-            .any(|name| ["usr/sbin", "sbin", "usr/bin", "bin"].iter().any(|dir| exists(root, &format!("{dir}/{name}"))))
+        names.iter().any(|name| {
+            ["usr/sbin", "sbin", "usr/bin", "bin"]
+                .iter()
+                .any(|dir| exists(root, &format!("{dir}/{name}")))
+        })
     };
     // A tree that brings up host0 by itself, as our busybox template does.
     if exists(root, "usr/share/machinist/host0") {

@@ -18,7 +18,10 @@ impl Tree {
             &format!("{units}/systemd-networkd.service"),
             "[Install]\nWantedBy=multi-user.target\nAlso=systemd-networkd.socket\nAlias=dbus-org.freedesktop.network1.service\n",
         );
-        tree.file(&format!("{units}/systemd-networkd.socket"), "[Install]\nWantedBy=sockets.target\n");
+        tree.file(
+            &format!("{units}/systemd-networkd.socket"),
+            "[Install]\nWantedBy=sockets.target\n",
+        );
         tree.file(
             &format!("{units}/systemd-resolved.service"),
             "[Install]\nWantedBy=sysinit.target\nAlias=dbus-org.freedesktop.resolve1.service\n",
@@ -78,7 +81,13 @@ fn options() -> GuestOptions {
 fn a_systemd_tree_becomes_a_guest_with_an_identity_of_its_own() {
     let tree = Tree::systemd();
     let guest = tree.prepare(&options()).unwrap();
-    assert_eq!(guest, Guest { init: Init::Systemd, notes: Vec::new() });
+    assert_eq!(
+        guest,
+        Guest {
+            init: Init::Systemd,
+            notes: Vec::new()
+        }
+    );
     assert_eq!(guest.init.kill_signal(), None);
     assert_eq!(tree.read("etc/hostname"), "web\n");
     assert_eq!(tree.read("etc/hosts"), "127.0.0.1 localhost\n127.0.1.1\tweb\n");
@@ -88,19 +97,35 @@ fn a_systemd_tree_becomes_a_guest_with_an_identity_of_its_own() {
     assert_eq!(tree.link("etc/resolv.conf"), STUB_LINK);
     assert_eq!(tree.read("etc/shadow"), "root:*:1:0:99999:7:::\nbin:*:1:0:99999:7:::\n");
     assert!(tree.read("etc/passwd").starts_with("root:x:0:0:"));
-    for gone in ["var/lib/systemd/random-seed", "etc/ssh/ssh_host_rsa_key", "etc/ssh/ssh_host_rsa_key.pub"] {
+    for gone in [
+        "var/lib/systemd/random-seed",
+        "etc/ssh/ssh_host_rsa_key",
+        "etc/ssh/ssh_host_rsa_key.pub",
+    ] {
         assert!(!tree.has(gone), "{gone}");
     }
     assert_eq!(tree.read("etc/ssh/ssh_config"), "keep");
     let etc = "etc/systemd/system";
     for (link, unit) in [
-        ("multi-user.target.wants/systemd-networkd.service", "systemd-networkd.service"),
-        ("sockets.target.wants/systemd-networkd.socket", "systemd-networkd.socket"),
+        (
+            "multi-user.target.wants/systemd-networkd.service",
+            "systemd-networkd.service",
+        ),
+        (
+            "sockets.target.wants/systemd-networkd.socket",
+            "systemd-networkd.socket",
+        ),
         ("dbus-org.freedesktop.network1.service", "systemd-networkd.service"),
-        ("sysinit.target.wants/systemd-resolved.service", "systemd-resolved.service"),
+        (
+            "sysinit.target.wants/systemd-resolved.service",
+            "systemd-resolved.service",
+        ),
         ("dbus-org.freedesktop.resolve1.service", "systemd-resolved.service"),
     ] {
-        assert_eq!(tree.link(&format!("{etc}/{link}")), format!("/usr/lib/systemd/system/{unit}"));
+        assert_eq!(
+            tree.link(&format!("{etc}/{link}")),
+            format!("/usr/lib/systemd/system/{unit}")
+        );
     }
     assert!(tree.has("etc/systemd/system/multi-user.target.wants/machinist-ssh-keys.service"));
     assert_eq!(tree.prepare(&options()).unwrap(), guest, "not idempotent");
@@ -149,7 +174,11 @@ fn in_the_hosts_network_the_guest_configures_nothing() {
 fn a_masked_unit_stays_masked() {
     let tree = Tree::systemd();
     fs::create_dir_all(tree.0.path().join("etc/systemd/system")).unwrap();
-    symlink("/dev/null", tree.0.path().join("etc/systemd/system/systemd-resolved.service")).unwrap();
+    symlink(
+        "/dev/null",
+        tree.0.path().join("etc/systemd/system/systemd-resolved.service"),
+    )
+    .unwrap();
     tree.prepare(&options()).unwrap();
     assert!(!tree.has("etc/systemd/system/sysinit.target.wants/systemd-resolved.service"));
     assert!(!tree.has("etc/resolv.conf"));
@@ -174,16 +203,31 @@ fn other_inits_are_told_apart() {
     fs::create_dir_all(tree.0.path().join("sbin")).unwrap();
     symlink("/usr/bin/busybox", tree.0.path().join("sbin/init")).unwrap();
     let guest = tree.prepare(&options()).unwrap();
-    assert_eq!((guest.init.clone(), guest.init.kill_signal()), (Init::Busybox, Some("SIGUSR2")));
+    assert_eq!(
+        (guest.init.clone(), guest.init.kill_signal()),
+        (Init::Busybox, Some("SIGUSR2"))
+    );
     fs::remove_file(tree.0.path().join("sbin/init")).unwrap();
     tree.file("sbin/init", "");
     tree.file("sbin/shutdown", "");
-    assert_eq!(tree.prepare(&options()).unwrap().init, Init::Other("/sbin/init".to_owned()));
-    tree.file("etc/inittab", "pf::powerwait:/etc/init.d/powerfail start\nx::powerfail:/no/such thing");
+    assert_eq!(
+        tree.prepare(&options()).unwrap().init,
+        Init::Other("/sbin/init".to_owned())
+    );
+    tree.file(
+        "etc/inittab",
+        "pf::powerwait:/etc/init.d/powerfail start\nx::powerfail:/no/such thing",
+    );
     let guest = tree.prepare(&options()).unwrap();
-    assert_eq!((guest.init.clone(), guest.init.kill_signal()), (Init::Sysvinit, Some("SIGPWR")));
+    assert_eq!(
+        (guest.init.clone(), guest.init.kill_signal()),
+        (Init::Sysvinit, Some("SIGPWR"))
+    );
     tree.prepare(&options()).unwrap();
-    assert_eq!(tree.read("etc/inittab").matches("mc::powerfail:/sbin/shutdown").count(), 1);
+    assert_eq!(
+        tree.read("etc/inittab").matches("mc::powerfail:/sbin/shutdown").count(),
+        1
+    );
 }
 
 #[test]
@@ -209,7 +253,14 @@ fn nothing_outside_of_a_hostile_tree_is_touched() {
     fs::write(&victim, "precious").unwrap();
     let tree = Tree::systemd();
     let at = |path: &str| tree.0.path().join(path);
-    for file in ["etc/hostname", "etc/hosts", "etc/machine-id", "etc/shadow", "etc/passwd", "var/lib/dbus/machine-id"] {
+    for file in [
+        "etc/hostname",
+        "etc/hosts",
+        "etc/machine-id",
+        "etc/shadow",
+        "etc/passwd",
+        "var/lib/dbus/machine-id",
+    ] {
         fs::remove_file(at(file)).unwrap();
         symlink(&victim, at(file)).unwrap();
     }

@@ -15,11 +15,14 @@ use crate::machine::{Cancel, Cancelled, Report};
 use crate::sys::files::{FileError, Kind, shown};
 
 use super::archive::Contents;
-use entry::{Blocks, Content, Entry};
+use blocks::Blocks;
+use entry::{Content, Entry};
 use place::Place;
 use writer::Writer;
 
+mod blocks;
 mod entry;
+mod names;
 mod pax;
 mod place;
 #[cfg(test)]

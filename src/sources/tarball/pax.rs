@@ -162,10 +162,16 @@ mod tests {
 
     #[test]
     fn values_may_hold_newlines_and_equal_signs() {
-        let records = Records::parse(b"12 path=a\nb\n9 x=y=z\n\n5 e=\n\0\0").unwrap_err();
-        assert_eq!(records, Problem::BadField("extended header"));
-        let records = Records::parse(b"12 path=a\nb\n9 x=y=z\n5 e=\n\0\0").unwrap_err();
-        assert_eq!(records, Problem::BadField("extended header"));
+        for bad in [
+            &b"12 path=a\nb\n9 x=y=z\n5 e=\n"[..],
+            b"999 a=b\n",
+            b"0 a=b\n",
+            b"5 a=bX",
+            b"a=b\n",
+            b"6 abcd\n",
+        ] {
+            assert_eq!(Records::parse(bad), Err(Problem::BadField("extended header")));
+        }
         let records = Records::parse(b"12 path=a\nb\n8 x=y=z\n5 e=\n\0\0").unwrap();
         assert_eq!(records.get("path"), Some(&b"a\nb"[..]));
         assert_eq!(records.get("x"), Some(&b"y=z"[..]));

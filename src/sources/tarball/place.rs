@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,15 +11,13 @@ use rustix::fs::{self, AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, 
 use rustix::io::Errno;
 
 use super::entry::{Attributes, Content, Entry};
+use super::names::{Split, split, split_any, walk};
 use super::writer::{Made, set_attributes, timestamps};
 use super::{Problem, TarballError};
 use crate::sys::files::Kind;
 
 /// Directories that are kept open: enough for the depth of any tree, few enough for 1024 descriptors.
 const OPEN_DIRECTORIES: usize = 128;
-
-/// As many links as the kernel follows, see `path_resolution(7)`.
-const MAX_LINKS: usize = 40;
 
 /// The mode of directories that no entry describes.
 const IMPLIED_MODE: u32 = 0o755;
@@ -41,14 +39,6 @@ struct Pending {
     path: Vec<u8>,
     inode: (u64, u64),
     attributes: Attributes,
-}
-
-/// A checked name, split where its directory ends.
-struct Split {
-    parent: Vec<u8>,
-    name: OsString,
-    /// Both together, relative to the target.
-    path: Vec<u8>,
 }
 
 impl Place {
@@ -334,100 +324,5 @@ impl Place {
 
     fn full(&self, path: &[u8]) -> PathBuf {
         self.path.join(OsStr::from_bytes(path))
-    }
-}
-
-/// Checks and splits the name of an entry that cannot be the root.
-fn split(name: &[u8]) -> Result<Split, TarballError> {
-    split_any(name)?.ok_or_else(|| TarballError::entry(name, Problem::NoName))
-}
-
-/// Checks and splits the name of an entry; `None` for the root (`./`).
-fn split_any(name: &[u8]) -> Result<Option<Split>, TarballError> {
-    let bad = |problem| Err(TarballError::entry(name, problem));
-    if name.is_empty() {
-        return bad(Problem::NoName);
-    }
-    if name.contains(&0) {
-        return bad(Problem::NulByte);
-    }
-    if name.starts_with(b"/") {
-        return bad(Problem::Absolute);
-    }
-    let mut path = Vec::with_capacity(name.len());
-    let mut last = 0;
-    for part in name.split(|byte| *byte == b'/') {
-        match part {
-            b"" | b"." => continue,
-            b".." => return bad(Problem::LeadsOutside),
-            _ => {}
-        }
-        if !path.is_empty() {
-            path.push(b'/');
-        }
-        last = path.len();
-        path.extend_from_slice(part);
-    }
-    if path.is_empty() {
-        return Ok(None);
-    }
-    let name = OsStr::from_bytes(&path[last..]).to_owned();
-    Ok(Some(Split {
-        parent: path[..last.saturating_sub(1)].to_vec(),
-        name,
-        path,
-    }))
-}
-
-/// Looks a directory up name by name: absolute links start at the root again, `..` at the root is `EXDEV`.
-fn walk(root: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
-    let mut links = 0;
-    let mut way: Vec<OwnedFd> = Vec::new();
-    let mut todo: Vec<Vec<u8>> = Vec::new();
-    let push = |todo: &mut Vec<Vec<u8>>, path: &[u8]| {
-        let parts = path
-            .split(|byte| *byte == b'/')
-            .filter(|part| !part.is_empty() && *part != b".");
-        todo.extend(parts.map(<[u8]>::to_vec).collect::<Vec<_>>().into_iter().rev());
-    };
-    push(&mut todo, path);
-    while let Some(name) = todo.pop() {
-        if name == b".." {
-            way.pop().ok_or(Errno::XDEV)?;
-            continue;
-        }
-        let here = way.last().map_or(root, OwnedFd::as_fd);
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = fs::openat2(
-            here,
-            OsStr::from_bytes(&name),
-            flags,
-            Mode::empty(),
-            ResolveFlags::NO_XDEV,
-        )?;
-        match Kind::from_mode(fs::fstat(&fd)?.st_mode) {
-            Kind::Directory => way.push(fd),
-            Kind::Symlink => {
-                links += 1;
-                if links > MAX_LINKS {
-                    return Err(Errno::LOOP);
-                }
-                let target = fs::readlinkat(&fd, "", Vec::new())?.into_bytes();
-                if target.starts_with(b"/") {
-                    way.clear();
-                }
-                push(&mut todo, &target);
-            }
-            _ => return Err(Errno::NOTDIR),
-        }
-    }
-    match way.pop() {
-        Some(fd) => Ok(fd),
-        None => fs::openat(
-            root,
-            ".",
-            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        ),
     }
 }

@@ -19,6 +19,10 @@ const QUEUE_BYTES: usize = 32 << 20;
 /// Pieces, and so open files, that may wait in the queue.
 const QUEUE_PIECES: usize = 256;
 
+/// So much has to wait before a sleeping thread is woken.
+const WAKE_PIECES: usize = 16;
+const WAKE_BYTES: usize = 1 << 20;
+
 /// Buffers that are kept for the next piece.
 const SPARE_BUFFERS: usize = 64;
 
@@ -42,6 +46,8 @@ struct Queue {
     bytes: usize,
     closed: bool,
     error: Option<TarballError>,
+    /// Threads that wait for work.
+    idle: usize,
     spare: Vec<Vec<u8>>,
 }
 
@@ -97,8 +103,12 @@ impl Writer {
         }
         queue.bytes += piece.data.len();
         queue.pieces.push_back(piece);
+        // A few at a time: waking a thread costs as much as writing a small file.
+        let wake = queue.idle > 0 && (queue.pieces.len() >= WAKE_PIECES || queue.bytes >= WAKE_BYTES);
         drop(queue);
-        self.filled.notify_one();
+        if wake {
+            self.filled.notify_one();
+        }
         Ok(())
     }
 
@@ -145,7 +155,9 @@ impl Writer {
             if queue.closed {
                 return None;
             }
+            queue.idle += 1;
             queue = self.filled.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue.idle -= 1;
         }
     }
 

@@ -145,7 +145,10 @@ impl Bus {
     /// Where an image lies.
     pub(crate) async fn image_path(&self, object: &str, name: &str) -> Result<String, BusError> {
         let interface = format!("{NAME}.Image");
-        Ok(self.properties((NAME, SERVICE), object, &interface, name).await?.string("Path"))
+        Ok(self
+            .properties((NAME, SERVICE), object, &interface, name)
+            .await?
+            .string("Path"))
     }
 
     /// Where the image of that name lies, if there is one.

@@ -38,6 +38,30 @@ impl Bus {
             .map(Properties)
             .map_err(failed)
     }
+
+    /// `Get` of some properties, all at once. `about` names the object in errors.
+    pub(crate) async fn some_properties(
+        &self,
+        service: (&str, &'static str),
+        path: &str,
+        interface: &str,
+        names: &[&'static str],
+        about: &str,
+    ) -> Result<Properties, BusError> {
+        let get = async |name: &'static str| {
+            let arguments = (interface, name);
+            let properties = Some("org.freedesktop.DBus.Properties");
+            let call = self
+                .connection()
+                .call_method(Some(service.0), path, properties, "Get", &arguments);
+            let value = call.await?.body().deserialize::<OwnedVariant>()?;
+            Ok((name.to_owned(), value))
+        };
+        let values = futures_util::future::try_join_all(names.iter().copied().map(get)).await;
+        let doing = format!("read the properties of '{about}'");
+        let values = values.map_err(|error: zbus::Error| classify(&error, service.1, &doing, about))?;
+        Ok(Properties(values.into_iter().collect()))
+    }
 }
 
 impl Properties {

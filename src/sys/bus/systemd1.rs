@@ -58,6 +58,8 @@ pub(crate) trait Manager {
 
     #[zbus(property)]
     fn version(&self) -> zbus::Result<String>;
+    #[zbus(property)]
+    fn unit_path(&self) -> zbus::Result<Vec<String>>;
 }
 
 /// The state of a unit, from one `GetAll` on each of its two interfaces.
@@ -73,7 +75,7 @@ impl UnitState {
     /// Whether the unit's processes exist: anything but `inactive` and `failed`.
     #[must_use]
     pub fn is_up(&self) -> bool {
-        !matches!(self.unit.string("ActiveState").as_str(), "inactive" | "failed" | "")
+        is_up(&self.unit.string("ActiveState"))
     }
 
     /// Whether the freezer holds it, or is about to.
@@ -81,6 +83,11 @@ impl UnitState {
     pub fn is_frozen(&self) -> bool {
         self.unit.string("FreezerState").starts_with("fr")
     }
+}
+
+/// Whether a unit in this `ActiveState` has processes, or is about to.
+fn is_up(active_state: &str) -> bool {
+    !matches!(active_state, "inactive" | "failed" | "")
 }
 
 impl Bus {
@@ -126,6 +133,33 @@ impl Bus {
         Ok(UnitState { unit, detail })
     }
 
+    /// Some properties of one interface of a unit, "Unit" or "Service".
+    ///
+    /// Cheap: for [`Bus::unit_state`] systemd looks at unit files and control groups, which takes it milliseconds.
+    pub(crate) async fn unit_properties(
+        &self,
+        name: &str,
+        interface: &str,
+        properties: &[&'static str],
+    ) -> Result<Properties, BusError> {
+        let doing = format!("read the state of unit '{name}'");
+        let failed = |error: zbus::Error| classify(&error, SERVICE, &doing, name);
+        let path = self.manager().await?.load_unit(name).await.map_err(failed)?;
+        let interface = format!("{NAME}.{interface}");
+        self.some_properties((NAME, SERVICE), path.as_str(), &interface, properties, name)
+            .await
+    }
+
+    /// Whether the unit's processes exist: see [`is_up`].
+    pub(crate) async fn is_unit_up(&self, name: &str) -> Result<bool, BusError> {
+        Ok(is_up(
+            &self
+                .unit_properties(name, "Unit", &["ActiveState"])
+                .await?
+                .string("ActiveState"),
+        ))
+    }
+
     /// The processes of a unit: (control group, PID, command line). Sorted by control group.
     pub async fn unit_processes(&self, name: &str) -> Result<Vec<(String, u32, String)>, BusError> {
         let doing = format!("list the processes of '{name}'");
@@ -149,17 +183,10 @@ impl Bus {
             .map_err(|error| classify(&error, SERVICE, &doing, name))
     }
 
-    /// Whether the freezer holds a unit; false where that cannot be told.
-    pub(crate) async fn is_frozen(&self, unit: &str) -> bool {
-        let state = async {
-            let path = self.manager().await.ok()?.load_unit(unit).await.ok()?;
-            let interface = format!("{NAME}.Unit");
-            let arguments = (interface.as_str(), "FreezerState");
-            let properties = Some("org.freedesktop.DBus.Properties");
-            let reply = self.connection().call_method(Some(NAME), path.as_str(), properties, "Get", &arguments).await;
-            reply.ok()?.body().deserialize::<zbus::wire::OwnedVariant>().ok()
-        };
-        matches!(state.await.as_deref(), Some(zbus::wire::Variant::Str(text)) if text.starts_with("fr"))
+    /// The directories of unit files, what overrides first.
+    pub async fn unit_search_path(&self) -> Result<Vec<String>, BusError> {
+        let path = self.manager().await?.unit_path().await;
+        path.map_err(|error| classify(&error, SERVICE, "read where unit files lie", ""))
     }
 
     /// Instances of the template that systemd has loaded: (machine, active state).
@@ -173,7 +200,11 @@ impl Bus {
         Ok(rows
             .into_iter()
             .filter_map(|row| {
-                let name = row.0.strip_prefix("systemd-nspawn@")?.strip_suffix(".service")?.to_owned();
+                let name = row
+                    .0
+                    .strip_prefix("systemd-nspawn@")?
+                    .strip_suffix(".service")?
+                    .to_owned();
                 Some((name, row.3))
             })
             .collect())

@@ -65,6 +65,12 @@ pub enum FileError {
         /// The directory that changed.
         path: PathBuf,
     },
+    /// A tree cannot be measured because directories are being moved in it.
+    #[error("cannot measure '{}': directories in it are being moved", shown(path))]
+    Moved {
+        /// The tree.
+        path: PathBuf,
+    },
     /// The caller asked to stop.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),

@@ -7,8 +7,10 @@
 mod error;
 mod host;
 mod root;
+#[cfg(test)]
+mod tests;
 mod tree;
-mod xattr;
+pub(crate) mod xattr;
 
 pub use error::{FileError, Kind, shown};
 pub use host::{sync_filesystem, write_atomic};

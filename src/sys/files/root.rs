@@ -211,7 +211,7 @@ impl Root {
     pub fn remove_dir_all(&self, rel: impl AsRef<Path>) -> Result<(), FileError> {
         let rel = rel.as_ref();
         let (parent, name) = self.parent(rel, "remove")?;
-        tree::remove_dir_at(parent.as_fd(), name, &self.full(rel))
+        tree::remove_at(parent.as_fd(), name, &self.full(rel))
     }
 
     /// The names in a directory, sorted by bytes, without `.` and `..`.

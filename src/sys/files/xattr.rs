@@ -1,1 +1,83 @@
-//! Extended attributes, see xattr(7).
+//! Extended attributes copied from file to file, see xattr(7).
+
+use std::ffi::{CStr, OsStr, OsString};
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+
+use rustix::fs::{self, XattrFlags};
+use rustix::io::Errno;
+
+/// The most bytes that the kernel gives for a list of names or for a value (`XATTR_LIST_MAX`, `XATTR_SIZE_MAX`).
+const MAX: usize = 64 << 10;
+
+/// Buffers for the names and one value, for use again and again.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    names: Vec<u8>,
+    value: Vec<u8>,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self {
+            names: vec![0; MAX],
+            value: vec![0; MAX],
+        }
+    }
+}
+
+/// Copies all attributes of an open file or directory to another.
+pub(crate) fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, scratch: &mut Scratch) -> Result<(), Errno> {
+    let length = match fs::flistxattr(from, &mut scratch.names[..]) {
+        Err(Errno::OPNOTSUPP) => return Ok(()),
+        result => result?,
+    };
+    for name in names(&scratch.names[..length]) {
+        let length = fs::fgetxattr(from, name, &mut scratch.value[..])?;
+        set(name, || {
+            fs::fsetxattr(to, name, &scratch.value[..length], XattrFlags::empty())
+        })?;
+    }
+    Ok(())
+}
+
+/// Copies all attributes of what cannot be opened: a link itself, a fifo, a device. Both have the same name.
+pub(crate) fn copy_by_name(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    name: &OsStr,
+    scratch: &mut Scratch,
+) -> Result<(), Errno> {
+    // There is no listxattrat(2) before 6.13; the directory's descriptor in /proc is the next best.
+    let (from, to) = (below(from, name), below(to, name));
+    let length = match fs::llistxattr(&from, &mut scratch.names[..]) {
+        Err(Errno::OPNOTSUPP) => return Ok(()),
+        result => result?,
+    };
+    for name in names(&scratch.names[..length]) {
+        let length = fs::lgetxattr(&from, name, &mut scratch.value[..])?;
+        set(name, || {
+            fs::lsetxattr(&to, name, &scratch.value[..length], XattrFlags::empty())
+        })?;
+    }
+    Ok(())
+}
+
+/// A filesystem's own attributes (`btrfs.compression`, `system.nfs4_acl`) mean nothing to another filesystem.
+fn set(name: &CStr, act: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
+    let portable: [&[u8]; 4] = [b"user.", b"trusted.", b"security.", b"system.posix_acl_"];
+    match act() {
+        Err(Errno::OPNOTSUPP) if !portable.iter().any(|prefix| name.to_bytes().starts_with(prefix)) => Ok(()),
+        result => result,
+    }
+}
+
+fn names(list: &[u8]) -> impl Iterator<Item = &CStr> {
+    list.split_inclusive(|byte| *byte == 0)
+        .filter_map(|name| CStr::from_bytes_with_nul(name).ok())
+}
+
+fn below(directory: BorrowedFd<'_>, name: &OsStr) -> OsString {
+    let mut path = OsString::from(format!("/proc/self/fd/{}/", directory.as_raw_fd()));
+    path.push(name);
+    path
+}

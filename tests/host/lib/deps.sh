@@ -3,21 +3,19 @@
 
 readonly TOOLS='mmdebstrap:mmdebstrap systemd-nspawn:systemd-container nft:nftables ip:iproute2 nsenter:util-linux
     flock:util-linux setpriv:util-linux mke2fs:e2fsprogs'
-readonly VM_TOOLS='qemu-system-x86_64:qemu-system-x86'
 readonly KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 
 missing_packages() {
     local tool
-    for tool in $TOOLS ${1:+$VM_TOOLS}; do
+    for tool in $TOOLS; do
         command -v "${tool%%:*}" >/dev/null || printf '%s\n' "${tool#*:}"
     done | sort -u
     [[ -e $KEYRING ]] || echo debian-archive-keyring
 }
 
-# install_tools [vm]
 install_tools() {
     local missing
-    mapfile -t missing < <(missing_packages "${1:-}")
+    mapfile -t missing < <(missing_packages)
     ((${#missing[@]})) || return 0
     if [[ $EUID -ne 0 ]] || ! command -v apt-get >/dev/null; then
         cannot "please install: ${missing[*]}"

@@ -33,17 +33,17 @@ mirror() {
     printf '%s\n' "${uri:-http://deb.debian.org/debian}"
 }
 
-# tree_key NAME
+# tree_key NAME: NAME is SUITE, SUITE-vm or qemu.
 tree_key() {
     { declare -p TREE_PACKAGES NEWER_PACKAGES TREE_OPTIONS
       declare -f make_tree
       mirror
       cat "$HERE/lib/customize"
       [[ $1 != *-vm ]] || { declare -p VM_PACKAGES; cat "$HERE/lib/customize-vm"; }
+      [[ $1 != qemu ]] || declare -f make_qemu_tree
     } | sha256sum | cut -c1-12
 }
 
-# tree_dir NAME: NAME is SUITE or SUITE-vm.
 tree_dir() { printf '%s\n' "$CACHE/trees/$1-$(tree_key "$1")"; }
 
 is_fresh() {
@@ -95,8 +95,16 @@ rebuild_tree() {
     say "built the root tree of $name in $((SECONDS - began)) s"
 }
 
+# Tier 2's emulator: 7.2, which bookworm has, loses the flags register now and then, and the kernel in it dies.
+# Unpacked, not installed: it is all that is run from there.
+make_qemu_tree() {
+    mmdebstrap --variant=extract --mode=root --format=directory --keyring="$KEYRING" "${TREE_OPTIONS[@]}" \
+        --include=base-files,qemu-system-x86 trixie "$1/root" "$(mirror)"
+}
+
 # Called in a condition, where `set -e` is off: keep it to one command that counts.
 make_tree() {
+    [[ $1 != qemu ]] || { make_qemu_tree "$2"; return; }
     local suite=${1%-vm} new=$2 packages=("${TREE_PACKAGES[@]}") hooks=(--customize-hook="$HERE/lib/customize") IFS=,
     [[ $suite == bookworm ]] || packages+=("${NEWER_PACKAGES[@]}")
     if [[ $1 == *-vm ]]; then

@@ -8,27 +8,17 @@ use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::thread;
 
-use liblzma::bufread::XzDecoder;
-use liblzma::stream::MtStreamBuilder;
+use decode::{XzStreams, ahead};
 use rustix::fs::{Advice, fadvise};
+
+mod decode;
 
 /// How many first bytes are looked at: a tar header's magic ends at byte 263.
 const PEEK: usize = 512;
 
 /// Bytes per read of the compressed file, and per piece that the decompressing thread hands over.
 const PIECE: usize = 256 << 10;
-
-/// Pieces that the decompressing thread may be ahead.
-const AHEAD: usize = 8;
-
-/// Memory that parallel xz may take before it falls back to one thread, in bytes.
-const XZ_THREADING_MEMORY: u64 = 512 << 20;
-
-/// Memory that xz may take at all: the largest preset needs 65 MiB, a hostile header may ask for 4 GiB.
-const XZ_MEMORY: u64 = 1 << 30;
 
 /// How a file is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,55 +169,6 @@ impl BufRead for Contents {
     }
 }
 
-/// xz on all cores where the file was written in blocks, as `xz -T` does.
-///
-/// liblzma's parallel decoder ends after one stream; this goes on with the next, and skips the padding between them.
-struct XzStreams<R> {
-    decoder: Option<XzDecoder<R>>,
-}
-
-impl<R: BufRead> XzStreams<R> {
-    fn new(input: R) -> io::Result<Self> {
-        let threads = thread::available_parallelism().map_or(1, usize::from);
-        let stream = MtStreamBuilder::new()
-            .threads(u32::try_from(threads).unwrap_or(1))
-            .memlimit_threading(XZ_THREADING_MEMORY)
-            .memlimit_stop(XZ_MEMORY)
-            .decoder()?;
-        Ok(Self {
-            decoder: Some(XzDecoder::new_stream(input, stream)),
-        })
-    }
-}
-
-impl<R: BufRead> Read for XzStreams<R> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        while let Some(decoder) = &mut self.decoder {
-            let n = decoder.read(buf)?;
-            if n > 0 {
-                return Ok(n);
-            }
-            let Some(mut input) = self.decoder.take().map(XzDecoder::into_inner) else {
-                break;
-            };
-            loop {
-                let next = input.fill_buf()?;
-                let padding = next.iter().take_while(|byte| **byte == 0).count();
-                if next.is_empty() {
-                    return Ok(0);
-                }
-                let more = padding < next.len();
-                input.consume(padding);
-                if more {
-                    break;
-                }
-            }
-            *self = Self::new(input)?;
-        }
-        Ok(0)
-    }
-}
-
 /// Counts what passes through.
 struct Counted<R> {
     inner: R,
@@ -242,96 +183,11 @@ impl<R: Read> Read for Counted<R> {
     }
 }
 
-/// Reads from `decoder` in another thread. That thread ends by itself once the reader is dropped.
-fn ahead(mut decoder: impl Read + Send + 'static) -> io::Result<Box<dyn BufRead + Send>> {
-    let (full, pieces) = sync_channel(AHEAD);
-    let (spare, empty) = channel();
-    thread::Builder::new()
-        .name("decompress".into())
-        .spawn(move || decompress(&mut decoder, &full, &empty))?;
-    Ok(Box::new(Ahead {
-        pieces,
-        spare,
-        piece: Vec::new(),
-        at: 0,
-        ended: false,
-    }))
-}
-
-fn decompress(decoder: &mut dyn Read, full: &SyncSender<io::Result<Vec<u8>>>, empty: &Receiver<Vec<u8>>) {
-    loop {
-        let mut piece = empty.try_recv().unwrap_or_default();
-        piece.resize(PIECE, 0);
-        let mut filled = 0;
-        let failed = loop {
-            match decoder.read(&mut piece[filled..]) {
-                Ok(0) => break None,
-                Ok(n) => filled += n,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => break Some(error),
-            }
-            if filled == PIECE {
-                break None;
-            }
-        };
-        let last = filled < PIECE;
-        piece.truncate(filled);
-        if full.send(Ok(piece)).is_err() {
-            return;
-        }
-        if let Some(error) = failed {
-            // Nobody listens any more: then nobody needs the error.
-            let _ = full.send(Err(error));
-            return;
-        }
-        if last {
-            // An empty piece tells a regular end from a thread that died.
-            let _ = full.send(Ok(Vec::new()));
-            return;
-        }
-    }
-}
-
-/// The reader's end of [`ahead`].
-struct Ahead {
-    pieces: Receiver<io::Result<Vec<u8>>>,
-    spare: Sender<Vec<u8>>,
-    piece: Vec<u8>,
-    at: usize,
-    ended: bool,
-}
-
-impl BufRead for Ahead {
-    fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.at == self.piece.len() && !self.ended {
-            let next = self
-                .pieces
-                .recv()
-                .map_err(|_| io::Error::other("the decompressor died"))??;
-            self.ended = next.is_empty();
-            // The thread may have ended already.
-            let _ = self.spare.send(std::mem::replace(&mut self.piece, next));
-            self.at = 0;
-        }
-        Ok(&self.piece[self.at..])
-    }
-
-    fn consume(&mut self, amount: usize) {
-        self.at = (self.at + amount).min(self.piece.len());
-    }
-}
-
-impl Read for Ahead {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let n = self.fill_buf()?.read(buf)?;
-        self.consume(n);
-        Ok(n)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
+
+    use liblzma::stream::MtStreamBuilder;
 
     use super::*;
 
@@ -415,7 +271,8 @@ mod tests {
             zstd::encode_all(d, 1).unwrap()
         }] {
             let whole = one(&data);
-            for cut in [whole.len() - 1, whole.len() / 2] {
+            // The last makes the error the first thing that the decompressing thread has to tell.
+            for cut in [whole.len() - 1, whole.len() / 2, 20] {
                 let error = read_back(&whole[..cut]).unwrap_err();
                 assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{error}");
             }

@@ -1,0 +1,26 @@
+//! The tests that need a real systemd: run by `tests/host/run` inside of a disposable host, as root.
+//!
+//! Each test has machines of its own and asks systemd itself what came of them. `support` owns everything that touches
+//! the host; the other modules are one area each.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests run programs, and are no part of the product"
+)]
+#![allow(clippy::print_stderr, reason = "what a failed test has to say")]
+
+mod support;
+
+mod agree;
+mod clean;
+mod create;
+mod create_bad;
+mod failures;
+mod images;
+mod kill;
+mod life;
+mod list;
+mod many;
+mod quirks;
+mod remove;
+mod users;
