@@ -101,7 +101,8 @@ vm_exec() {
     printf -v command '%q ' "$@"
     printf '%s %s\n' "$number" "$(base64 -w0 <<<"$command")" >"$image/port.in"
     answer=$(vm_answer "$image" "$number" "$timeout")
-    base64 -d <<<"${answer#* }"
+    # A command that printed nothing: `read` has cut the blank before nothing.
+    [[ $answer != *' '* ]] || base64 -d <<<"${answer#* }"
     exit "${answer%% *}"
 }
 
