@@ -46,10 +46,10 @@ $(BINARY): $(SOURCES)
 	@touch $@
 
 try:
-	tests/host/try
+	@tests/host/try
 
 check:
-	tests/check
+	@tests/check
 
 bench: $(BINARY)
 	MACHINIST_BIN=$(abspath $(BINARY)) tests/bench/run

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use super::transaction::{leftovers, sweep};
+use super::transaction::{is_staging, leftovers, sweep};
 use super::{OpError, Places};
 use crate::machine::{Cancel, Report};
 use crate::sources::{self, cache};
@@ -99,6 +99,10 @@ pub fn clean(
         cancel.check()?;
         let Some(path) = &item.path else { continue };
         if fs::symlink_metadata(path).is_ok() {
+            // Swept above if it was a leftover; what is there still could not be, or belongs to somebody by now.
+            if is_staging(path) {
+                continue;
+            }
             let removed = if path.is_dir() {
                 remove_tree(path).map_err(OpError::from)
             } else {

@@ -221,7 +221,12 @@ pub async fn failed_job(bus: &Bus, name: &str, unit: &str, job_result: &str, for
     let lines = if invocation.is_empty() {
         Vec::new()
     } else {
-        tokio::task::spawn_blocking(move || journal::of_invocation(&invocation, &Cancel::default()))
+        let (pid, started) = (
+            state.detail.number("ExecMainPID"),
+            state.detail.number("ExecMainStartTimestamp"),
+        );
+        let main = pid.zip(started).filter(|(pid, started)| *pid > 0 && *started > 0);
+        tokio::task::spawn_blocking(move || journal::of_invocation(&invocation, main, &Cancel::default()))
             .await
             .ok()
             .and_then(Result::ok)

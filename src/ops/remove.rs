@@ -11,7 +11,7 @@ use super::lock::Lock;
 use super::transaction::{Record, Staging, Step, Transaction, Verb};
 use super::{OpError, Places, owned};
 use crate::machine::{Cancel, MachineName, Report};
-use crate::sys::files::{Root, shown};
+use crate::sys::files::{Root, set_immutable, shown};
 
 /// What is there to remove.
 #[derive(Clone, Debug)]
@@ -88,7 +88,7 @@ fn transaction<'a>(
             still_free()
         },
     ));
-    let staging: Arc<Mutex<Option<Staging>>> = Arc::default();
+    let staging: Arc<Mutex<Option<Hidden>>> = Arc::default();
     if let Some(image) = &target.image {
         let (hidden, shown_again) = (Arc::clone(&staging), Arc::clone(&staging));
         steps.step(
@@ -97,9 +97,10 @@ fn transaction<'a>(
                 Ok(())
             })
             .undo(move || match hold(&shown_again).take() {
-                Some(mut staging) => {
-                    fs::rename(staging.tree(), image).map_err(OpError::path("put back", image))?;
-                    staging.discard()
+                Some(mut hidden) => {
+                    fs::rename(hidden.staging.tree(), image).map_err(OpError::path("put back", image))?;
+                    let _ = hidden.was_immutable && set_immutable(image, true);
+                    hidden.staging.discard()
                 }
                 None => Ok(()),
             }),
@@ -124,7 +125,7 @@ fn transaction<'a>(
         steps.step(Step::new("delete its files", move || {
             report.phase("deleting its files");
             // The machine is gone already: what cannot be deleted stays hidden, and is no failure of the verb.
-            if let Some(Err(error)) = hold(&staging).take().map(|mut staging| staging.discard()) {
+            if let Some(Err(error)) = hold(&staging).take().map(|mut hidden| hidden.staging.discard()) {
                 report.warn(&format!(
                     "some of its files could not be deleted, `machinist clean` tries again: {error}"
                 ));
@@ -175,6 +176,13 @@ fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// An image out of sight.
+struct Hidden {
+    staging: Staging,
+    /// How machined makes a directory read-only where there is no btrfs: such a one cannot be renamed.
+    was_immutable: bool,
+}
+
 /// Renames the image into a staging directory, whose record says that it is to be removed.
 fn hide(
     name: &MachineName,
@@ -182,7 +190,7 @@ fn hide(
     places: &Places,
     report: &dyn Report,
     cancel: &Cancel,
-) -> Result<Staging, OpError> {
+) -> Result<Hidden, OpError> {
     let record = Record {
         verb: Verb::Remove,
         name: name.to_string(),
@@ -195,9 +203,16 @@ fn hide(
         ..places.clone()
     };
     let mut staging = Staging::create(&there, &record, report, cancel)?;
-    match fs::rename(image, staging.tree()) {
-        Ok(()) => Ok(staging),
+    let mut renamed = fs::rename(image, staging.tree());
+    let is_refused = matches!(&renamed, Err(error) if error.kind() == io::ErrorKind::PermissionDenied);
+    let was_immutable = is_refused && set_immutable(image, false);
+    if was_immutable {
+        renamed = fs::rename(image, staging.tree());
+    }
+    match renamed {
+        Ok(()) => Ok(Hidden { staging, was_immutable }),
         Err(error) => {
+            let _ = was_immutable && set_immutable(image, true);
             staging.discard()?;
             Err(OpError::NotRemovable {
                 path: image.to_owned(),

@@ -17,6 +17,7 @@ use super::lock::Lock;
 use super::{OpError, Places};
 use crate::machine::{Cancel, Report};
 use crate::storage;
+use crate::sys::files::remove_tree;
 
 /// How staging directories begin. systemd never takes `.#…` for an image, `list-images --all` included.
 const PREFIX: &str = ".#machinist-";
@@ -165,7 +166,8 @@ impl Staging {
         let path = staging.directory.join(RECORD);
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         let file = file.map_err(OpError::path("create", &path))?;
-        let mut file = Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        // A look for leftovers may hold it for a moment.
+        let mut file = Flock::lock(file, FlockArg::LockExclusive)
             .map_err(|(_, errno)| OpError::path("lock", &path)(errno.into()))?;
         let text = serde_json::to_string(record).map_err(|error| OpError::path("write", &path)(error.into()))?;
         file.write_all(text.as_bytes())
@@ -189,7 +191,8 @@ impl Staging {
 
     /// Removes the directory with what is left in it.
     pub fn discard(&mut self) -> Result<(), OpError> {
-        self.record = None;
+        // Locked until all of it is gone: a sweep that runs meanwhile must not take it for a leftover.
+        let _locked = self.record.take();
         discard(&self.directory)
     }
 }
@@ -208,7 +211,11 @@ fn discard(directory: &Path) -> Result<(), OpError> {
     // A link that served as an image is removed, not what it leads to.
     if let Ok(found) = fs::symlink_metadata(&tree) {
         if found.is_dir() {
-            storage::for_directory(directory)?.remove(&tree)?;
+            // What finds out about the filesystem writes to it, which a full one refuses.
+            match storage::for_directory(directory) {
+                Ok(storage) => storage.remove(&tree)?,
+                Err(_) => remove_tree(&tree)?,
+            }
         } else {
             fs::remove_file(&tree).map_err(OpError::path("remove", &tree))?;
         }
@@ -229,6 +236,12 @@ pub struct Swept {
     pub what: Vec<String>,
     /// Machines whose removal was finished: they must not be enabled any more.
     pub removed: Vec<String>,
+}
+
+/// Whether a path is named as staging directories are.
+pub(super) fn is_staging(path: &Path) -> bool {
+    path.file_name()
+        .is_some_and(|name| name.to_string_lossy().starts_with(PREFIX))
 }
 
 /// Whether a staging directory is there that nobody owns. Cheap; changes nothing.
@@ -252,7 +265,8 @@ pub fn leftovers(places: &Places) -> Vec<(PathBuf, Option<Record>)> {
         .collect()
 }
 
-/// Takes back, or finishes, what killed verbs left behind. Blocks.
+/// Takes back, or finishes, what killed verbs left behind. What cannot be swept is reported, and left to the next one: it
+/// is no reason why another verb should fail. Blocks.
 pub fn sweep(places: &Places, report: &dyn Report, cancel: &Cancel) -> Result<Swept, OpError> {
     let mut swept = Swept::default();
     if leftovers(places).is_empty() {
@@ -260,19 +274,30 @@ pub fn sweep(places: &Places, report: &dyn Report, cancel: &Cancel) -> Result<Sw
     }
     let _guard = Lock::wait(&places.runtime, STAGING_LOCK, report, cancel)?;
     for (directory, record) in leftovers(places) {
-        match &record {
+        let what = match &record {
             // Before the rename its tree is still here, and the settings it wrote are of no machine.
             Some(record) if record.verb == Verb::Create && directory.join(TREE).exists() => {
-                take_back_settings(record, &directory)?;
-                swept.what.push(format!("half-made machine '{}'", record.name));
+                format!("half-made machine '{}'", record.name)
             }
             Some(record) if record.verb == Verb::Remove && directory.join(TREE).exists() => {
+                // Its settings and autostart are finished even if some of its files cannot be deleted.
                 swept.removed.push(record.name.clone());
-                swept.what.push(format!("half-removed machine '{}'", record.name));
+                format!("half-removed machine '{}'", record.name)
             }
-            _ => swept.what.push(format!("leftover '{}'", directory.display())),
+            _ => format!("leftover '{}'", directory.display()),
+        };
+        let undone = match &record {
+            Some(record) if record.verb == Verb::Create && directory.join(TREE).exists() => {
+                take_back_settings(record, &directory)
+            }
+            _ => Ok(()),
+        };
+        match undone.and_then(|()| discard(&directory)) {
+            Ok(()) => swept.what.push(what),
+            // Its owner was about to be done with it.
+            Err(_) if !directory.exists() => {}
+            Err(error) => report.warn(&format!("cannot sweep {what}: {error}")),
         }
-        discard(&directory)?;
     }
     Ok(swept)
 }

@@ -183,7 +183,11 @@ impl<'a, T> View<'a, T> {
         text.push_str(&headers.join(","));
         text.push_str("\r\n");
         for row in rows {
-            let cells: Vec<_> = self.columns.iter().map(|c| field(&raw(&(c.value)(row)))).collect();
+            let cells: Vec<_> = self
+                .columns
+                .iter()
+                .map(|c| field(&printable(&raw(&(c.value)(row)))))
+                .collect();
             text.push_str(&cells.join(","));
             text.push_str("\r\n");
         }

@@ -1,6 +1,9 @@
 //! The root password of a new guest: read from a file or standard input, hashed at once, never shown.
 
+mod sha512;
+
 use std::fmt;
+use std::fs::File;
 use std::io::{self, Read};
 
 use yescrypt::PasswordHasher;
@@ -9,9 +12,13 @@ use zeroize::Zeroizing;
 /// The longest input read, in bytes.
 const PASSWORD_MAX: usize = 1024;
 
-/// A root password's hash as `/etc/shadow` takes it; its `Debug` shows nothing.
+/// A root password's hashes as `/etc/shadow` takes them; its `Debug` shows nothing.
 #[derive(Clone, PartialEq, Eq)]
-pub struct PasswordHash(String);
+pub struct PasswordHash {
+    yescrypt: String,
+    /// For a login that has its own crypt(3): busybox knows yescrypt only since 1.38.
+    sha512: String,
+}
 
 /// Why there is no password.
 #[derive(Debug, thiserror::Error)]
@@ -94,18 +101,30 @@ impl PasswordHash {
     }
 
     fn hash(password: &[u8]) -> Result<Self, PasswordError> {
-        yescrypt::Yescrypt::default()
+        let failed = |reason: String| PasswordError::Hash { reason };
+        let yescrypt = yescrypt::Yescrypt::default()
             .hash_password(password)
-            .map(|hash| Self(hash.as_str().to_owned()))
-            .map_err(|error| PasswordError::Hash {
-                reason: error.to_string(),
-            })
+            .map_err(|error| failed(error.to_string()))?;
+        let mut random = [0; 16];
+        File::open("/dev/urandom")
+            .and_then(|mut file| file.read_exact(&mut random))
+            .map_err(|error| failed(format!("no random numbers: {error}")))?;
+        Ok(Self {
+            yescrypt: yescrypt.as_str().to_owned(),
+            sha512: sha512::crypt(password, &sha512::salt(random)),
+        })
     }
 
-    /// The field for `/etc/shadow`: `$y$j9T$SALT$HASH`.
+    /// The field for `/etc/shadow` of a usual guest: `$y$j9T$SALT$HASH`.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.yescrypt
+    }
+
+    /// The field for a guest whose login is busybox': `$6$SALT$HASH`.
+    #[must_use]
+    pub fn for_busybox(&self) -> &str {
+        &self.sha512
     }
 }
 

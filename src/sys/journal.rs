@@ -77,8 +77,11 @@ fn parse(json: &[u8]) -> Vec<Line> {
 
 /// The last lines of one invocation of a unit, oldest first: its own and what systemd said about it.
 ///
+/// `main` is its main process and when that was started, in µs since 1970: of a process that ends at once journald often
+/// learns no more than its number, and its last words are what explains the end.
+///
 /// Blocks. Without the right to read the journal the list is empty.
-pub fn of_invocation(invocation: &str, cancel: &Cancel) -> Result<Vec<Line>, ProcessError> {
+pub fn of_invocation(invocation: &str, main: Option<(u64, u64)>, cancel: &Cancel) -> Result<Vec<Line>, ProcessError> {
     // What the unit wrote last may still be on its way; without root this is refused, and then we see what we see.
     let _ = Program::new("journalctl").arg("--sync").run(cancel);
     let matches = [
@@ -86,7 +89,14 @@ pub fn of_invocation(invocation: &str, cancel: &Cancel) -> Result<Vec<Line>, Pro
         "+".into(),
         format!("INVOCATION_ID={invocation}"),
     ];
-    query(matches, LINES, cancel)
+    let mut lines = query(matches, LINES, cancel)?;
+    if let Some((pid, started)) = main {
+        let of_process = query([format!("_PID={pid}"), "--boot".into()], LINES, cancel)?;
+        lines.extend(of_process.into_iter().filter(|line| line.time >= started));
+        lines.sort_by_key(|line| line.time);
+        lines.dedup();
+    }
+    Ok(lines)
 }
 
 /// The last `lines` lines of a unit, all its invocations, oldest first. Blocks.

@@ -50,7 +50,8 @@ fn configuration_shows_the_defaults() {
     let uncommented: String = assignments(&text)
         .iter()
         .map(|(section, key, value)| format!("[{section}]\n{key}={value}\n"))
-        .collect();
+        .collect::<Vec<_>>()
+        .concat();
     let mut config = load(&uncommented);
     // These are told from "not set", and stand for the same.
     assert_eq!(config.bootstrapper.take().as_deref(), Some("auto"));

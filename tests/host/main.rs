@@ -11,5 +11,16 @@
 
 mod support;
 
+mod agree;
+mod clean;
+mod create;
+mod create_bad;
 mod failures;
+mod images;
+mod kill;
 mod life;
+mod list;
+mod many;
+mod quirks;
+mod remove;
+mod users;

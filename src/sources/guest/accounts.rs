@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{GuestError, PasswordHash, text};
+use super::{GuestError, text};
 use crate::sys::files::{FileError, Root};
 
 /// Public keys in the form of `authorized_keys`, one a line.
@@ -68,7 +68,7 @@ pub(super) fn authorize(root: &Root, keys: &AuthorizedKeys) -> Result<(), FileEr
 }
 
 /// Sets root's password, or locks it: `*` and not `!`, which some sshd builds take for a locked account, keys included.
-pub(super) fn set_root_password(root: &Root, hash: Option<&PasswordHash>) -> Result<(), FileError> {
+pub(super) fn set_root_password(root: &Root, hash: Option<&str>) -> Result<(), FileError> {
     let Some(passwd) = text(root, "etc/passwd")? else {
         return Ok(());
     };
@@ -83,7 +83,7 @@ pub(super) fn set_root_password(root: &Root, hash: Option<&PasswordHash>) -> Res
         .as_secs()
         / 86_400;
     let days = days.to_string();
-    let field = hash.map_or("*", PasswordHash::as_str);
+    let field = hash.unwrap_or("*");
     let shadow = text(root, "etc/shadow")?;
     let mode = if shadow.is_some() { 0o640 } else { 0o600 };
     let shadow = shadow.unwrap_or_default();

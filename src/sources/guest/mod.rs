@@ -119,7 +119,11 @@ pub fn prepare(root: &Root, options: &GuestOptions) -> Result<Guest, GuestError>
     forget_identity(root)?;
     identity::renew_ssh_keys(root, &init, &mut notes)?;
     init::make_bootable(root, &init, &mut notes)?;
-    accounts::set_root_password(root, options.root_password_hash.as_ref())?;
+    let password = options.root_password_hash.as_ref().map(|hash| match init {
+        Init::Busybox => hash.for_busybox(),
+        _ => hash.as_str(),
+    });
+    accounts::set_root_password(root, password)?;
     if let Some(keys) = &options.ssh_key {
         accounts::authorize(root, keys)?;
     }

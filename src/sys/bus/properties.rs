@@ -159,6 +159,15 @@ fn to_json(value: &Variant<'_>) -> serde_json::Value {
         Variant::F64(n) => Json::from(*n),
         Variant::Str(text) => Json::from(text.as_str()),
         Variant::ObjectPath(path) => Json::from(path.as_str()),
+        // Ids and hashes, as systemctl prints them.
+        Variant::Array(array) if array.element_signature().to_string() == "y" => array
+            .iter()
+            .filter_map(|item| match item {
+                Variant::U8(byte) => Some(format!("{byte:02x}")),
+                _ => None,
+            })
+            .collect::<String>()
+            .into(),
         Variant::Array(array) => array.iter().map(to_json).collect(),
         Variant::Structure(structure) => structure.fields().iter().map(to_json).collect(),
         Variant::Variant(inner) => to_json(inner),

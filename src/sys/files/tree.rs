@@ -246,6 +246,21 @@ fn remove_directory(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
     }
 }
 
+/// Makes a file or directory immutable, or not; whether that changed anything. Where there is no such flag nothing does.
+#[must_use]
+pub fn set_immutable(path: &Path, immutable: bool) -> bool {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let Ok(file) = fs::openat(CWD, path, flags, Mode::empty()) else {
+        return false;
+    };
+    let Ok(found) = fs::ioctl_getflags(&file) else {
+        return false;
+    };
+    let mut wanted = found;
+    wanted.set(IFlags::IMMUTABLE, immutable);
+    wanted != found && fs::ioctl_setflags(&file, wanted).is_ok()
+}
+
 /// Takes away the flags that keep a file or directory from being changed, where the filesystem has any.
 fn unlock(file: &OwnedFd) {
     if let Ok(flags) = fs::ioctl_getflags(file)

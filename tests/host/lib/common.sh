@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034  # used by the other parts
 # Settings, messages and small helpers shared by all parts.
 
 readonly CACHE=${MACHINIST_TEST_CACHE:-/var/cache/machinist-tests}
@@ -41,13 +41,13 @@ is_alive() {
     [[ -n ${1:-} && -n ${2:-} && $(process_start "$1") == "$2" ]]
 }
 
-# wait_until SECONDS COMMAND...: true as soon as the command is.
+# wait_until SECONDS COMMAND...: true as soon as the command is. POLL is the pause between two looks.
 wait_until() {
     local end=$((SECONDS + $1))
     shift
     until "$@"; do
         ((SECONDS < end)) || return 1
-        sleep 0.1
+        sleep "${POLL:-0.1}"
     done
 }
 
@@ -59,6 +59,7 @@ copy_into() {
         src=${pair%%:*} dst=${pair#*:}
         [[ $dst == /* && -e $src ]] || fail "cannot copy '$pair': SRC must exist and DST be absolute"
         mkdir -p "$root$(dirname "$dst")"
-        cp -aT --no-preserve=ownership "$src" "$root$dst"
+        # A tree keeps its owners; a program belongs to root whoever built it.
+        if [[ -d $src ]]; then cp -aT "$src" "$root$dst"; else install -m "$(stat -L -c %a "$src")" "$src" "$root$dst"; fi
     done
 }

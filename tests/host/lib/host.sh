@@ -3,9 +3,17 @@
 
 run_dir() { printf '%s/run/%s\n' "$CACHE" "$1"; }
 
+# Only hosts: images of virtual machines may lie there too.
+host_dirs() {
+    local suite
+    for suite in $SUITES; do
+        compgen -G "$CACHE/run/$suite-??????" || true
+    done
+}
+
 # What read_state sets. Processes are kept with their start time, so that a number used again is nobody's.
 forget_state() {
-    owner='' owner_start='' supervisor='' supervisor_start='' leader='' leader_start=''
+    owner='' owner_start='' bound='' supervisor='' supervisor_start='' leader='' leader_start=''
 }
 forget_state
 
@@ -35,12 +43,12 @@ need_running() {
 }
 
 host_boot() {
-    local suite=${1:-} owned_by=$PPID copies=() binds=() id
+    local suite=${1:-} owned_by=$PPID is_bound='' copies=() binds=() id
     need_suite "$suite"
     shift
     while (($#)); do
         case $1 in
-            --owner) owned_by=$2 ;;
+            --owner) owned_by=$2 is_bound=1 ;;
             --copy) copies+=("$2") ;;
             --ro-bind) binds+=("--bind-ro=$2") ;;
             --bind) binds+=("--bind=$2") ;;
@@ -58,7 +66,7 @@ host_boot() {
     trap "host_stop '$id'" EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM
-    add_state "$id" "owner=$owned_by" "owner_start=$(process_start "$owned_by")"
+    add_state "$id" "owner=$owned_by" "owner_start=$(process_start "$owned_by" || true)" "bound=$is_bound"
     prepare_root "$id" "$suite" ${copies[@]+"${copies[@]}"}
     net_up "$id" "$(run_dir "$id")/root"
     launch "$id" ${binds[@]+"${binds[@]}"}
@@ -125,7 +133,9 @@ wait_for_leader() {
 # PID 1 of the host: the child of nspawn that is number 1 in a PID namespace.
 leader_of() {
     local child
-    for child in $(cat "/proc/$1/task/$1/children" 2>/dev/null); do
+    local children=()
+    read -r -a children 2>/dev/null <"/proc/$1/task/$1/children" || true
+    for child in ${children[@]+"${children[@]}"}; do
         grep -qsE '^NSpid:.*[[:space:]]1$' "/proc/$child/status" && printf '%s\n' "$child" && return
     done
     return 1
@@ -278,23 +288,23 @@ remove_dir() {
 
 host_list() {
     local dir id state
-    for dir in "$CACHE"/run/*-??????; do
-        [[ -d $dir ]] || continue
+    for dir in $(host_dirs); do
         id=${dir##*/} state=dead
         read_state "$id" && is_alive "$leader" "$leader_start" && state=running
         printf '%s %s leader=%s owner=%s\n' "$id" "$state" "${leader:--}" "${owner:--}"
     done
 }
 
-# A run is dead when its owner is, and with it what it booted. Without a leader it may be about to boot.
+# What is left of runs whose owner is gone: dead hosts, and those that were given to their owner with --owner.
 host_sweep() {
     local dir id
-    for dir in "$CACHE"/run/*-??????; do
-        [[ -d $dir ]] || continue
+    for dir in $(host_dirs); do
         id=${dir##*/}
+        # Without a state it may be about to boot.
         read_state "$id" || [[ -n $(find "$dir" -maxdepth 0 -mmin +5) ]] || continue
-        is_alive "$owner" "$owner_start" && continue
-        is_alive "$leader" "$leader_start" && continue
+        # Whoever outlived the one that started it has no owner.
+        [[ $owner == 1 ]] || ! is_alive "$owner" "$owner_start" || continue
+        [[ -n $bound ]] || ! is_alive "$leader" "$leader_start" || continue
         say "sweeping $id"
         host_stop "$id"
     done
