@@ -140,9 +140,11 @@ pub async fn reboot_inside(bus: &Bus, name: &MachineName, limit: Duration) -> Re
     let came_back = async {
         loop {
             if let Ok(now) = bus.registered(name.as_str()).await {
-                let invocation = bus.unit_state(&now.unit).await?.unit.hex("InvocationID");
-                // A container of the template gets a new invocation; in a scope only the leader changes.
-                if invocation != before || now.leader != registered.leader {
+                let unit = bus.unit_state(&now.unit).await?.unit;
+                // A container of the template gets a new invocation; in a scope only the leader changes. machined
+                // knows it a moment before its unit's start job is done.
+                let is_new = unit.hex("InvocationID") != before || now.leader != registered.leader;
+                if is_new && unit.string("ActiveState") == "active" {
                     return Ok(());
                 }
             }

@@ -12,10 +12,8 @@ pub enum Quirk {
     ErrorsLookLikeConsole,
     /// `GetMachineOSRelease` wants authentication.
     OsReleaseNeedsAuth,
-    /// A frozen unit is killed by its own watchdog.
-    WatchdogKillsFrozen,
-    /// A stop while frozen hangs, instead of being refused.
-    StopHangsWhileFrozen,
+    /// A stop while frozen is refused; before that, systemd thaws the unit by itself.
+    StopRefusedWhileFrozen,
 }
 
 /// A quirk, the versions that have it (first and last, inclusive), and the host test that watches it.
@@ -52,15 +50,9 @@ pub const TABLE: &[Entry] = &[
         watched_by: "quirk_os_release_needs_auth",
     },
     Entry {
-        quirk: Quirk::WatchdogKillsFrozen,
-        first: 0,
-        last: 252,
-        watched_by: "quirk_stop_while_frozen",
-    },
-    Entry {
-        quirk: Quirk::StopHangsWhileFrozen,
-        first: 0,
-        last: 252,
+        quirk: Quirk::StopRefusedWhileFrozen,
+        first: 253,
+        last: u32::MAX,
         watched_by: "quirk_stop_while_frozen",
     },
 ];

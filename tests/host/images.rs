@@ -77,7 +77,7 @@ fn a_directory_counts_what_du_counts() {
     ])
     .ok();
     table
-        .stdout_has(&format!("{:.1}M", du as f64 / f64::from(1 << 20)))
+        .stdout_has(&machinist::machine::text::bytes(du))
         .stdout_has("1 image listed.");
 }
 

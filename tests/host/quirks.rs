@@ -102,10 +102,7 @@ fn quirk_stop_while_frozen() {
     guest.start();
     run("systemctl", ["freeze", &guest.unit()]).ok();
     let output = run("timeout", ["4", "systemctl", "stop", &guest.unit()]).any();
-    assert_ne!(output.status, 0, "a frozen unit stops by itself now: {output:?}");
-    assert_eq!(output.status == 124, here(Quirk::StopHangsWhileFrozen), "{output:?}");
-    // The same versions let the watchdog kill it: three minutes in the template, which nobody waits for here.
-    assert_eq!(here(Quirk::WatchdogKillsFrozen), here(Quirk::StopHangsWhileFrozen));
+    assert_eq!(output.status != 0, here(Quirk::StopRefusedWhileFrozen), "{output:?}");
     run("systemctl", ["thaw", &guest.unit()]).any();
 }
 
