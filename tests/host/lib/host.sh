@@ -109,9 +109,9 @@ launch() {
     dir=$(run_dir "$id")
     cgroup=$(cgroup2_mount)/machinist-$id
     mkdir -p "$cgroup"
-    # Through sh, as the group must be entered before there is a child; the lock of nobody may be inherited.
+    # Through sh, as the group must be entered before there is a child. If the group is gone, so is the host.
     # shellcheck disable=SC2016
-    SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 setsid sh -c 'echo $$ >"$0/cgroup.procs"; exec "$@"' "$cgroup" \
+    SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 setsid sh -c 'echo $$ >"$0/cgroup.procs" && exec "$@"' "$cgroup" \
         systemd-nspawn --quiet --boot --directory="$dir/root" --machine="$id" --register=no --keep-unit \
         --capability=all --network-namespace-path="/run/netns/$(netns_name "$id")" --resolv-conf=off --link-journal=no \
         --console=read-only --bind=/dev/fuse --bind=/dev/net/tun --bind=/dev/loop-control "$@" \
@@ -154,7 +154,7 @@ wait_for_running() {
     exit 1
 }
 
-system_state() { host_exec "$1" -- systemctl is-system-running 2>/dev/null || true; }
+system_state() { { host_exec "$1" -- systemctl is-system-running || true; } 2>/dev/null; }
 
 has_booted() {
     is_alive "$leader" "$leader_start" || { read_state "$1" && is_alive "$leader" "$leader_start"; } || return 0
@@ -225,19 +225,28 @@ stop_one() {
     local id=$1 dir
     dir=$(run_dir "$id")
     if read_state "$id"; then
-        # A boot that was interrupted may not have written down its leader yet.
-        [[ -n $leader || -z $supervisor ]] || leader=$(leader_of "$supervisor") || true
-        [[ -z $leader_start && -n $leader ]] && leader_start=$(process_start "$leader" || true)
         kill_process "$leader" "$leader_start" KILL 10
         # nspawn cleans up behind itself when its child is gone.
         kill_process "$supervisor" "$supervisor_start" TERM 5
         kill_process "$supervisor" "$supervisor_start" KILL 5
     fi
+    kill_rest "$id"
     net_down "$id"
     detach_loops "$dir"
     remove_cgroups "$id"
     unmount_remains "$id"
     remove_dir "$dir"
+}
+
+# A boot that was interrupted may not have written down what it started.
+kill_rest() {
+    local group rest
+    group=$(cgroup2_mount)/machinist-$1
+    while rest=$(find "$group" -name cgroup.procs -exec cat {} + 2>/dev/null) && [[ -n $rest ]]; do
+        # shellcheck disable=SC2086  # numbers
+        kill -KILL $rest 2>/dev/null || true
+        sleep 0.1
+    done
 }
 
 # kill_process PID START SIGNAL SECONDS

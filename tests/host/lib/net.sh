@@ -20,12 +20,17 @@ resolvers() {
     cannot 'no resolver that is not on a loopback address; set MACHINIST_TEST_DNS'
 }
 
+# An interrupted net_up is cleaned up by net_down in the same process, which then has the lock already.
+net_lock=''
 with_net_lock() {
     mkdir -p "$NET_STATE"
-    exec {net_lock}>"$NET_STATE/.lock"
-    flock "$net_lock"
+    if [[ -z $net_lock ]]; then
+        exec {net_lock}>"$NET_STATE/.lock"
+        flock "$net_lock"
+    fi
     "$@"
     exec {net_lock}>&-
+    net_lock=''
 }
 
 # Markers without a namespace are from before a reboot, or from a run that was killed on the way.
