@@ -14,8 +14,8 @@ pub enum Quirk {
     OsReleaseNeedsAuth,
     /// A frozen unit is killed by its own watchdog.
     WatchdogKillsFrozen,
-    /// A stop while frozen hangs, instead of being refused.
-    StopHangsWhileFrozen,
+    /// A stop while frozen is refused, instead of thawing first.
+    StopRefusedWhileFrozen,
 }
 
 /// A quirk, the versions that have it (first and last, inclusive), and the host test that watches it.
@@ -58,9 +58,9 @@ pub const TABLE: &[Entry] = &[
         watched_by: "quirk_stop_while_frozen",
     },
     Entry {
-        quirk: Quirk::StopHangsWhileFrozen,
-        first: 0,
-        last: 252,
+        quirk: Quirk::StopRefusedWhileFrozen,
+        first: 253,
+        last: u32::MAX,
         watched_by: "quirk_stop_while_frozen",
     },
 ];
