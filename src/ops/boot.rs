@@ -22,18 +22,26 @@ pub async fn wait_for_pid1(bus: &Bus, name: &MachineName) -> Result<Option<Strin
     let unit = name.unit();
     let deadline = tokio::time::Instant::now() + EXEC_PATIENCE;
     let mut pause = Duration::from_millis(1);
+    let mut leader: Option<Leader> = None;
     loop {
-        // machined may lag a little behind the unit; and a leader that is gone has a unit that failed.
-        if let Ok(registered) = bus.registered(name.as_str()).await {
-            match Leader::open(registered.leader).and_then(|leader| leader.command_name()) {
-                Some(command) if !command.starts_with("systemd-nspawn") && !command.starts_with("(sd-") => {
-                    return Ok(Some(command));
-                }
-                _ => {}
-            }
+        // machined may lag a little behind the unit. Once the leader is known, only the kernel is asked.
+        if leader.is_none() {
+            leader = bus
+                .registered(name.as_str())
+                .await
+                .ok()
+                .and_then(|registered| Leader::open(registered.leader));
         }
-        if !bus.is_unit_up(&unit).await? {
-            return Err(start_failed(bus, name, &unit, "failed", None).await);
+        match leader.as_ref().and_then(Leader::command_name) {
+            Some(command) if !command.starts_with("systemd-nspawn") && !command.starts_with("(sd-") => {
+                return Ok(Some(command));
+            }
+            Some(_) => {}
+            // A leader that is gone has a unit that failed, or a successor.
+            None if !bus.is_unit_up(&unit).await? => {
+                return Err(start_failed(bus, name, &unit, "failed", None).await);
+            }
+            None => leader = None,
         }
         if tokio::time::Instant::now() >= deadline {
             return Ok(None);

@@ -75,10 +75,7 @@ async fn start_unit(bus: &Bus, jobs: &Jobs, name: &MachineName) -> Result<Starte
     }
     find_image_or_drop_in(bus, name).await?;
     clear_stale_mount(bus, name).await?;
-    let former = bus
-        .unit_properties(&unit, "Unit", &["InvocationID"])
-        .await?
-        .hex("InvocationID");
+    let former = bus.former_invocation(&unit).await?;
     let doing = format!("start machine '{name}'");
     let job = bus
         .manager()
@@ -91,7 +88,7 @@ async fn start_unit(bus: &Bus, jobs: &Jobs, name: &MachineName) -> Result<Starte
         })?;
     match jobs.wait(job.as_str()).await.as_str() {
         "done" => {}
-        result => return Err(start_failed(bus, name, &unit, result, Some(&former)).await),
+        result => return Err(start_failed(bus, name, &unit, result, former.as_deref()).await),
     }
     wait_for_pid1(bus, name).await?;
     Ok(Started::Now)

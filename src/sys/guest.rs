@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -117,15 +118,35 @@ pub fn os_release(root: &Root) -> Option<OsRelease> {
     Some(OsRelease::parse(&String::from_utf8_lossy(&text)))
 }
 
-/// The addresses in the leader's network namespace; `None` if it shares ours, or may not be entered.
+/// Reads addresses in the network namespaces of leaders, one after the other.
 ///
-/// Enters the namespace with the calling thread, which must do nothing else after it.
-#[must_use]
-pub fn addresses(leader: &Leader, runtime: &Runtime) -> Option<Vec<IpAddr>> {
-    if leader.shares("net")? {
-        return None;
+/// Enters them with the calling thread, which must do nothing else after it.
+#[derive(Debug)]
+pub struct AddressReader {
+    runtime: Runtime,
+    ours: (u64, u64),
+}
+
+impl AddressReader {
+    /// To be called on the thread that is going to read.
+    #[must_use]
+    pub fn new() -> Option<Self> {
+        let ours = std::fs::metadata("/proc/self/ns/net").ok()?;
+        Some(Self {
+            runtime: super::netlink::runtime().ok()?,
+            ours: (ours.dev(), ours.ino()),
+        })
     }
-    let namespace = leader.namespace("net")?;
-    nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).ok()?;
-    super::netlink::addresses(runtime).ok()
+
+    /// The addresses in a leader's network namespace; `None` if it shares ours, or may not be entered.
+    #[must_use]
+    pub fn read(&self, leader: &Leader) -> Option<Vec<IpAddr>> {
+        let namespace = leader.namespace("net")?;
+        let theirs = namespace.metadata().ok()?;
+        if (theirs.dev(), theirs.ino()) == self.ours {
+            return None;
+        }
+        nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).ok()?;
+        super::netlink::addresses(&self.runtime).ok()
+    }
 }

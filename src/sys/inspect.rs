@@ -41,11 +41,11 @@ pub async fn inspect(bus: &Bus, name: &MachineName, detail: Detail) -> Result<St
         .and_then(|registered| Leader::open(registered.leader));
     let (os, addresses) = match &registered {
         Some(registered) => {
-            let addresses = addresses_of(bus, std::iter::once(registered))
-                .await
-                .pop()
-                .unwrap_or_default();
-            (os_of(bus, registered).await, addresses)
+            let (os, addresses) = (os_of(bus, &[registered]).await, addresses_of(bus, &[registered]).await);
+            (
+                os.into_iter().next().unwrap_or_default(),
+                addresses.into_iter().next().unwrap_or_default(),
+            )
         }
         None => (os_of_image(image.clone()).await, Seen::None),
     };

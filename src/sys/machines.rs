@@ -1,18 +1,18 @@
 //! Looking at machines and images: what machined, systemd, the kernel and the guests say, joined.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 
-use futures_util::future::{join, join_all};
+use futures_util::future::{join, join_all, join3};
 
 use super::autostart::Autostart;
 use super::bounded::{ask, ask_each};
 use super::bus::machine1::{MachineRow, Registered};
 use super::bus::{Bus, BusError};
 use super::files::{Root, tree_size};
-use super::guest::{Leader, addresses, os_release};
-use super::netlink;
-use crate::machine::{Cancel, Image, Machine, Seen, State};
+use super::guest::{AddressReader, Leader, os_release};
+use crate::machine::{Cancel, Image, Machine, OsRelease, Seen, State};
 
 /// Which of a machine's fields are wanted: what is not, is not fetched.
 #[derive(Clone, Copy, Debug, Default)]
@@ -30,20 +30,19 @@ pub struct Wanted {
 
 /// All registered machines, and with `all` also images that do not run and units that failed; sorted by name.
 pub async fn machines(bus: &Bus, wanted: Wanted, all: bool) -> Result<Vec<Machine>, BusError> {
-    let (rows, stopped) = if all {
-        let (rows, stopped) = join(bus.machines(), stopped(bus)).await;
-        (rows?, stopped?)
-    } else {
-        (bus.machines().await?, BTreeMap::new())
-    };
-    let mut machines = running(bus, rows, wanted).await;
-    for (name, state) in stopped {
-        if !machines.iter().any(|machine| machine.name == name) {
-            machines.push(idle(name, state, wanted).await);
+    let look_stopped = async { if all { stopped(bus).await } else { Ok(BTreeMap::new()) } };
+    let look_enabled = async {
+        if wanted.enabled {
+            bus.unit_search_path().await.map(|path| Some(Autostart::read(&path)))
+        } else {
+            Ok(None)
         }
-    }
-    if wanted.enabled {
-        let autostart = Autostart::read(&bus.unit_search_path().await?);
+    };
+    let (rows, stopped, autostart) = join3(bus.machines(), look_stopped, look_enabled).await;
+    let (mut machines, mut stopped) = (running(bus, rows?, wanted).await, stopped?);
+    stopped.retain(|name, _| !machines.iter().any(|machine| machine.name == *name));
+    machines.extend(idle(stopped, wanted).await);
+    if let Some(autostart) = autostart? {
         for machine in &mut machines {
             machine.enabled = is_enabled(&autostart, &machine.name);
         }
@@ -67,70 +66,87 @@ async fn running(bus: &Bus, rows: Vec<MachineRow>, wanted: Wanted) -> Vec<Machin
     let (mut machines, mut registered) = (Vec::new(), Vec::new());
     for ((name, class, service, _), known) in rows.into_iter().zip(known) {
         let Ok(known) = known else { continue };
-        let mut machine = Machine {
-            name,
-            state: State::Running,
-            class: Some(class),
-            service: Some(service).filter(|s| !s.is_empty()),
-            unit: None,
-            leader: None,
-            since: None,
-            os: Seen::None,
-            addresses: Seen::None,
-            enabled: None,
-        };
         if let Some(known) = known {
-            describe(&mut machine, &known, wanted);
             registered.push((machines.len(), known));
         }
-        machines.push(machine);
+        machines.push(Machine {
+            class: Some(class),
+            service: Some(service).filter(|s| !s.is_empty()),
+            ..blank(name, State::Running)
+        });
     }
+    let known: Vec<&Registered> = registered.iter().map(|(_, known)| known).collect();
     let look_os = async {
         if wanted.os {
-            join_all(registered.iter().map(|(_, known)| os_of(bus, known))).await
+            os_of(bus, &known).await
         } else {
             Vec::new()
         }
     };
     let look_addresses = async {
         if wanted.addresses {
-            addresses_of(bus, registered.iter().map(|(_, known)| known)).await
+            addresses_of(bus, &known).await
         } else {
             Vec::new()
         }
     };
-    let (os, addresses) = join(look_os, look_addresses).await;
-    for ((at, _), os) in registered.iter().zip(os) {
-        machines[*at].os = os;
-    }
-    for ((at, _), addresses) in registered.iter().zip(addresses) {
-        machines[*at].addresses = addresses;
+    // On this thread, while two others read what guests and namespaces say.
+    let look_states = async { known.iter().map(|known| state_of(known, wanted)).collect::<Vec<_>>() };
+    let (os, addresses, states) = join3(look_os, look_addresses, look_states).await;
+    let (mut os, mut addresses) = (os.into_iter(), addresses.into_iter());
+    for ((at, known), state) in registered.iter().zip(states) {
+        let machine = &mut machines[*at];
+        machine.state = state;
+        machine.leader = Some(known.leader).filter(|pid| *pid > 0);
+        machine.since = known.since;
+        machine.unit = Some(known.unit.clone()).filter(|unit| !unit.is_empty());
+        machine.os = os.next().unwrap_or_default();
+        machine.addresses = addresses.next().unwrap_or_default();
     }
     machines
 }
 
-/// What machined and the kernel know: nothing that a guest could hold up.
-fn describe(machine: &mut Machine, known: &Registered, wanted: Wanted) {
-    let frozen = wanted.state && Leader::open(known.leader).is_some_and(|leader| leader.is_frozen());
-    machine.state = match known.state.as_str() {
+fn blank(name: String, state: State) -> Machine {
+    Machine {
+        name,
+        state,
+        class: None,
+        service: None,
+        unit: None,
+        leader: None,
+        since: None,
+        os: Seen::None,
+        addresses: Seen::None,
+        enabled: None,
+    }
+}
+
+fn state_of(registered: &Registered, wanted: Wanted) -> State {
+    let frozen = wanted.state && Leader::open(registered.leader).is_some_and(|leader| leader.is_frozen());
+    match registered.state.as_str() {
         _ if frozen => State::Frozen,
         "opening" => State::Opening,
         "closing" => State::Closing,
         _ => State::Running,
-    };
-    machine.leader = Some(known.leader).filter(|pid| *pid > 0);
-    machine.since = known.since;
-    machine.unit = Some(known.unit.clone()).filter(|unit| !unit.is_empty());
+    }
 }
 
-/// os-release by a path-safe read of the leader's root; without the right to it, what machined reads for us.
-pub async fn os_of(bus: &Bus, registered: &Registered) -> Seen<crate::machine::OsRelease> {
+/// os-release of each by a path-safe read of its leader's root; without the right to it, what machined reads for us.
+pub async fn os_of(bus: &Bus, machines: &[&Registered]) -> Vec<Seen<OsRelease>> {
+    if !may_look_into_processes() {
+        return join_all(machines.iter().map(|registered| os_from_machined(bus, registered))).await;
+    }
+    // Only a container's processes are the guest's own.
+    let leader = |registered: &&Registered| (registered.class == "container").then_some(registered.leader);
+    ask_each(machines.iter().map(leader).collect(), || {
+        |leader: Option<u32>| os_release(&Leader::open(leader?)?.root()?)
+    })
+    .await
+}
+
+async fn os_from_machined(bus: &Bus, registered: &Registered) -> Seen<OsRelease> {
     if registered.class != "container" {
         return Seen::None;
-    }
-    if may_look_into_processes() {
-        let pid = registered.leader;
-        return ask(move || os_release(&Leader::open(pid)?.root()?)).await;
     }
     let Ok(machined) = bus.machined().await else {
         return Seen::None;
@@ -143,7 +159,7 @@ pub async fn os_of(bus: &Bus, registered: &Registered) -> Seen<crate::machine::O
                 .map(|(key, value)| format!("{key}={}", shell_words::quote(value)))
                 .collect::<Vec<_>>()
                 .join("\n");
-            Seen::Value(crate::machine::OsRelease::parse(&text))
+            Seen::Value(OsRelease::parse(&text))
         }
         Ok(Err(_)) => Seen::None,
         Err(_) => Seen::TimedOut,
@@ -151,23 +167,23 @@ pub async fn os_of(bus: &Bus, registered: &Registered) -> Seen<crate::machine::O
 }
 
 /// Addresses of each by netlink in its leader's namespace; without the right to it, what machined finds for us.
-pub async fn addresses_of(bus: &Bus, machines: impl Iterator<Item = &Registered>) -> Vec<Seen<Vec<std::net::IpAddr>>> {
+pub async fn addresses_of(bus: &Bus, machines: &[&Registered]) -> Vec<Seen<Vec<IpAddr>>> {
     if !may_look_into_processes() {
-        return join_all(machines.map(|registered| addresses_from_machined(bus, &registered.name))).await;
+        return join_all(
+            machines
+                .iter()
+                .map(|registered| addresses_from_machined(bus, &registered.name)),
+        )
+        .await;
     }
-    let leaders: Vec<u32> = machines.map(|registered| registered.leader).collect();
-    // One thread visits all: the kernel answers, and no guest has a hand in it.
-    let mut runtime = None;
-    ask_each(leaders, move |leader| {
-        if runtime.is_none() {
-            runtime = netlink::runtime().ok();
-        }
-        addresses(&Leader::open(leader)?, runtime.as_ref()?)
+    ask_each(machines.iter().map(|registered| registered.leader).collect(), || {
+        let reader = AddressReader::new();
+        move |leader: u32| reader.as_ref()?.read(&Leader::open(leader)?)
     })
     .await
 }
 
-async fn addresses_from_machined(bus: &Bus, name: &str) -> Seen<Vec<std::net::IpAddr>> {
+async fn addresses_from_machined(bus: &Bus, name: &str) -> Seen<Vec<IpAddr>> {
     let Ok(machined) = bus.machined().await else {
         return Seen::None;
     };
@@ -179,10 +195,10 @@ async fn addresses_from_machined(bus: &Bus, name: &str) -> Seen<Vec<std::net::Ip
     }
 }
 
-fn address(bytes: &[u8]) -> Option<std::net::IpAddr> {
+fn address(bytes: &[u8]) -> Option<IpAddr> {
     <[u8; 4]>::try_from(bytes)
-        .map(std::net::IpAddr::from)
-        .or_else(|_| <[u8; 16]>::try_from(bytes).map(std::net::IpAddr::from))
+        .map(IpAddr::from)
+        .or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
         .ok()
 }
 
@@ -206,25 +222,23 @@ async fn stopped(bus: &Bus) -> Result<BTreeMap<String, State>, BusError> {
     Ok(names)
 }
 
-async fn idle(name: String, state: State, wanted: Wanted) -> Machine {
+async fn idle(stopped: BTreeMap<String, State>, wanted: Wanted) -> Vec<Machine> {
     let os = if wanted.os && may_look_into_processes() {
-        let path = Path::new("/var/lib/machines").join(&name);
-        ask(move || os_release(&Root::open(&path).ok()?)).await
+        let paths = stopped
+            .keys()
+            .map(|name| Path::new("/var/lib/machines").join(name))
+            .collect();
+        ask_each(paths, || |path: PathBuf| os_release(&Root::open(&path).ok()?)).await
     } else {
-        Seen::None
+        Vec::new()
     };
-    Machine {
+    let mut os = os.into_iter();
+    let machines = stopped.into_iter().map(|(name, state)| Machine {
         unit: Some(format!("systemd-nspawn@{name}.service")),
-        name,
-        state,
-        class: None,
-        service: None,
-        leader: None,
-        since: None,
-        os,
-        addresses: Seen::None,
-        enabled: None,
-    }
+        os: os.next().unwrap_or_default(),
+        ..blank(name, state)
+    });
+    machines.collect()
 }
 
 fn is_enabled(autostart: &Autostart, name: &str) -> Option<bool> {

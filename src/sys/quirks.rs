@@ -12,9 +12,7 @@ pub enum Quirk {
     ErrorsLookLikeConsole,
     /// `GetMachineOSRelease` wants authentication.
     OsReleaseNeedsAuth,
-    /// A frozen unit is killed by its own watchdog.
-    WatchdogKillsFrozen,
-    /// A stop while frozen is refused, instead of thawing first.
+    /// A stop while frozen is refused; before that, systemd thaws the unit by itself.
     StopRefusedWhileFrozen,
 }
 
@@ -50,12 +48,6 @@ pub const TABLE: &[Entry] = &[
         first: 258,
         last: u32::MAX,
         watched_by: "quirk_os_release_needs_auth",
-    },
-    Entry {
-        quirk: Quirk::WatchdogKillsFrozen,
-        first: 0,
-        last: 252,
-        watched_by: "quirk_stop_while_frozen",
     },
     Entry {
         quirk: Quirk::StopRefusedWhileFrozen,

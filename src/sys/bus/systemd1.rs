@@ -32,6 +32,7 @@ pub(crate) type UnitRow = (
 )]
 pub(crate) trait Manager {
     fn subscribe(&self) -> zbus::Result<()>;
+    fn get_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
     fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
     #[zbus(allow_interactive_auth)]
     fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
@@ -148,6 +149,22 @@ impl Bus {
         let interface = format!("{NAME}.{interface}");
         self.some_properties((NAME, SERVICE), path.as_str(), &interface, properties, name)
             .await
+    }
+
+    /// The last invocation that systemd remembers of a unit: `None` if it has forgotten the unit, and would have to load it.
+    pub(crate) async fn former_invocation(&self, name: &str) -> Result<Option<String>, BusError> {
+        let doing = format!("look up unit '{name}'");
+        match self.manager().await?.get_unit(name).await {
+            Ok(_) => Ok(Some(
+                self.unit_properties(name, "Unit", &["InvocationID"])
+                    .await?
+                    .hex("InvocationID"),
+            )),
+            Err(error) => match classify(&error, SERVICE, &doing, name) {
+                BusError::NoSuchUnit(_) => Ok(None),
+                error => Err(error),
+            },
+        }
     }
 
     /// Whether the unit's processes exist: see [`is_up`].

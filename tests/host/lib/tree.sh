@@ -22,15 +22,21 @@ readonly TREE_OPTIONS=(
 
 # The mirror that this machine uses for Debian itself (not for security updates, not for Ubuntu), else the public one.
 mirror() {
-    local uri=
-    if [[ -n ${MACHINIST_TEST_MIRROR:-} ]]; then
-        uri=$MACHINIST_TEST_MIRROR
-    elif command -v apt-get >/dev/null; then
-        # shellcheck disable=SC2016  # apt's own placeholders
-        uri=$(apt-get indextargets --format '$(REPO_URI) $(LABEL)' 'Created-By: Packages' 2>/dev/null |
-            awk '$1 ~ /^https?:/ && ($1 ~ /\/debian\/?$/ || $2 == "Debian" && NF == 2) {print $1; exit}') || true
-    fi
-    printf '%s\n' "${uri:-http://deb.debian.org/debian}"
+    local uri=${MACHINIST_TEST_MIRROR:-}
+    [[ -n $uri ]] || uri=$(mirror_by_name) || uri=$(mirror_by_label) || uri=http://deb.debian.org/debian
+    printf '%s\n' "${uri%/}"
+}
+
+mirror_by_name() {
+    grep -hsE '^(deb|URIs:)[[:space:]]' /etc/apt/sources.list /etc/apt/sources.list.d/*.{list,sources} |
+        grep -oEm 1 'https?://[^[:space:]]+/debian/?([[:space:]]|$)' | grep -oEm 1 '[^[:space:]]+'
+}
+
+# Slower, but knows mirrors whose path does not say what they are.
+mirror_by_label() {
+    # shellcheck disable=SC2016  # apt's own placeholders
+    apt-get indextargets --format '$(REPO_URI) $(LABEL)' 'Created-By: Packages' 2>/dev/null |
+        awk '/^https?:/ && $2 == "Debian" && NF == 2 && !uri {uri = $1} END {if (!uri) exit 1; print uri}'
 }
 
 # tree_key NAME: NAME is SUITE, SUITE-vm or qemu.

@@ -27,7 +27,8 @@ vm_build() {
     mv "$image"/root/boot/vmlinuz-* "$image/kernel"
     mv "$image"/root/boot/initrd.img-* "$image/initrd"
     copy_into "$image/root" ${copies[@]+"${copies[@]}"}
-    mke2fs -q -t ext4 -E root_owner=0:0 -d "$image/root" "$image/disk" "${MACHINIST_TEST_DISK:-4G}" >&2
+    truncate -s "${MACHINIST_TEST_DISK:-4G}" "$image/disk"
+    mke2fs -q -t ext4 -E root_owner=0:0 -d "$image/root" "$image/disk"
 }
 
 # need_image IMAGE: prints its directory.
@@ -99,25 +100,19 @@ vm_exec() {
     flock "$port_lock"
     number=$RANDOM$RANDOM
     printf -v command '%q ' "$@"
-    printf '%s %s\n' "$number" "$(base64 -w0 <<<"$command")" >"$image/port.in"
-    answer=$(vm_answer "$image" "$number" "$timeout")
-    # A command that printed nothing: `read` has cut the blank before nothing.
-    [[ $answer != *' '* ]] || base64 -d <<<"${answer#* }"
-    exit "${answer%% *}"
-}
-
-# Opened for both directions: opening for reading alone would wait for a writer for ever once qemu is dead.
-vm_answer() {
-    local image=$1 number=$2 end=$((SECONDS + $3)) line
-    exec {answers}<>"$image/port.out"
-    while ((SECONDS < end)) && vm_is_running "$image"; do
-        read -r -t 1 -u "$answers" line || continue
-        # Answers to a call that gave up may still come.
-        [[ $line != "$number "* ]] || { printf '%s\n' "${line#* }"; return; }
-    done
-    vm_is_running "$image" || fail 'the virtual machine died during the command'
-    say 'error: no answer from the virtual machine'
-    exit 124
+    # Opening a pipe whose other end just died would take for ever.
+    printf '%s %s\n' "$number" "$(base64 -w0 <<<"$command")" | timeout 10 tee "$image/port.in" >/dev/null ||
+        fail 'the virtual machine takes no commands'
+    # Answers to a call that gave up may come first. The file ends when qemu does.
+    timeout "$timeout" sed -n "/^$number begin$/,/^$number end /p; /^$number end /q" "$image/port.out" >"$image/answer" || true
+    answer=$(tail -n 1 "$image/answer")
+    if [[ $answer != "$number end "* ]]; then
+        vm_is_running "$image" || fail 'the virtual machine died during the command'
+        say "error: no answer from the virtual machine in $timeout s"
+        exit 124
+    fi
+    sed '1d; $d' "$image/answer" | base64 -d
+    exit "${answer##* }"
 }
 
 vm_poweroff() {
