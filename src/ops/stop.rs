@@ -5,6 +5,7 @@ use std::time::Duration;
 use nix::libc;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::boot::{start_failed, wait_for_pid1};
 use super::start::find_image;
 use super::{OpError, diagnose};
 use crate::machine::MachineName;
@@ -140,13 +141,18 @@ pub async fn reboot_inside(bus: &Bus, name: &MachineName, limit: Duration) -> Re
     let came_back = async {
         loop {
             if let Ok(now) = bus.registered(name.as_str()).await {
-                let unit = bus.unit_state(&now.unit).await?.unit;
-                // A container of the template gets a new invocation; in a scope only the leader changes. machined
-                // knows it a moment before its unit's start job is done.
-                let is_new = unit.hex("InvocationID") != before || now.leader != registered.leader;
-                if is_new && unit.string("ActiveState") == "active" {
-                    return Ok(());
+                let state = bus.unit_state(&now.unit).await?;
+                // A container of the template gets a new invocation; in a scope only the leader changes.
+                let is_new = state.unit.hex("InvocationID") != before || now.leader != registered.leader;
+                if is_new && state.unit.string("ActiveState") == "active" {
+                    return wait_for_pid1(bus, name).await.map(drop);
                 }
+            }
+            // It went down as asked, and cannot come up again.
+            let state = bus.unit_state(&registered.unit).await?;
+            let invocation = state.unit.hex("InvocationID");
+            if !invocation.is_empty() && invocation != before && state.unit.string("ActiveState") == "failed" {
+                return Err(start_failed(bus, name, &registered.unit, "failed", None).await);
             }
             sleep(Duration::from_millis(50)).await;
         }

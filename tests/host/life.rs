@@ -285,6 +285,19 @@ fn restart_inside_keeps_the_unit_of_busybox() {
 }
 
 #[test]
+fn a_reboot_that_cannot_come_up_says_why() {
+    let _host = shared();
+    let guest = Guest::busybox("inbad");
+    guest.start();
+    guest.write_settings("[Network]\nBridge=nosuchbr4\n");
+    machinist(["restart", "--inside", &guest.name])
+        .status(1)
+        .stderr_has("bridge 'nosuchbr4' does not exist")
+        .quicker_than(Duration::from_secs(30));
+    guest.is_down();
+}
+
+#[test]
 fn a_frozen_machine_can_be_stopped() {
     let _host = shared();
     for verb in ["stop", "terminate"] {

@@ -13,8 +13,15 @@ fn fifty_machines_are_created_started_listed_and_stopped() {
         .map(|number| Guest::named(format!("{stem}.{number:02}")))
         .collect();
     let wanted: BTreeSet<String> = guests.iter().map(|guest| guest.name.clone()).collect();
-    for guest in &guests {
-        machinist(["create", &guest.name, "template:busybox"]).ok();
+    for ten in guests.chunks(10) {
+        let running: Vec<_> = ten
+            .iter()
+            .map(|guest| machinist(["create", &guest.name, "template:busybox"]).spawn())
+            .collect();
+        for create in running {
+            let output = create.wait();
+            assert_eq!(output.status, 0, "{output:?}");
+        }
     }
     let ours = |all: BTreeSet<String>| {
         all.into_iter()

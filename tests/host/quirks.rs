@@ -4,7 +4,9 @@ use std::fs;
 
 use machinist::sys::quirks::{Quirk, TABLE, has};
 
-use crate::support::{Guest, There, agree, machinist, newest_entry, run, shared, systemd_version, wait_until};
+use crate::support::{
+    Guest, PATIENCE, There, agree, machinist, newest_entry, run, shared, systemd_version, wait_until,
+};
 
 fn here(quirk: Quirk) -> bool {
     has(systemd_version(), quirk)
@@ -101,8 +103,12 @@ fn quirk_stop_while_frozen() {
     let guest = Guest::busybox("ice");
     guest.start();
     run("systemctl", ["freeze", &guest.unit()]).ok();
-    let output = run("timeout", ["4", "systemctl", "stop", &guest.unit()]).any();
+    let output = run("systemctl", ["stop", &guest.unit()]).within(PATIENCE).any();
     assert_eq!(output.status != 0, here(Quirk::StopRefusedWhileFrozen), "{output:?}");
+    assert_eq!(
+        guest.property("ActiveState") == "active",
+        here(Quirk::StopRefusedWhileFrozen)
+    );
     run("systemctl", ["thaw", &guest.unit()]).any();
 }
 
