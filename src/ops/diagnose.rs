@@ -101,6 +101,16 @@ const KNOWN: &[Known] = &[
         hint: |name, _| format!("create it, or take its Bind= out of /etc/systemd/nspawn/{name}.nspawn"),
     },
     Known {
+        marker: "Failed to clone ",
+        cause: |_, message| {
+            format!(
+                "'{}' does not exist on this host",
+                before(after(message, "Failed to clone "), ':')
+            )
+        },
+        hint: |name, _| format!("create it, or take its Bind= out of /etc/systemd/nspawn/{name}.nspawn"),
+    },
+    Known {
         marker: "No space left on device",
         cause: |_, _| "the disk is full".to_owned(),
         hint: |_, _| "see `df -h /var/lib/machines`; `machinist clean` frees caches and trash".to_owned(),
