@@ -117,6 +117,7 @@ launch() {
         --console=read-only --bind=/dev/fuse --bind=/dev/net/tun --bind=/dev/loop-control "$@" \
         </dev/null >"$dir/console.log" 2>&1 &
     supervisor=$!
+    disown
     add_state "$id" "supervisor=$supervisor" "supervisor_start=$(process_start "$supervisor")"
 }
 
@@ -227,7 +228,7 @@ stop_one() {
     if read_state "$id"; then
         kill_process "$leader" "$leader_start" KILL 10
         # nspawn cleans up behind itself when its child is gone.
-        kill_process "$supervisor" "$supervisor_start" TERM 5
+        wait_until 2 is_gone "$supervisor" "$supervisor_start" || true
         kill_process "$supervisor" "$supervisor_start" KILL 5
     fi
     kill_rest "$id"

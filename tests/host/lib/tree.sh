@@ -28,8 +28,10 @@ mirror() {
 }
 
 mirror_by_name() {
-    grep -hsE '^(deb|URIs:)[[:space:]]' /etc/apt/sources.list /etc/apt/sources.list.d/*.{list,sources} |
-        grep -oEm 1 'https?://[^[:space:]]+/debian/?([[:space:]]|$)' | grep -oEm 1 '[^[:space:]]+'
+    # Not a pipe: grep's status tells of files that are not there.
+    local lines
+    lines=$(grep -hsE '^(deb|URIs:)[[:space:]]' /etc/apt/sources.list /etc/apt/sources.list.d/*.{list,sources}) || true
+    [[ $lines =~ (https?://[^[:space:]]+/debian)/?([[:space:]]|$) ]] && printf '%s\n' "${BASH_REMATCH[1]}"
 }
 
 # Slower, but knows mirrors whose path does not say what they are.
