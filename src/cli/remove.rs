@@ -1,6 +1,7 @@
 //! `machinist remove`
 
 use std::io::IsTerminal as _;
+use std::path::Path;
 
 use tokio::runtime::Handle;
 
@@ -13,7 +14,7 @@ use super::sweep::{self, ThroughSystemd};
 use crate::machine::MachineName;
 use crate::ops::enable::is_enabled;
 use crate::ops::remove::{Target, plan, remove};
-use crate::ops::{OpError, stop};
+use crate::ops::{OpError, Places, stop};
 use crate::output::confirm;
 use crate::sys::bus::jobs::Jobs;
 use crate::sys::bus::{Bus, BusError};
@@ -47,7 +48,7 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     if args.dry_run {
         let mut steps = Vec::new();
         for name in &names {
-            let target = look(ctx.bus().await?, name, args.force).await?;
+            let target = look(ctx.bus().await?, &ctx.places, name, args.force).await?;
             steps.extend(plan(&target, &ctx.places));
         }
         return ctx.show_plan(&steps).map(|()| 0);
@@ -84,7 +85,7 @@ async fn remove_one(
     name: &MachineName,
     force: bool,
 ) -> Result<Vec<std::path::PathBuf>, CliError> {
-    let target = look(bus, name, force).await?;
+    let target = look(bus, &ctx.places, name, force).await?;
     if force {
         stop::terminate(bus, jobs, name).await?;
     }
@@ -104,7 +105,7 @@ async fn remove_one(
 }
 
 /// Finds what there is to remove.
-async fn look(bus: &Bus, name: &MachineName, force: bool) -> Result<Target, OpError> {
+async fn look(bus: &Bus, places: &Places, name: &MachineName, force: bool) -> Result<Target, OpError> {
     let Some(image) = bus.find_image_path(name.as_str()).await? else {
         return Err(OpError::NoImage { name: name.to_string() });
     };
@@ -114,7 +115,7 @@ async fn look(bus: &Bus, name: &MachineName, force: bool) -> Result<Target, OpEr
     let enabled = is_enabled(&bus.unit_file_state(&name.unit()).await.unwrap_or_default());
     Ok(Target {
         name: name.clone(),
-        image: Some(image.into()),
+        image: Some(places.image_entry(name, Path::new(&image))),
         enabled,
     })
 }

@@ -43,7 +43,30 @@ impl Default for Places {
     }
 }
 
+/// Where machined looks for images besides, see machinectl(1).
+const OTHER_MACHINES: &[&str] = &[
+    "/etc/machines",
+    "/run/machines",
+    "/var/lib/container",
+    "/usr/local/lib/machines",
+    "/usr/lib/machines",
+];
+
 impl Places {
+    /// The directory entry that makes `image` visible under `name`: from 258 on machined says where a link leads to, and
+    /// the link is all of it that is the machine's.
+    #[must_use]
+    pub fn image_entry(&self, name: &MachineName, image: &Path) -> PathBuf {
+        let Ok(real) = image.canonicalize() else {
+            return image.to_owned();
+        };
+        std::iter::once(self.machines.as_path())
+            .chain(OTHER_MACHINES.iter().map(Path::new))
+            .flat_map(|directory| [directory.join(name.as_str()), directory.join(format!("{name}.raw"))])
+            .find(|entry| entry.is_symlink() && entry.canonicalize().is_ok_and(|leads_to| leads_to == real))
+            .unwrap_or_else(|| image.to_owned())
+    }
+
     /// Where a directory image lies.
     #[must_use]
     pub fn image(&self, name: &MachineName) -> PathBuf {
@@ -72,5 +95,28 @@ impl Places {
     #[must_use]
     pub fn is_default(directory: &Path) -> bool {
         directory == Path::new("/var/lib/machines")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_link_the_link_is_the_image() {
+        let root = tempfile::tempdir().unwrap();
+        let places = Places {
+            machines: root.path().join("machines"),
+            ..Places::default()
+        };
+        let (real, link) = (root.path().join("tree"), places.machines.join("web"));
+        std::fs::create_dir_all(&places.machines).unwrap();
+        std::fs::create_dir(&real).unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        let name = "web".parse().unwrap();
+        assert_eq!(places.image_entry(&name, &real), link);
+        assert_eq!(places.image_entry(&name, &link), link);
+        let other = "other".parse().unwrap();
+        assert_eq!(places.image_entry(&other, &real), real);
     }
 }

@@ -108,7 +108,7 @@ fn a_name_of_a_running_machine_is_refused() {
     });
     agree(name, There::WithoutImage);
     refused(1, &guest, "template:busybox", &[])
-        .stderr_has("a running machine of that name (unit machine-")
+        .stderr_has("a running machine of that name (unit ")
         .stderr_has(&format!("machinist terminate {name}"));
     machinist(["terminate", name]).ok();
     agree(name, There::Nowhere);

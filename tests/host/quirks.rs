@@ -5,7 +5,7 @@ use std::fs;
 use machinist::sys::quirks::{Quirk, TABLE, has};
 
 use crate::support::{
-    Guest, PATIENCE, There, agree, machinist, newest_entry, run, shared, systemd_version, wait_until,
+    Guest, PATIENCE, There, agree, machine_property, machinist, newest_entry, run, shared, systemd_version, wait_until,
 };
 
 fn here(quirk: Quirk) -> bool {
@@ -33,7 +33,7 @@ fn quirk_stale_unix_export() {
     run("systemctl", ["kill", "--kill-whom=main", "-s", "KILL", &guest.unit()]).ok();
     wait_until("the unit has failed", || guest.property("ActiveState") == "failed");
     wait_until("machined has forgotten it", || {
-        crate::support::machine_property(name, "State").is_none()
+        machine_property(name, "State").is_none()
     });
     let export = format!(" /run/systemd/nspawn/unix-export/{name} ");
     let is_mounted = || fs::read_to_string("/proc/self/mounts").unwrap().contains(&export);
@@ -48,7 +48,18 @@ fn quirk_stale_unix_export() {
         here(Quirk::StaleUnixExport),
         "systemctl start after it: status {plain}"
     );
-    run("systemctl", ["stop", &guest.unit()]).any();
+    // By force, as its init may not listen yet, and nothing else can start while a machine stops.
+    run("systemctl", ["kill", "-s", "KILL", &guest.unit()]).any();
+    wait_until("the unit has failed again", || {
+        guest.property("ActiveState") == "failed"
+    });
+    run("umount", ["-l", export.trim()]).any();
+    run("systemctl", ["start", &guest.unit()]).ok();
+    run("systemctl", ["kill", "--kill-whom=main", "-s", "KILL", &guest.unit()]).ok();
+    wait_until("the unit has failed", || guest.property("ActiveState") == "failed");
+    wait_until("machined has forgotten it", || {
+        machine_property(name, "State").is_none()
+    });
     // Ours gets over it everywhere.
     machinist(["start", name]).ok().stderr_is(&format!("started {name}\n"));
     agree(name, There::Running);

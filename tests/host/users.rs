@@ -84,8 +84,10 @@ fn an_ordinary_user_may_not_change_anything() {
     assert_eq!(error["kind"], "denied");
     agree(name, There::Running);
     agree(&other.name, There::Nowhere);
-    assert_eq!(
-        traces(name).iter().filter(|path| !path.contains("unix-export")).count(),
-        before.len()
-    );
+    // What systemd-nspawn has of a running machine under /run is its own.
+    let left: Vec<String> = traces(name)
+        .into_iter()
+        .filter(|path| !path.contains("/run/systemd/"))
+        .collect();
+    assert_eq!(left, before);
 }
