@@ -231,11 +231,12 @@ pub async fn failed_job(bus: &Bus, name: &str, unit: &str, job_result: &str, for
     let lines = if invocation.is_empty() {
         Vec::new()
     } else {
-        let (pid, started) = (
-            state.detail.number("ExecMainPID"),
-            state.detail.number("ExecMainStartTimestamp"),
-        );
-        let main = pid.zip(started).filter(|(pid, started)| *pid > 0 && *started > 0);
+        let number = |name| state.detail.number(name).filter(|number| *number > 0);
+        let (pid, started) = (number("ExecMainPID"), number("ExecMainStartTimestamp"));
+        let main = match (pid, started, number("ExecMainExitTimestamp")) {
+            (Some(pid), Some(started), Some(ended)) => Some(journal::MainProcess { pid, started, ended }),
+            _ => None,
+        };
         tokio::task::spawn_blocking(move || journal::of_invocation(&invocation, main, &Cancel::default()))
             .await
             .ok()
@@ -261,6 +262,7 @@ mod tests {
             transport: "journal".into(),
             priority,
             pid: 9,
+            unit: "systemd-nspawn@web.service".into(),
             message: message.into(),
         }
     }

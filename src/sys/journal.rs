@@ -23,8 +23,21 @@ pub struct Line {
     pub priority: u8,
     /// `_PID`; 0 if missing.
     pub pid: u32,
+    /// `_SYSTEMD_UNIT`; empty if journald could not learn it any more.
+    pub unit: String,
     /// `MESSAGE`, lossily as text. It may come from a guest.
     pub message: String,
+}
+
+/// The main process of an invocation. Times are µs since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MainProcess {
+    /// Its number.
+    pub pid: u64,
+    /// When it was started.
+    pub started: u64,
+    /// When it ended.
+    pub ended: u64,
 }
 
 /// A value of `journalctl -o json`: text, or bytes where it is not printable, or null where it is too large.
@@ -48,6 +61,8 @@ struct Raw {
     priority: Option<Field>,
     #[serde(rename = "_PID")]
     pid: Option<Field>,
+    #[serde(rename = "_SYSTEMD_UNIT")]
+    unit: Option<Field>,
     #[serde(rename = "MESSAGE")]
     message: Option<Field>,
 }
@@ -70,6 +85,7 @@ fn parse(json: &[u8]) -> Vec<Line> {
             transport: text(raw.transport),
             priority: text(raw.priority).parse().unwrap_or(6),
             pid: text(raw.pid).parse().unwrap_or(0),
+            unit: text(raw.unit),
             message: text(raw.message),
         })
         .collect()
@@ -77,11 +93,10 @@ fn parse(json: &[u8]) -> Vec<Line> {
 
 /// The last lines of one invocation of a unit, oldest first: its own and what systemd said about it.
 ///
-/// `main` is its main process and when that was started, in µs since 1970: of a process that ends at once journald often
-/// learns no more than its number, and its last words are what explains the end.
+/// `main` is its main process, if that has ended: see [`last_words`].
 ///
 /// Blocks. Without the right to read the journal the list is empty.
-pub fn of_invocation(invocation: &str, main: Option<(u64, u64)>, cancel: &Cancel) -> Result<Vec<Line>, ProcessError> {
+pub fn of_invocation(invocation: &str, main: Option<MainProcess>, cancel: &Cancel) -> Result<Vec<Line>, ProcessError> {
     // What the unit wrote last may still be on its way; without root this is refused, and then we see what we see.
     let _ = Program::new("journalctl").arg("--sync").run(cancel);
     let matches = [
@@ -90,13 +105,46 @@ pub fn of_invocation(invocation: &str, main: Option<(u64, u64)>, cancel: &Cancel
         format!("INVOCATION_ID={invocation}"),
     ];
     let mut lines = query(matches, LINES, cancel)?;
-    if let Some((pid, started)) = main {
-        let of_process = query([format!("_PID={pid}"), "--boot".into()], LINES, cancel)?;
-        lines.extend(of_process.into_iter().filter(|line| line.time >= started));
-        lines.sort_by_key(|line| line.time);
-        lines.dedup();
-    }
+    let Some(main) = main.filter(|_| !lines.iter().any(|line| line.identifier == SUPERVISOR)) else {
+        return Ok(lines);
+    };
+    let matches = [
+        format!("--since=@{}", main.started / 1_000_000),
+        format!("SYSLOG_IDENTIFIER={SUPERVISOR}"),
+    ];
+    lines.extend(last_words(query(matches, LINES, cancel)?, main));
+    lines.sort_by_key(|line| line.time);
     Ok(lines)
+}
+
+/// What systemd-nspawn and its children are called.
+const SUPERVISOR: &str = "systemd-nspawn";
+/// Children of systemd-nspawn have numbers soon after its own.
+const CHILDREN: u64 = 64;
+/// How much later than it was said a line may reach journald, in µs.
+const LATE: u64 = 1_000_000;
+
+/// Finds the words of a supervisor that ended at once, or of a child of it, among all lines of supervisors: journald asks
+/// the kernel about who spoke, and when that one is gone it learns no unit. Nothing if they may be another machine's.
+fn last_words(lines: Vec<Line>, main: MainProcess) -> Vec<Line> {
+    let may_be_its = |line: &Line| {
+        let pid = u64::from(line.pid);
+        line.unit.is_empty()
+            && (main.pid..=main.pid + CHILDREN).contains(&pid)
+            && (main.started..=main.ended + LATE).contains(&line.time)
+    };
+    let found: Vec<Line> = lines.into_iter().filter(may_be_its).collect();
+    // The supervisor's own words are surely its; a child's are if there is but one child.
+    let own: Vec<Line> = found
+        .iter()
+        .filter(|line| u64::from(line.pid) == main.pid)
+        .cloned()
+        .collect();
+    if !own.is_empty() {
+        return own;
+    }
+    let of_one = found.windows(2).all(|pair| pair[0].pid == pair[1].pid);
+    if of_one { found } else { Vec::new() }
 }
 
 /// The last `lines` lines of a unit, all its invocations, oldest first. Blocks.
@@ -167,5 +215,35 @@ mod tests {
         assert_eq!((lines[0].time, lines[0].priority, lines[0].pid), (7, 3, 12));
         assert_eq!(lines[1].message, "\x1b[");
         assert_eq!(lines[2].message, "");
+    }
+
+    #[test]
+    fn last_words_are_its_own_or_an_only_childs() {
+        let line = |pid: u32, time: u64, unit: &str| Line {
+            time,
+            identifier: SUPERVISOR.into(),
+            transport: "journal".into(),
+            priority: 3,
+            pid,
+            unit: unit.into(),
+            message: format!("{pid}"),
+        };
+        let main = MainProcess {
+            pid: 100,
+            started: 5_000_000,
+            ended: 6_000_000,
+        };
+        let pids = |lines: Vec<Line>| last_words(lines, main).iter().map(|line| line.pid).collect::<Vec<_>>();
+        let (child, own) = (line(103, 5_500_000, ""), line(100, 5_600_000, ""));
+        assert_eq!(pids(vec![child.clone()]), [103]);
+        assert_eq!(pids(vec![child.clone(), own]), [100]);
+        assert_eq!(pids(vec![child.clone(), line(110, 5_500_000, "")]), Vec::<u32>::new());
+        let others = [
+            line(90, 5_500_000, ""),
+            line(103, 1, ""),
+            line(103, 9_000_000, ""),
+            line(105, 5_500_000, "x.service"),
+        ];
+        assert_eq!(pids(others.to_vec()), Vec::<u32>::new());
     }
 }
