@@ -1,14 +1,19 @@
 //! A failed start shows its cause and what mends it.
 
 use std::fs;
+use std::sync::{Mutex, PoisonError};
 
 use crate::support::{Guest, There, agree, alone, machinist, run, sh, shared, unique, unit_property, wait_until};
 
 /// Starts it, and demands status 1, this cause and this hint; nothing may run after it.
 #[track_caller]
 fn fails_to_start(guest: &Guest, cause: &str, hint: &str) {
+    // Of two supervisors that die in the same millisecond journald may not tell whose words were whose.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let name = &guest.name;
     let output = machinist(["start", name]).status(1);
+    drop(turn);
     let output = output.fails_with(&format!("cannot start machine '{name}': {cause}"), hint);
     let said = format!("  caused by: unit {} failed (", guest.unit());
     assert!(output.stderr.contains(&said), "the unit is not named\n{output:?}");
