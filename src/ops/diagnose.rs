@@ -3,7 +3,7 @@
 use crate::machine::Cancel;
 use crate::machine::text::printable;
 use crate::sys::bus::Bus;
-use crate::sys::journal::{self, Line};
+use crate::sys::journal::{self, Line, SUPERVISOR};
 
 /// Why a job on a machine failed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -140,15 +140,18 @@ fn before(text: &str, end: char) -> &str {
     text.split(end).next().unwrap_or(text)
 }
 
-/// Lines that only say that something failed, or follow from the cause.
-fn is_noise(line: &Line) -> bool {
-    line.message.trim().is_empty()
-        || [
+/// Whether it is a line of systemd-nspawn that may name a cause: others only say that something failed, follow from the
+/// cause, or are advice (262 gives some at every start).
+fn is_telling(line: &Line) -> bool {
+    line.identifier == SUPERVISOR
+        && !line.message.trim().is_empty()
+        && ![
             "Parent died too early",
             "Child died too early",
             "Failed to read",
             "Short read",
             "terminated by signal",
+            "Note: ",
         ]
         .iter()
         .any(|noise| line.message.starts_with(noise))
@@ -157,10 +160,7 @@ fn is_noise(line: &Line) -> bool {
 /// Finds the cause in the lines of an invocation. `result` is the unit's `Result`, such as "exit-code".
 #[must_use]
 pub fn explain(name: &str, unit: &str, result: &str, lines: &[Line]) -> Diagnosis {
-    let own: Vec<&Line> = lines
-        .iter()
-        .filter(|line| line.identifier == "systemd-nspawn" && !is_noise(line))
-        .collect();
+    let own: Vec<&Line> = lines.iter().filter(|line| is_telling(line)).collect();
     // A fatal error stands at the end; before it there may be warnings that match, too.
     let known = KNOWN.iter().find_map(|known| {
         own.iter()
@@ -237,7 +237,7 @@ pub async fn failed_job(bus: &Bus, name: &str, unit: &str, job_result: &str, for
             (Some(pid), Some(started), Some(ended)) => Some(journal::MainProcess { pid, started, ended }),
             _ => None,
         };
-        tokio::task::spawn_blocking(move || journal::of_invocation(&invocation, main, &Cancel::default()))
+        tokio::task::spawn_blocking(move || journal::of_invocation(&invocation, main, is_telling, &Cancel::default()))
             .await
             .ok()
             .and_then(Result::ok)
@@ -286,6 +286,12 @@ mod tests {
         let found = cause(&[line(6, "hello"), line(6, "something \x1b[1m broke"), line(6, " ")]);
         assert_eq!(found.cause, "something \\u{1b}[1m broke");
         assert_eq!(cause(&[]).cause, "unit systemd-nspawn@web.service failed (exit-code)");
+    }
+
+    #[test]
+    fn advice_is_no_cause() {
+        let found = cause(&[line(5, "Note: in a future version of systemd-nspawn …")]);
+        assert_eq!(found.cause, "unit systemd-nspawn@web.service failed (exit-code)");
     }
 
     #[test]

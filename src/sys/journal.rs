@@ -93,10 +93,15 @@ fn parse(json: &[u8]) -> Vec<Line> {
 
 /// The last lines of one invocation of a unit, oldest first: its own and what systemd said about it.
 ///
-/// `main` is its main process, if that has ended: see [`last_words`].
+/// If none of them is telling, and its main process has ended, the words that journald could not file are looked for.
 ///
 /// Blocks. Without the right to read the journal the list is empty.
-pub fn of_invocation(invocation: &str, main: Option<MainProcess>, cancel: &Cancel) -> Result<Vec<Line>, ProcessError> {
+pub fn of_invocation(
+    invocation: &str,
+    main: Option<MainProcess>,
+    is_telling: impl Fn(&Line) -> bool,
+    cancel: &Cancel,
+) -> Result<Vec<Line>, ProcessError> {
     // What the unit wrote last may still be on its way; without root this is refused, and then we see what we see.
     let _ = Program::new("journalctl").arg("--sync").run(cancel);
     let matches = [
@@ -105,20 +110,20 @@ pub fn of_invocation(invocation: &str, main: Option<MainProcess>, cancel: &Cance
         format!("INVOCATION_ID={invocation}"),
     ];
     let mut lines = query(matches, LINES, cancel)?;
-    let Some(main) = main.filter(|_| !lines.iter().any(|line| line.identifier == SUPERVISOR)) else {
+    let Some(main) = main.filter(|_| !lines.iter().any(&is_telling)) else {
         return Ok(lines);
     };
     let matches = [
         format!("--since=@{}", main.started / 1_000_000),
         format!("SYSLOG_IDENTIFIER={SUPERVISOR}"),
     ];
-    lines.extend(last_words(query(matches, LINES, cancel)?, main));
+    lines.extend(last_words(query(matches, LINES, cancel)?, main, is_telling));
     lines.sort_by_key(|line| line.time);
     Ok(lines)
 }
 
 /// What systemd-nspawn and its children are called.
-const SUPERVISOR: &str = "systemd-nspawn";
+pub const SUPERVISOR: &str = "systemd-nspawn";
 /// Children of systemd-nspawn have numbers soon after its own.
 const CHILDREN: u64 = 64;
 /// How much later than it was said a line may reach journald, in µs.
@@ -126,22 +131,21 @@ const LATE: u64 = 1_000_000;
 
 /// Finds the words of a supervisor that ended at once, or of a child of it, among all lines of supervisors: journald asks
 /// the kernel about who spoke, and when that one is gone it learns no unit. Nothing if they may be another machine's.
-fn last_words(lines: Vec<Line>, main: MainProcess) -> Vec<Line> {
+fn last_words(lines: Vec<Line>, main: MainProcess, is_telling: impl Fn(&Line) -> bool) -> Vec<Line> {
     let may_be_its = |line: &Line| {
         let pid = u64::from(line.pid);
         line.unit.is_empty()
             && (main.pid..=main.pid + CHILDREN).contains(&pid)
             && (main.started..=main.ended + LATE).contains(&line.time)
     };
-    let found: Vec<Line> = lines.into_iter().filter(may_be_its).collect();
-    // The supervisor's own words are surely its; a child's are if there is but one child.
-    let own: Vec<Line> = found
-        .iter()
-        .filter(|line| u64::from(line.pid) == main.pid)
-        .cloned()
+    let found: Vec<Line> = lines
+        .into_iter()
+        .filter(|line| may_be_its(line) && is_telling(line))
         .collect();
-    if !own.is_empty() {
-        return own;
+    // The supervisor's own words are surely its; a child's are if there is but one child.
+    let is_own = |line: &Line| u64::from(line.pid) == main.pid;
+    if found.iter().any(is_own) {
+        return found.into_iter().filter(is_own).collect();
     }
     let of_one = found.windows(2).all(|pair| pair[0].pid == pair[1].pid);
     if of_one { found } else { Vec::new() }
@@ -233,10 +237,21 @@ mod tests {
             started: 5_000_000,
             ended: 6_000_000,
         };
-        let pids = |lines: Vec<Line>| last_words(lines, main).iter().map(|line| line.pid).collect::<Vec<_>>();
+        let is_telling = |line: &Line| line.message != "100: a note";
+        let pids = |lines: Vec<Line>| {
+            last_words(lines, main, is_telling)
+                .iter()
+                .map(|line| line.pid)
+                .collect::<Vec<_>>()
+        };
         let (child, own) = (line(103, 5_500_000, ""), line(100, 5_600_000, ""));
         assert_eq!(pids(vec![child.clone()]), [103]);
-        assert_eq!(pids(vec![child.clone(), own]), [100]);
+        assert_eq!(pids(vec![child.clone(), own.clone()]), [100]);
+        let note = Line {
+            message: "100: a note".into(),
+            ..own
+        };
+        assert_eq!(pids(vec![child.clone(), note]), [103]);
         assert_eq!(pids(vec![child.clone(), line(110, 5_500_000, "")]), Vec::<u32>::new());
         let others = [
             line(90, 5_500_000, ""),
