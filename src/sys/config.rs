@@ -55,7 +55,7 @@ impl Default for Config {
             ubuntu_mirror: None,
             proxy: None,
             include: Vec::new(),
-            parallel: 16,
+            parallel: 64,
             trash_age: days(30),
         }
     }
