@@ -41,8 +41,6 @@ use error::CliError;
 #[command(
     name = "machinist",
     version,
-    propagate_version = false,
-    disable_help_subcommand = false,
     max_term_width = 100,
     after_help = "Examples:
   machinist create web debian:trixie --start    Bootstrap a Debian machine and start it
