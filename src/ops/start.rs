@@ -156,6 +156,10 @@ async fn clear_stale_mount(bus: &Bus, name: &MachineName) -> Result<(), OpError>
     if !is_mount_point(&path) || !nix::unistd::geteuid().is_root() {
         return Ok(());
     }
+    // A machine on its way up has mounted it, and is not registered yet.
+    if bus.is_unit_up(&name.unit()).await? {
+        return Ok(());
+    }
     let detach = nix::mount::MntFlags::MNT_DETACH | nix::mount::MntFlags::UMOUNT_NOFOLLOW;
     nix::mount::umount2(&path, detach).map_err(|errno| OpError::path("unmount", &path)(errno.into()))
 }
