@@ -63,7 +63,9 @@ async fn members(ctx: &Ctx, pool: Pool) -> Result<BTreeSet<MachineName>, CliErro
         members.extend(bus.images().await?.into_iter().filter_map(|row| row.0.parse().ok()));
     }
     if pool != Pool::Images {
-        members.extend(bus.machines().await?.into_iter().filter_map(|row| row.0.parse().ok()));
+        // A pattern is never meant for virtual machines; by their whole name they can be seen and taken down.
+        let containers = bus.machines().await?.into_iter().filter(|row| row.1 == "container");
+        members.extend(containers.filter_map(|row| row.0.parse().ok()));
     }
     Ok(members)
 }

@@ -42,6 +42,20 @@ pub enum OpError {
         /// The name.
         name: String,
     },
+    /// A virtual machine, which is stopped by whatever runs it.
+    #[error("cannot {verb} '{name}': it is a virtual machine")]
+    NotContainer {
+        /// "stop", "reboot".
+        verb: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// `restart --inside` of a machine whose leader is no init.
+    #[error("cannot reboot machine '{name}' from inside: it runs no init")]
+    NoInit {
+        /// The name.
+        name: String,
+    },
     /// Something on disk is in the way.
     #[error("cannot remove image '{path}': {reason}")]
     NotRemovable {
@@ -155,6 +169,12 @@ impl OpError {
             }
             Self::InUse { hint, .. } | Self::TimedOut { hint, .. } | Self::Option { hint, .. } => vec![hint.clone()],
             Self::Running { name } => vec![format!("stop it first: `machinist stop {name}`, or `remove --force`")],
+            Self::NotContainer { name, .. } => {
+                vec![format!(
+                    "see `machinectl status {name}` for what runs it, such as libvirt"
+                )]
+            }
+            Self::NoInit { name } => vec![format!("restart it from outside: `machinist restart {name}`")],
             Self::NeedsRoot { .. } => vec!["run it as root: `sudo machinist …`".to_owned()],
             Self::Job { diagnosis, .. } => diagnosis.hints.clone(),
             Self::Source(error) => error.hints(),

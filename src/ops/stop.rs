@@ -99,7 +99,7 @@ pub async fn stop(bus: &Bus, jobs: &Jobs, name: &MachineName, options: StopOptio
             let job = stop_job(bus, name, &running.unit).await?;
             finish(bus, name, &running.unit, &jobs.wait(&job).await).await
         } else {
-            let signal = poweroff_signal(running.registered.as_ref());
+            let signal = poweroff_signal(name, running.registered.as_ref())?;
             match bus.kill_machine(name.as_str(), "leader", signal).await {
                 Ok(()) | Err(BusError::NoSuchMachine(_)) => wait_until_gone(bus, name, &running.unit).await,
                 Err(error) => Err(error.into()),
@@ -136,7 +136,7 @@ pub async fn terminate(bus: &Bus, jobs: &Jobs, name: &MachineName) -> Result<Sto
 pub async fn reboot_inside(bus: &Bus, name: &MachineName, limit: Duration) -> Result<(), OpError> {
     let registered = bus.registered(name.as_str()).await?;
     let before = bus.unit_state(&registered.unit).await?.unit.hex("InvocationID");
-    bus.kill_machine(name.as_str(), "leader", reboot_signal(&registered))
+    bus.kill_machine(name.as_str(), "leader", reboot_signal(name, &registered)?)
         .await?;
     let came_back = async {
         loop {
@@ -272,26 +272,48 @@ async fn kill_unit(bus: &Bus, name: &MachineName, unit: &str, whom: &str, signal
     }
 }
 
-fn runs_systemd(registered: &Registered) -> bool {
-    Leader::open(registered.leader)
-        .and_then(|leader| leader.command_name())
-        .is_some_and(|name| name == "systemd")
+/// What a leader runs, as far as its signals are known.
+enum Init {
+    /// See systemd(1).
+    Systemd,
+    /// busybox's, or one that does as it does.
+    Busybox,
+    /// A program that is no init.
+    None,
 }
 
-/// systemd powers off at SIGRTMIN+4, busybox's init at SIGUSR2, see systemd(1) and busybox's init.
-fn poweroff_signal(registered: Option<&Registered>) -> i32 {
-    if registered.is_none_or(runs_systemd) {
-        libc::SIGRTMIN() + 4
-    } else {
-        libc::SIGUSR2
+/// Which init it is, by its name: a signal means something else to each.
+///
+/// # Errors
+/// [`OpError::NotContainer`]: the leader of a virtual machine is its emulator, and no signal reaches the guest.
+fn init_of(verb: &'static str, name: &MachineName, registered: &Registered) -> Result<Init, OpError> {
+    if registered.class != "container" {
+        let name = name.to_string();
+        return Err(OpError::NotContainer { verb, name });
     }
+    let command = Leader::open(registered.leader).and_then(|leader| leader.command_name());
+    Ok(match command.as_deref() {
+        Some("systemd") => Init::Systemd,
+        Some("init" | "busybox" | "linuxrc") => Init::Busybox,
+        _ => Init::None,
+    })
+}
+
+/// systemd powers off at SIGRTMIN+4, busybox's init at SIGUSR2; another program is asked to end.
+fn poweroff_signal(name: &MachineName, registered: Option<&Registered>) -> Result<i32, OpError> {
+    let init = registered.map_or(Ok(Init::Systemd), |registered| init_of("stop", name, registered))?;
+    Ok(match init {
+        Init::Systemd => libc::SIGRTMIN() + 4,
+        Init::Busybox => libc::SIGUSR2,
+        Init::None => libc::SIGTERM,
+    })
 }
 
 /// systemd reboots at SIGINT as if Ctrl-Alt-Del were pressed; busybox's init reboots at SIGTERM.
-fn reboot_signal(registered: &Registered) -> i32 {
-    if runs_systemd(registered) {
-        libc::SIGINT
-    } else {
-        libc::SIGTERM
+fn reboot_signal(name: &MachineName, registered: &Registered) -> Result<i32, OpError> {
+    match init_of("reboot", name, registered)? {
+        Init::Systemd => Ok(libc::SIGINT),
+        Init::Busybox => Ok(libc::SIGTERM),
+        Init::None => Err(OpError::NoInit { name: name.to_string() }),
     }
 }
