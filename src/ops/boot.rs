@@ -19,18 +19,17 @@ const EXEC_PATIENCE: Duration = Duration::from_secs(5);
 /// systemd-nspawn says READY=1 before that: an image without init fails after its start job has succeeded.
 /// Returns the leader's command name; `None` if it cannot be seen.
 pub async fn wait_for_pid1(bus: &Bus, name: &MachineName) -> Result<Option<String>, OpError> {
-    let unit = name.unit();
+    let mut unit = name.unit();
     let deadline = tokio::time::Instant::now() + EXEC_PATIENCE;
     let mut pause = Duration::from_millis(1);
     let mut leader: Option<Leader> = None;
     loop {
         // machined may lag a little behind the unit. Once the leader is known, only the kernel is asked.
-        if leader.is_none() {
-            leader = bus
-                .registered(name.as_str())
-                .await
-                .ok()
-                .and_then(|registered| Leader::open(registered.leader));
+        if leader.is_none()
+            && let Ok(registered) = bus.registered(name.as_str()).await
+        {
+            leader = Leader::open(registered.leader);
+            unit = registered.unit;
         }
         match leader.as_ref().and_then(Leader::command_name) {
             Some(command) if !command.starts_with("systemd-nspawn") && !command.starts_with("(sd-") => {
@@ -63,7 +62,16 @@ pub async fn wait_for_boot(bus: &Bus, name: &MachineName) -> Result<(), OpError>
     {
         return Ok(());
     }
-    let unit = name.unit();
+    let unit = match bus.registered(name.as_str()).await {
+        Ok(registered) => registered.unit,
+        Err(_) => name.unit(),
+    };
+    // Only a service of type notify passes on what the guest says: not a scope, nor a shell that somebody sits at.
+    let passes_on = unit.ends_with(".service")
+        && bus.unit_properties(&unit, "Service", &["Type"]).await?.string("Type") == "notify";
+    if !passes_on {
+        return Ok(());
+    }
     let failed = |error: zbus::Error| {
         OpError::Bus(classify(
             &error,
