@@ -4,12 +4,24 @@
 /// breaks among them) and the bidirectional overrides of Unicode. What guests say goes through this before it is shown.
 #[must_use]
 pub fn printable(text: &str) -> String {
-    let hostile = |c: char| {
-        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
+    let hostile = |c: char| c.is_control() || is_hostile(c);
+    replace(text, hostile, |c, shown| shown.extend(c.escape_default()))
+}
+
+/// Escapes what could steer a terminal and is not ASCII's own control characters, in the way of `write`.
+pub(crate) fn escape(text: &str, write: impl Fn(char, &mut String)) -> String {
+    replace(text, is_hostile, write)
+}
+
+/// DEL, C1, and the bidirectional marks and overrides of Unicode.
+fn is_hostile(c: char) -> bool {
+    matches!(c, '\u{7f}'..='\u{9f}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+fn replace(text: &str, hostile: impl Fn(char) -> bool, write: impl Fn(char, &mut String)) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut shown, c| {
         if hostile(c) {
-            shown.extend(c.escape_default());
+            write(c, &mut shown);
         } else {
             shown.push(c);
         }

@@ -6,11 +6,12 @@ pub mod progress;
 pub mod table;
 pub mod time;
 
+use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
 
 use serde::Serialize;
 
-use crate::machine::text::printable;
+use crate::machine::text::{escape, printable};
 
 /// How a verb speaks: what `--quiet` and `--json` left of its voice.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,14 +38,22 @@ impl Voice {
     /// A JSON value and a line break on stdout.
     pub fn json(self, value: &impl Serialize) -> io::Result<()> {
         let mut out = io::stdout().lock();
-        // A terminal gets it indented: there a person reads.
-        if out.is_terminal() {
-            serde_json::to_writer_pretty(&mut out, value)?;
-        } else {
-            serde_json::to_writer(&mut out, value)?;
-        }
-        out.write_all(b"\n")
+        out.write_all(json_for(out.is_terminal(), value)?.as_bytes())
     }
+}
+
+/// A line of JSON; for a terminal, where a person reads, indented and with nothing in it that could steer the terminal.
+fn json_for(terminal: bool, value: &impl Serialize) -> serde_json::Result<String> {
+    let mut text = if terminal {
+        // JSON itself escapes only what is below U+0020, and hostile characters stand in strings only.
+        escape(&serde_json::to_string_pretty(value)?, |c, text| {
+            let _ = write!(text, "\\u{:04x}", u32::from(c));
+        })
+    } else {
+        serde_json::to_string(value)?
+    };
+    text.push('\n');
+    Ok(text)
 }
 
 /// Text on stdout as it is.
@@ -71,8 +80,7 @@ pub fn error_lines(message: &str, causes: &[String], hints: &[String]) {
 /// An error as JSON on stderr.
 pub fn error_json(value: &impl Serialize) {
     let mut err = io::stderr().lock();
-    let _ = serde_json::to_writer(&mut err, value);
-    let _ = err.write_all(b"\n");
+    let _ = json_for(err.is_terminal(), value).map(|text| err.write_all(text.as_bytes()));
 }
 
 /// Asks a yes-or-no question on the terminal; "no" unless the answer begins with `y`.
@@ -87,4 +95,18 @@ pub fn confirm(question: &str) -> io::Result<bool> {
 
 fn warn_line(prefix: &str, line: &str) {
     let _ = writeln!(io::stderr().lock(), "{prefix}{}", printable(line));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::json_for;
+
+    #[test]
+    fn json_on_a_terminal_steers_nothing() {
+        let value = serde_json::json!({ "id": "x\u{9b}31m\u{202e}é" });
+        let shown = json_for(true, &value).unwrap();
+        assert_eq!(shown, "{\n  \"id\": \"x\\u009b31m\\u202eé\"\n}\n");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), value);
+        assert_eq!(json_for(false, &1).unwrap(), "1\n");
+    }
 }
