@@ -28,6 +28,26 @@ impl Outcome {
     }
 }
 
+/// Looks at every name at the same time, and returns what was found in the order of the names, with the exit status: a
+/// name at which this fails does not keep the others from being shown.
+pub async fn look_at_each<T, F>(ctx: &Ctx, names: &[MachineName], look: impl Fn(MachineName) -> F) -> (Vec<T>, u8)
+where
+    F: Future<Output = Result<T, CliError>>,
+{
+    let mut status = 0;
+    let mut found = Vec::new();
+    for result in futures_util::future::join_all(names.iter().cloned().map(look)).await {
+        match result {
+            Ok(value) => found.push(value),
+            Err(error) => {
+                error.show(ctx.voice);
+                status = if names.len() == 1 { error.kind.exit_status() } else { 1 };
+            }
+        }
+    }
+    (found, status)
+}
+
 /// Runs `work` for every name, `machinist.conf`'s `Parallel=` at a time; says and logs what came of each.
 ///
 /// The exit status is that of the only machine, or 1 if any of several failed.

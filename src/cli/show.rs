@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::complete;
 use super::context::Ctx;
+use super::each::look_at_each;
 use super::error::{CliError, Kind};
 use super::names::{Pool, resolve};
 use crate::machine::MachineName;
@@ -38,46 +39,44 @@ pub(super) struct Args {
 pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     let names = resolve(ctx, &args.names, Pool::All).await?;
     let bus = ctx.bus().await?;
-    let mut objects = Vec::new();
-    let mut text = String::new();
-    for name in &names {
-        let all = properties(bus, name).await?;
-        let chosen: Vec<(String, Value)> = if args.property.is_empty() {
-            all.into_iter().collect()
-        } else {
-            args.property
-                .iter()
-                .map(|key| {
-                    let value = all.get(key).cloned();
-                    value.map(|value| (key.clone(), value)).ok_or_else(|| {
-                        CliError::new(
-                            Kind::Failed,
-                            format!("machine '{name}' has no property '{}'", printable(key)),
-                        )
-                        .hint(format!("see `machinist show {name}` for those it has"))
-                    })
-                })
-                .collect::<Result<_, _>>()?
-        };
-        if !text.is_empty() {
-            text.push('\n');
+    let (all, status): (Vec<Vec<(String, Value)>>, u8) = look_at_each(ctx, &names, async |name| {
+        let all = properties(bus, &name).await?;
+        if args.property.is_empty() {
+            return Ok(all.into_iter().collect());
         }
-        for (key, value) in &chosen {
-            let shown = printable(&plain(value));
-            let _ = if args.value {
-                writeln!(text, "{shown}")
-            } else {
-                writeln!(text, "{key}={shown}")
-            };
-        }
-        objects.push(Value::Object(chosen.into_iter().collect::<Map<_, _>>()));
-    }
+        args.property.iter().map(|key| property(&all, &name, key)).collect()
+    })
+    .await;
     if ctx.voice.json {
+        let objects: Vec<Map<_, _>> = all.into_iter().map(|one| one.into_iter().collect()).collect();
         ctx.voice.json(&objects)?;
     } else {
-        data(&text)?;
+        let texts: Vec<String> = all.iter().map(|one| text(one, args.value)).collect();
+        data(&texts.join("\n"))?;
     }
-    Ok(0)
+    Ok(status)
+}
+
+fn property(all: &BTreeMap<String, Value>, name: &MachineName, key: &str) -> Result<(String, Value), CliError> {
+    let value = all.get(key).cloned();
+    value.map(|value| (key.to_owned(), value)).ok_or_else(|| {
+        let message = format!("machine '{name}' has no property '{}'", printable(key));
+        CliError::new(Kind::Failed, message).hint(format!("see `machinist show {name}` for those it has"))
+    })
+}
+
+/// One line a property.
+fn text(properties: &[(String, Value)], only_values: bool) -> String {
+    let mut text = String::new();
+    for (key, value) in properties {
+        let shown = printable(&plain(value));
+        let _ = if only_values {
+            writeln!(text, "{shown}")
+        } else {
+            writeln!(text, "{key}={shown}")
+        };
+    }
+    text
 }
 
 /// machined's properties over those of the unit: where both have a name, machined's counts.

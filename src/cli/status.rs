@@ -4,12 +4,14 @@ use std::fmt::Write as _;
 
 use super::complete;
 use super::context::Ctx;
+use super::each::look_at_each;
 use super::error::CliError;
 use super::list::addresses_text;
 use super::names::{Pool, resolve};
 use crate::machine::status::{Status, Usage};
 use crate::machine::text::{bytes, printable};
 use crate::machine::{Seen, State};
+use crate::ops::start::find_machine;
 use crate::output::{data, time};
 use crate::sys::inspect::{Detail, inspect};
 
@@ -41,18 +43,18 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
         namespaces: args.namespaces,
         journal_lines: args.lines,
     };
-    let mut all = Vec::new();
-    for name in &names {
-        crate::ops::start::find_machine(bus, name).await?;
-        all.push(inspect(bus, name, detail).await?);
-    }
+    let (all, status) = look_at_each(ctx, &names, async |name| {
+        find_machine(bus, &name).await?;
+        Ok(inspect(bus, &name, detail).await?)
+    })
+    .await;
     if ctx.voice.json {
         ctx.voice.json(&all)?;
     } else {
         let screens: Vec<String> = all.iter().map(screen).collect();
         data(&screens.join("\n"))?;
     }
-    Ok(0)
+    Ok(status)
 }
 
 /// The width that labels are aligned in, as systemctl does.
