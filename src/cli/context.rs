@@ -51,6 +51,8 @@ impl Ctx {
 
     /// systemd's jobs. Before a verb that changes something: polkit gets its agent here.
     pub async fn jobs(&self) -> Result<Jobs, CliError> {
+        // What is wrong with machinist.conf is said before anything is changed.
+        self.config()?;
         self.authorize().await;
         Ok(Jobs::subscribe(self.bus().await?).await?)
     }
@@ -121,6 +123,16 @@ impl Ctx {
         self.busy.load(std::sync::atomic::Ordering::SeqCst) > 0
     }
 
+    /// Reads what a person or another program may never give, on a thread of its own: Ctrl-C ends the verb meanwhile.
+    pub async fn wait_for_user<T: Send + 'static>(
+        &self,
+        read: impl FnOnce() -> Result<T, CliError> + Send + 'static,
+    ) -> Result<T, CliError> {
+        tokio::task::spawn_blocking(read)
+            .await
+            .unwrap_or_else(|panic| Err(internal_error(&panic)))
+    }
+
     /// Runs blocking work on a thread that may take its time, while the bus stays served.
     pub async fn blocking<T: Send + 'static>(
         &self,
@@ -131,10 +143,13 @@ impl Ctx {
         self.busy.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
         match result {
             Ok(result) => Ok(result?),
-            Err(panic) => Err(CliError::new(Kind::Failed, format!("internal error: {panic}"))
-                .hint("this is a bug in machinist: please report it")),
+            Err(panic) => Err(internal_error(&panic)),
         }
     }
+}
+
+fn internal_error(panic: &tokio::task::JoinError) -> CliError {
+    CliError::new(Kind::Failed, format!("internal error: {panic}")).hint("this is a bug in machinist: please report it")
 }
 
 /// Whether we may do everything.

@@ -1,6 +1,6 @@
 //! `machinist create`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use tokio::runtime::Handle;
@@ -147,7 +147,14 @@ fn assignment(text: &str) -> Result<Assignment, String> {
 }
 
 pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
-    let request = request(&args, &ctx.config()?)?;
+    let mut request = request(&args, &ctx.config()?)?;
+    let (password_file, key_file) = (args.guest.root_password_file.clone(), args.guest.ssh_key.clone());
+    (request.root_password, request.ssh_key) = ctx
+        .wait_for_user(move || {
+            let password = password_file.as_deref().map(password).transpose()?;
+            Ok((password, key_file.as_deref().map(ssh_key).transpose()?))
+        })
+        .await?;
     let name = request.name.clone();
     if args.dry_run {
         let mut steps = plan(&request, &ctx.places)?;
@@ -245,6 +252,7 @@ fn created_but(name: &MachineName, error: OpError) -> CliError {
     error
 }
 
+/// What is asked for, but for the secrets, which may have to be waited for.
 fn request(args: &Args, config: &Config) -> Result<Request, CliError> {
     let source: Source = args.source.parse().map_err(|error: SourceError| CliError {
         kind: Kind::Usage,
@@ -257,8 +265,8 @@ fn request(args: &Args, config: &Config) -> Result<Request, CliError> {
     }
     Ok(Request {
         bootstrap: bootstrap(&args.bootstrap, &source, config),
-        root_password: args.guest.root_password_file.as_ref().map(password).transpose()?,
-        ssh_key: args.guest.ssh_key.as_ref().map(ssh_key).transpose()?,
+        root_password: None,
+        ssh_key: None,
         hostname: args.guest.hostname.clone(),
         network: args.guest.network.clone(),
         settings: args.guest.set.clone(),
@@ -300,7 +308,7 @@ fn bootstrap(args: &BootstrapArgs, source: &Source, config: &Config) -> Bootstra
     }
 }
 
-fn password(file: &PathBuf) -> Result<PasswordHash, CliError> {
+fn password(file: &Path) -> Result<PasswordHash, CliError> {
     let shown = file.display().to_string();
     let hash = if shown == "-" {
         PasswordHash::read(&mut std::io::stdin().lock(), "standard input")
@@ -317,12 +325,12 @@ fn password(file: &PathBuf) -> Result<PasswordHash, CliError> {
     })
 }
 
-fn ssh_key(file: &PathBuf) -> Result<AuthorizedKeys, CliError> {
+fn ssh_key(file: &Path) -> Result<AuthorizedKeys, CliError> {
     let text = std::fs::read_to_string(file).map_err(|error| cannot_read(file, &error))?;
     Ok(AuthorizedKeys::parse(&text, &file.display().to_string()).map_err(OpError::from)?)
 }
 
-fn cannot_read(file: &std::path::Path, error: &std::io::Error) -> CliError {
+fn cannot_read(file: &Path, error: &std::io::Error) -> CliError {
     CliError::new(Kind::Failed, format!("cannot read '{}'", file.display())).causes([error.to_string()])
 }
 

@@ -60,7 +60,8 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
             .map(|name| format!("'{name}'"))
             .collect::<Vec<_>>()
             .join(", ");
-        if !confirm(&format!("Remove {list} with everything in it?"))? {
+        let question = format!("Remove {list} with everything in it?");
+        if !ctx.wait_for_user(move || Ok(confirm(&question)?)).await? {
             return Err(CliError::usage("nothing was removed"));
         }
     }

@@ -88,7 +88,9 @@ pub(crate) fn classify(error: &zbus::Error, service: &'static str, doing: &str, 
             reason: message,
         },
         // A masked or failing machined cannot be activated: the bus passes on what systemd said.
-        "org.freedesktop.systemd1.UnitMasked" | "org.freedesktop.DBus.Error.Spawn.ChildExited" => {
+        "org.freedesktop.systemd1.UnitMasked" | "org.freedesktop.DBus.Error.Spawn.ChildExited"
+            if service == machine1::SERVICE =>
+        {
             BusError::Unavailable {
                 service,
                 reason: message,
