@@ -45,7 +45,7 @@ pub struct TableArgs {
     /// Sort by this column; `-COL` for descending
     #[arg(long, value_name = "COL", allow_hyphen_values = true, help_heading = "Output")]
     pub sort: Option<String>,
-    /// Output format; `--json` is short for `--format json`
+    /// Output format; `--json` is short for `--format json`, and wins
     #[arg(long, value_enum, value_name = "FORMAT", help_heading = "Output")]
     pub format: Option<Format>,
     /// Leave out the header and the line that counts the rows
@@ -103,9 +103,8 @@ impl<'a, T> View<'a, T> {
                     known: columns.iter().map(|c| c.key).collect::<Vec<_>>().join(", "),
                 })
         };
-        let format = args
-            .format
-            .unwrap_or(if voice.json { Format::Json } else { Format::Table });
+        let format = if voice.json { Some(Format::Json) } else { args.format };
+        let format = format.unwrap_or(Format::Table);
         let mut filters = Vec::new();
         for filter in &args.filter {
             let bad = || TableError::BadFilter(filter.clone());
@@ -148,7 +147,9 @@ impl<'a, T> View<'a, T> {
     /// Prints the rows; `noun` is what the last line counts: "machine" gives "2 machines listed."
     pub fn print(&self, mut rows: Vec<T>, noun: &str, voice: Voice) -> io::Result<()> {
         for (column, pattern, wanted) in &self.filters {
-            rows.retain(|row| pattern.matches(&column.cell(row)) == *wanted);
+            // As tables show it, or as JSON and CSV do: "no" and "false".
+            let matches = |row: &T| pattern.matches(&column.cell(row)) || pattern.matches(&raw(&(column.value)(row)));
+            rows.retain(|row| matches(row) == *wanted);
         }
         if let Some((column, descending)) = self.sort {
             rows.sort_by(|a, b| {
@@ -179,9 +180,11 @@ impl<'a, T> View<'a, T> {
             }
         };
         let mut text = String::new();
-        let headers: Vec<_> = self.columns.iter().map(|c| c.key.to_owned()).collect();
-        text.push_str(&headers.join(","));
-        text.push_str("\r\n");
+        if self.legend {
+            let headers: Vec<_> = self.columns.iter().map(|c| c.key.to_owned()).collect();
+            text.push_str(&headers.join(","));
+            text.push_str("\r\n");
+        }
         for row in rows {
             let cells: Vec<_> = self
                 .columns
