@@ -48,6 +48,16 @@ where
     (found, status)
 }
 
+/// Shows the steps of a dry run for every name; where there is nothing to do or it would be refused, that.
+pub async fn plan_each<F>(ctx: &Ctx, names: &[MachineName], plan: impl Fn(MachineName) -> F) -> Result<u8, CliError>
+where
+    F: Future<Output = Result<Vec<String>, CliError>>,
+{
+    let (plans, status) = look_at_each(ctx, names, plan).await;
+    ctx.show_plan(&plans.concat())?;
+    Ok(status)
+}
+
 /// Runs `work` for every name, `machinist.conf`'s `Parallel=` at a time; says and logs what came of each.
 ///
 /// The exit status is that of the only machine, or 1 if any of several failed.

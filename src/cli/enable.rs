@@ -4,11 +4,11 @@ use std::sync::{Mutex, PoisonError};
 
 use super::complete;
 use super::context::Ctx;
-use super::each::{Outcome, each};
+use super::each::{Outcome, each, plan_each};
 use super::error::CliError;
 use super::names::{Pool, resolve};
 use crate::ops::enable::{Changed, enable};
-use crate::ops::start::{StartOptions, start};
+use crate::ops::start::{StartOptions, Started, find_image, is_to_start, start};
 
 /// Start machines at boot
 ///
@@ -32,33 +32,35 @@ pub(super) struct Args {
 
 pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     let names = resolve(ctx, &args.names, Pool::Images).await?;
-    if args.dry_run {
-        let mut steps: Vec<_> = names
-            .iter()
-            .map(|name| format!("enable unit {}", name.unit()))
-            .collect();
-        steps.push("enable machines.target if it is not".to_owned());
-        steps.extend(
-            names
-                .iter()
-                .filter(|_| args.now)
-                .map(|name| format!("start unit {}", name.unit())),
-        );
-        return ctx.show_plan(&steps).map(|()| 0);
-    }
     let bus = ctx.bus().await?;
+    if args.dry_run {
+        return plan_each(ctx, &names, async |name| {
+            find_image(bus, &name).await?;
+            let mut steps = vec![format!("enable unit {}, and machines.target if it is not", name.unit())];
+            if args.now && is_to_start(bus, &name).await? {
+                steps.push(format!("start unit {}", name.unit()));
+            }
+            Ok(steps)
+        })
+        .await;
+    }
     let jobs = ctx.jobs().await?;
     let outcomes = Mutex::new(enable(bus, &names).await?);
     each(ctx, "enable", names, async |name| {
         let outcome = outcomes.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
         let changed = outcome.unwrap_or(Ok(Changed::No))?;
-        if args.now {
-            start(bus, &jobs, &name, StartOptions::default()).await?;
+        let (result, said) = match changed {
+            Changed::Yes => ("enabled", format!("{name} starts at boot")),
+            Changed::No => ("already-enabled", format!("{name} starts at boot already")),
+        };
+        if !args.now {
+            return Ok(Outcome::new(result, said));
         }
-        Ok(match changed {
-            Changed::Yes => Outcome::new("enabled", format!("{name} starts at boot")),
-            Changed::No => Outcome::new("already-enabled", format!("{name} starts at boot already")),
-        })
+        let now = match start(bus, &jobs, &name, StartOptions::default()).await? {
+            Started::Now => "was started",
+            Started::Already => "is running already",
+        };
+        Ok(Outcome::new(result, format!("{said}, and {now}")))
     })
     .await
 }

@@ -24,6 +24,8 @@ pub enum Kind {
     Unavailable,
     /// A wait timed out: 124.
     TimedOut,
+    /// Whoever reads our output has gone: 141, as if SIGPIPE had ended us, and not a word.
+    ClosedPipe,
     /// Ctrl-C, SIGTERM or SIGHUP: 130, as shells have it. What was begun has been undone.
     Interrupted,
 }
@@ -39,6 +41,7 @@ impl Kind {
             Self::Denied => 4,
             Self::Unavailable => 5,
             Self::TimedOut => 124,
+            Self::ClosedPipe => 141,
             Self::Interrupted => 130,
         }
     }
@@ -94,6 +97,9 @@ impl CliError {
         #[derive(Serialize)]
         struct Envelope<'a> {
             error: &'a CliError,
+        }
+        if self.kind == Kind::ClosedPipe {
+            return;
         }
         if voice.json {
             error_json(&Envelope { error: self });
@@ -158,7 +164,11 @@ impl From<TableError> for CliError {
 
 impl From<std::io::Error> for CliError {
     fn from(error: std::io::Error) -> Self {
-        Self::new(Kind::Failed, format!("cannot write the output: {error}"))
+        let kind = match error.kind() {
+            std::io::ErrorKind::BrokenPipe => Kind::ClosedPipe,
+            _ => Kind::Failed,
+        };
+        Self::new(kind, format!("cannot write the output: {error}"))
     }
 }
 
@@ -197,9 +207,10 @@ mod tests {
             Kind::Denied,
             Kind::Unavailable,
             Kind::TimedOut,
+            Kind::ClosedPipe,
             Kind::Interrupted,
         ];
-        assert_eq!(all.map(Kind::exit_status), [1, 2, 3, 4, 5, 124, 130]);
+        assert_eq!(all.map(Kind::exit_status), [1, 2, 3, 4, 5, 124, 141, 130]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use super::complete;
 use super::context::Ctx;
 use super::each::{Outcome, each};
-use super::error::CliError;
+use super::error::{CliError, Kind};
 use super::names::{Pool, resolve};
 use super::sweep::{self, ThroughSystemd};
 use crate::machine::MachineName;
@@ -62,7 +62,7 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
             .join(", ");
         let question = format!("Remove {list} with everything in it?");
         if !ctx.wait_for_user(move || Ok(confirm(&question)?)).await? {
-            return Err(CliError::usage("nothing was removed"));
+            return Err(CliError::new(Kind::Failed, "nothing was removed"));
         }
     }
     sweep::run(ctx).await?;

@@ -4,12 +4,15 @@ use std::time::{Duration, Instant};
 
 use super::complete;
 use super::context::Ctx;
-use super::each::{Outcome, each};
+use super::each::{Outcome, each, plan_each};
 use super::error::CliError;
 use super::names::{Pool, resolve};
+use crate::machine::MachineName;
+use crate::ops::OpError;
 use crate::ops::boot::wait_for_boot;
-use crate::ops::start::{StartOptions, start};
-use crate::ops::stop::{StopOptions, reboot_inside, stop};
+use crate::ops::start::{StartOptions, find_image_or_drop_in, start};
+use crate::ops::stop::{StopOptions, reboot_inside, stop, unit_to_stop};
+use crate::sys::bus::Bus;
 
 /// Stop and start machines, or reboot them from inside
 ///
@@ -43,25 +46,27 @@ pub(super) struct Args {
 
 pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     let names = resolve(ctx, &args.names, Pool::Running).await?;
-    if args.dry_run {
-        let steps: Vec<_> = names
-            .iter()
-            .flat_map(|name| {
-                if args.inside {
-                    vec![format!(
-                        "ask the init of '{name}' to reboot and wait for its next invocation"
-                    )]
-                } else {
-                    vec![
-                        format!("stop unit {}", name.unit()),
-                        format!("start unit {}", name.unit()),
-                    ]
-                }
-            })
-            .collect();
-        return ctx.show_plan(&steps).map(|()| 0);
-    }
     let bus = ctx.bus().await?;
+    if args.dry_run {
+        return plan_each(ctx, &names, async |name| {
+            if args.inside {
+                return Ok(match unit_to_stop(bus, &name).await? {
+                    Some(_) => vec![format!(
+                        "ask the init of '{name}' to reboot and wait for its next invocation"
+                    )],
+                    None => return Err(OpError::NotRunning { name: name.to_string() }.into()),
+                });
+            }
+            let stop = unit_to_restart(bus, &name)
+                .await?
+                .map(|unit| format!("stop unit {unit}"));
+            Ok(stop
+                .into_iter()
+                .chain([format!("start unit {}", name.unit())])
+                .collect())
+        })
+        .await;
+    }
     let jobs = ctx.jobs().await?;
     each(ctx, "restart", names, async |name| {
         if args.inside {
@@ -75,6 +80,7 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
             }
             return Ok(Outcome::new("rebooted", format!("rebooted {name}")));
         }
+        unit_to_restart(bus, &name).await?;
         stop(
             bus,
             &jobs,
@@ -100,8 +106,19 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     .await
 }
 
-fn timed_out(name: &crate::machine::MachineName, after: Duration) -> crate::ops::OpError {
-    crate::ops::OpError::TimedOut {
+/// The unit that is stopped first, if it runs. What could not be started again is not stopped.
+async fn unit_to_restart(bus: &Bus, name: &MachineName) -> Result<Option<String>, OpError> {
+    let unit = unit_to_stop(bus, name).await?;
+    if let Some(unit) = unit.as_ref().filter(|unit| **unit != name.unit()) {
+        let (name, unit) = (name.to_string(), unit.clone());
+        return Err(OpError::Elsewhere { name, unit });
+    }
+    find_image_or_drop_in(bus, name).await?;
+    Ok(unit)
+}
+
+fn timed_out(name: &MachineName, after: Duration) -> OpError {
+    OpError::TimedOut {
         name: name.to_string(),
         state: "has not finished booting",
         after,

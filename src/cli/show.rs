@@ -96,8 +96,16 @@ async fn properties(bus: &Bus, name: &MachineName) -> Result<BTreeMap<String, Va
     match machine {
         Some(machine) => all.extend(machine.printable()),
         None => {
-            // A script may ask for these whatever the machine does: they are there, and empty.
-            let empty = ["Class", "Leader", "RootDirectory", "Service", "Timestamp"];
+            // A script may ask for these whatever the machine does: they are there, empty, and never the unit's.
+            let empty = [
+                "Class",
+                "Id",
+                "Leader",
+                "RootDirectory",
+                "Service",
+                "State",
+                "Timestamp",
+            ];
             all.extend(empty.map(|key| (key.to_owned(), Value::Null)));
             all.insert("Name".to_owned(), Value::from(name.as_str()));
         }

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::complete;
 use super::context::Ctx;
-use super::each::{Outcome, each};
+use super::each::{Outcome, each, plan_each};
 use super::error::CliError;
 use super::names::{Pool, resolve};
-use crate::ops::start::{StartOptions, Started, start};
+use crate::ops::start::{StartOptions, Started, is_to_start, start};
 
 /// Start machines and wait until they run
 ///
@@ -35,15 +35,18 @@ pub(super) struct Args {
 
 pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     let names = resolve(ctx, &args.names, Pool::Images).await?;
+    let bus = ctx.bus().await?;
     if args.dry_run {
         let wait = if args.wait { " and for its boot" } else { "" };
-        let steps: Vec<_> = names
-            .iter()
-            .map(|name| format!("start unit {} and wait for its job{wait}", name.unit()))
-            .collect();
-        return ctx.show_plan(&steps).map(|()| 0);
+        return plan_each(ctx, &names, async |name| {
+            Ok(vec![if is_to_start(bus, &name).await? {
+                format!("start unit {} and wait for its job{wait}", name.unit())
+            } else {
+                format!("nothing: {name} is running already")
+            }])
+        })
+        .await;
     }
-    let bus = ctx.bus().await?;
     let jobs = ctx.jobs().await?;
     let options = StartOptions {
         wait: args.wait,

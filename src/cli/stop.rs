@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::complete;
 use super::context::Ctx;
-use super::each::{Outcome, each};
+use super::each::{Outcome, each, plan_each};
 use super::error::CliError;
 use super::names::{Pool, resolve};
-use crate::ops::stop::{StopOptions, Stopped, stop};
+use crate::ops::stop::{StopOptions, Stopped, stop, unit_to_stop};
 
 /// Power machines off cleanly
 ///
@@ -35,16 +35,18 @@ pub(super) struct Args {
 
 pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     let names = resolve(ctx, &args.names, Pool::Running).await?;
+    let bus = ctx.bus().await?;
     if args.dry_run {
         let force = if args.force { ", then take it down" } else { "" };
         let seconds = args.timeout.as_secs_f64();
-        let steps: Vec<_> = names
-            .iter()
-            .map(|name| format!("stop unit {}, wait up to {seconds} s{force}", name.unit()))
-            .collect();
-        return ctx.show_plan(&steps).map(|()| 0);
+        return plan_each(ctx, &names, async |name| {
+            Ok(vec![match unit_to_stop(bus, &name).await? {
+                Some(unit) => format!("stop unit {unit}, wait up to {seconds} s{force}"),
+                None => format!("nothing: {name} is not running"),
+            }])
+        })
+        .await;
     }
-    let bus = ctx.bus().await?;
     let jobs = ctx.jobs().await?;
     let options = StopOptions {
         timeout: args.timeout,

@@ -2,10 +2,10 @@
 
 use super::complete;
 use super::context::Ctx;
-use super::each::{Outcome, each};
+use super::each::{Outcome, each, plan_each};
 use super::error::CliError;
 use super::names::{Pool, resolve};
-use crate::ops::stop::{Stopped, terminate};
+use crate::ops::stop::{Stopped, terminate, unit_to_stop};
 
 /// Take machines down at once, without asking the guest
 ///
@@ -26,14 +26,16 @@ pub(super) struct Args {
 
 pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     let names = resolve(ctx, &args.names, Pool::Running).await?;
-    if args.dry_run {
-        let steps: Vec<_> = names
-            .iter()
-            .map(|name| format!("take unit {} down at once", name.unit()))
-            .collect();
-        return ctx.show_plan(&steps).map(|()| 0);
-    }
     let bus = ctx.bus().await?;
+    if args.dry_run {
+        return plan_each(ctx, &names, async |name| {
+            Ok(vec![match unit_to_stop(bus, &name).await? {
+                Some(unit) => format!("take unit {unit} down at once"),
+                None => format!("nothing: {name} is not running"),
+            }])
+        })
+        .await;
+    }
     let jobs = ctx.jobs().await?;
     each(ctx, "terminate", names, async |name| {
         Ok(match terminate(bus, &jobs, &name).await? {

@@ -42,6 +42,20 @@ pub enum OpError {
         /// The name.
         name: String,
     },
+    /// It exists, and does not run.
+    #[error("machine '{name}' is not running")]
+    NotRunning {
+        /// The name.
+        name: String,
+    },
+    /// `restart` of a machine that runs in a unit which systemd could not start again.
+    #[error("cannot restart machine '{name}': it runs in {unit}, not in its own unit")]
+    Elsewhere {
+        /// The name.
+        name: String,
+        /// The unit.
+        unit: String,
+    },
     /// A virtual machine, which is stopped by whatever runs it.
     #[error("cannot {verb} '{name}': it is a virtual machine")]
     NotContainer {
@@ -169,6 +183,10 @@ impl OpError {
             }
             Self::InUse { hint, .. } | Self::TimedOut { hint, .. } | Self::Option { hint, .. } => vec![hint.clone()],
             Self::Running { name } => vec![format!("stop it first: `machinist stop {name}`, or `remove --force`")],
+            Self::NotRunning { name } => vec![format!("start it with `machinist start {name}`")],
+            Self::Elsewhere { name, .. } => vec![format!(
+                "reboot it with `machinist restart --inside {name}`, or stop and start it the way it was started"
+            )],
             Self::NotContainer { name, .. } => {
                 vec![format!(
                     "see `machinectl status {name}` for what runs it, such as libvirt"

@@ -37,6 +37,23 @@ pub enum Started {
     Already,
 }
 
+/// Whether a start would have something to do.
+///
+/// # Errors
+/// As [`start`], before anything is done.
+pub async fn is_to_start(bus: &Bus, name: &MachineName) -> Result<bool, OpError> {
+    // Registered by whatever: its unit, `systemd-nspawn` in a terminal, another manager.
+    match bus.registered(name.as_str()).await {
+        // One whose unit is on its way down has to be started again after that; until then machined says "running".
+        Ok(registered) if registered.state == "closing" || bus.is_unit_leaving(&registered.unit).await? => {}
+        Ok(_) => return Ok(false),
+        Err(BusError::NoSuchMachine(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    find_image_or_drop_in(bus, name).await?;
+    Ok(true)
+}
+
 /// Starts a machine and waits for its job, and as `options` say for its boot.
 ///
 /// # Errors
@@ -67,13 +84,9 @@ pub async fn start(bus: &Bus, jobs: &Jobs, name: &MachineName, options: StartOpt
 
 async fn start_unit(bus: &Bus, jobs: &Jobs, name: &MachineName) -> Result<Started, OpError> {
     let unit = name.unit();
-    // Registered by whatever: its unit, `systemd-nspawn` in a terminal, another manager.
-    match bus.registered(name.as_str()).await {
-        Ok(registered) if registered.state != "closing" => return Ok(Started::Already),
-        Ok(_) | Err(BusError::NoSuchMachine(_)) => {}
-        Err(error) => return Err(error.into()),
+    if !is_to_start(bus, name).await? {
+        return Ok(Started::Already);
     }
-    find_image_or_drop_in(bus, name).await?;
     clear_stale_mount(bus, name).await?;
     let former = bus.former_invocation(&unit).await?;
     let doing = format!("start machine '{name}'");
@@ -95,7 +108,7 @@ async fn start_unit(bus: &Bus, jobs: &Jobs, name: &MachineName) -> Result<Starte
 }
 
 /// Only a unit that an administrator changed may run from somewhere else than an image.
-async fn find_image_or_drop_in(bus: &Bus, name: &MachineName) -> Result<(), OpError> {
+pub(crate) async fn find_image_or_drop_in(bus: &Bus, name: &MachineName) -> Result<(), OpError> {
     let Err(missing) = find_image(bus, name).await else {
         return Ok(());
     };

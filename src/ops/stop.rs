@@ -84,6 +84,14 @@ impl Running {
     }
 }
 
+/// The unit that a stop would be about; `None` if nothing runs.
+///
+/// # Errors
+/// [`OpError::NoImage`] if there is no such machine.
+pub async fn unit_to_stop(bus: &Bus, name: &MachineName) -> Result<Option<String>, OpError> {
+    Ok(Running::find(bus, name).await?.map(|running| running.unit))
+}
+
 /// Powers a machine off cleanly and waits for it.
 ///
 /// # Errors
@@ -134,7 +142,13 @@ pub async fn terminate(bus: &Bus, jobs: &Jobs, name: &MachineName) -> Result<Sto
 /// # Errors
 /// [`BusError::NoSuchMachine`] if it does not run, [`OpError::TimedOut`].
 pub async fn reboot_inside(bus: &Bus, name: &MachineName, limit: Duration) -> Result<(), OpError> {
-    let registered = bus.registered(name.as_str()).await?;
+    let registered = match bus.registered(name.as_str()).await {
+        Err(BusError::NoSuchMachine(_)) => {
+            find_image(bus, name).await?;
+            return Err(OpError::NotRunning { name: name.to_string() });
+        }
+        registered => registered?,
+    };
     let before = bus.unit_state(&registered.unit).await?.unit.hex("InvocationID");
     bus.kill_machine(name.as_str(), "leader", reboot_signal(name, &registered)?)
         .await?;

@@ -108,6 +108,8 @@ pub async fn inspect(bus: &Bus, name: &MachineName, detail: Detail) -> Result<St
 fn state_of(registered: Option<&Registered>, unit: &UnitState) -> State {
     match registered {
         Some(_) if unit.is_frozen() => State::Frozen,
+        // machined knows only of its leader's end, not that it was asked to go.
+        Some(_) if unit.unit.string("ActiveState") == "deactivating" => State::Closing,
         Some(registered) => match registered.state.as_str() {
             "opening" => State::Opening,
             "closing" => State::Closing,

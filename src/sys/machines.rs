@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use futures_util::future::{join, join_all, join3};
+use futures_util::future::{join, join_all, join3, join4};
 
 use super::autostart::Autostart;
 use super::bounded::{ask, ask_each};
-use super::bus::machine1::{MachineRow, Registered};
+use super::bus::machine1::{ImageRow, MachineRow, Registered};
 use super::bus::{Bus, BusError};
 use super::files::{Root, tree_size};
 use super::guest::{AddressReader, Leader, os_release};
@@ -30,7 +30,14 @@ pub struct Wanted {
 
 /// All registered machines, and with `all` also images that do not run and units that failed; sorted by name.
 pub async fn machines(bus: &Bus, wanted: Wanted, all: bool) -> Result<Vec<Machine>, BusError> {
-    let look_stopped = async { if all { stopped(bus).await } else { Ok(BTreeMap::new()) } };
+    let look_images = async { if all { bus.images().await } else { Ok(Vec::new()) } };
+    let look_units = async {
+        if all || wanted.state {
+            bus.template_units().await
+        } else {
+            Ok(Vec::new())
+        }
+    };
     let look_enabled = async {
         if wanted.enabled {
             bus.unit_search_path().await.map(|path| Some(Autostart::read(&path)))
@@ -38,10 +45,20 @@ pub async fn machines(bus: &Bus, wanted: Wanted, all: bool) -> Result<Vec<Machin
             Ok(None)
         }
     };
-    let (rows, stopped, autostart) = join3(bus.machines(), look_stopped, look_enabled).await;
-    let (mut machines, mut stopped) = (running(bus, rows?, wanted).await, stopped?);
-    stopped.retain(|name, _| !machines.iter().any(|machine| machine.name == *name));
-    machines.extend(idle(stopped, wanted).await);
+    let (rows, images, units, autostart) = join4(bus.machines(), look_images, look_units, look_enabled).await;
+    let (mut machines, units) = (running(bus, rows?, wanted).await, units?);
+    for machine in &mut machines {
+        // machined knows only of the leader's end, not that the machine was asked to go.
+        let leaves = |(name, active): &(String, String)| *name == machine.name && active == "deactivating";
+        if machine.state == State::Running && units.iter().any(leaves) {
+            machine.state = State::Closing;
+        }
+    }
+    if all {
+        let mut stopped = stopped(images?, units);
+        stopped.retain(|name, _| !machines.iter().any(|machine| machine.name == *name));
+        machines.extend(idle(stopped, wanted).await);
+    }
     if let Some(autostart) = autostart? {
         for machine in &mut machines {
             machine.enabled = is_enabled(&autostart, &machine.name);
@@ -207,10 +224,9 @@ fn may_look_into_processes() -> bool {
 }
 
 /// Names that do not run: all images, and template units that are on their way or failed.
-async fn stopped(bus: &Bus) -> Result<BTreeMap<String, State>, BusError> {
-    let (images, units) = join(bus.images(), bus.template_units()).await;
-    let mut names: BTreeMap<String, State> = images?.into_iter().map(|row| (row.0, State::Stopped)).collect();
-    for (name, active) in units? {
+fn stopped(images: Vec<ImageRow>, units: Vec<(String, String)>) -> BTreeMap<String, State> {
+    let mut names: BTreeMap<String, State> = images.into_iter().map(|row| (row.0, State::Stopped)).collect();
+    for (name, active) in units {
         let state = match active.as_str() {
             "failed" => State::Failed,
             "activating" | "active" | "reloading" => State::Opening,
@@ -219,7 +235,7 @@ async fn stopped(bus: &Bus) -> Result<BTreeMap<String, State>, BusError> {
         };
         names.insert(name, state);
     }
-    Ok(names)
+    names
 }
 
 async fn idle(stopped: BTreeMap<String, State>, wanted: Wanted) -> Vec<Machine> {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::support::{
-    Guest, PATIENCE, There, agree, alone, holds_within, machine_property, machinist, run, shared, stays, unit_property,
-    wait_until, write_program,
+    Guest, PATIENCE, There, agree, alone, holds_within, machine_property, machinist, run, sh, shared, stays,
+    unit_property, wait_until, write_program,
 };
 
 /// A guest that says of itself that it is systemd, never finishes booting, and ignores every request.
@@ -111,9 +111,16 @@ fn dry_runs_touch_nothing() {
     let _host = shared();
     let guest = Guest::busybox("dry");
     let name = &guest.name;
+    for verb in ["start", "stop", "restart", "terminate", "enable", "disable"] {
+        machinist([verb, "nosuch", "--dry-run"]).status(3);
+    }
     machinist(["start", name, "--dry-run"])
         .ok()
         .stdout_has(&format!("start unit {}", guest.unit()));
+    for verb in ["stop", "terminate"] {
+        let nothing = format!("nothing: {name} is not running\n");
+        machinist([verb, name, "--dry-run"]).ok().stdout_is(&nothing);
+    }
     agree(name, There::Stopped);
     machinist(["enable", name, "--now", "--dry-run"])
         .ok()
@@ -278,7 +285,7 @@ fn restart_inside_keeps_the_unit_of_busybox() {
     let _host = shared();
     let guest = Guest::busybox("inside");
     machinist(["restart", "--inside", &guest.name])
-        .status(3)
+        .status(1)
         .stderr_has("is not running");
     guest.start();
     reboots_in_its_unit(&guest, false);
@@ -313,51 +320,6 @@ fn a_frozen_machine_can_be_stopped() {
             .ok()
             .quicker_than(Duration::from_secs(20));
         guest.is_down();
-    }
-}
-
-#[test]
-fn a_machine_in_a_scope_is_listed_and_can_be_stopped() {
-    let _host = shared();
-    for verb in ["stop", "terminate"] {
-        let guest = Guest::busybox("scope");
-        let (name, image) = (&guest.name, guest.image());
-        let unit = format!("test-{name}.service");
-        let image = image.to_string_lossy();
-        run(
-            "systemd-run",
-            [
-                "-q",
-                "--unit",
-                &unit,
-                "systemd-nspawn",
-                "-q",
-                "-b",
-                "-D",
-                &image,
-                "-M",
-                name,
-            ],
-        )
-        .ok();
-        wait_until("it is registered", || {
-            machine_property(name, "State").as_deref() == Some("running")
-        });
-        // "machine-NAME.scope", and "NAME.scope" from 258 on.
-        let scope = machine_property(name, "Unit").unwrap_or_default();
-        assert!(scope.ends_with(".scope"), "{scope}");
-        agree(name, There::Running);
-        machinist(["start", name])
-            .ok()
-            .stderr_is(&format!("{name} is running already\n"));
-        machinist([verb, name]).ok().quicker_than(Duration::from_secs(20));
-        assert_eq!(machine_property(name, "State"), None);
-        agree(name, There::Stopped);
-        let down = || ["inactive", "failed"].contains(&unit_property(&unit, "ActiveState").as_str());
-        let is_down = holds_within(PATIENCE, down);
-        run("systemctl", ["stop", &unit]).any();
-        run("systemctl", ["reset-failed", &unit]).any();
-        assert!(is_down, "its supervisor is still there after {verb}");
     }
 }
 
@@ -453,4 +415,51 @@ fn debian_boots_reboots_and_powers_off() {
     guest.is_down();
     assert_eq!(guest.property("Result"), "success");
     agree(name, There::Stopped);
+}
+
+#[test]
+fn one_bad_name_hides_no_other() {
+    let _host = shared();
+    let guest = Guest::busybox("seen");
+    let missing = "nosuch-machine";
+    let name = guest.name.as_str();
+    let status = machinist(["status", missing, name]).status(1);
+    assert!(status.stdout.starts_with(name), "{status:?}");
+    status.stderr_has(&format!("no machine or image '{missing}'"));
+    let shown = machinist(["show", "-p", "Name", "--value", missing, name]).status(1);
+    assert_eq!(shown.stdout, format!("{name}\n"));
+    machinist(["status", missing]).status(3);
+}
+
+#[test]
+fn a_machine_on_its_way_down_is_started_again() {
+    let _host = shared();
+    let guest = Guest::deaf("again");
+    let name = &guest.name;
+    guest.start();
+    let supervisor = guest.property("MainPID");
+    let stop = machinist(["stop", "--timeout", "60", name]).spawn();
+    wait_until("it is on its way down", || {
+        guest.property("ActiveState") == "deactivating"
+    });
+    machinist(["list", "--no-legend", "--columns", "name,state"])
+        .ok()
+        .stdout_has(&format!("{name} closing"));
+    let start = machinist(["start", "--wait", name]).spawn();
+    wait_until("its start waits for that", || guest.property("Job") != "0");
+    // The second request makes a supervisor end its guest; its successor is to get none.
+    sh("while kill \"$1\" 2>/dev/null; do sleep 0.1; done", [&supervisor]).ok();
+    let started = start.wait();
+    assert_eq!(started.status, 0, "{started:?}");
+    stop.wait();
+    agree(name, There::Running);
+}
+
+#[test]
+fn a_reader_that_has_gone_is_no_error() {
+    let _host = shared();
+    let script = "{ sleep 0.5; status=0; machinist \"$@\" || status=$?; echo \"$status\" >&2; } | true";
+    for words in [vec!["man"], vec!["images"], vec!["list", "--json"]] {
+        sh(script, &words).ok().stderr_is("141\n");
+    }
 }

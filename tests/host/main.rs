@@ -21,6 +21,7 @@ mod kill;
 mod life;
 mod list;
 mod many;
+mod others;
 mod quirks;
 mod remove;
 mod users;

@@ -61,11 +61,11 @@ fn it_asks_on_a_terminal_only() {
         sh("echo \"$1\" | script -qec \"$2\" /dev/null", [answer, &command])
     };
     ask("n", "")
-        .status(2)
+        .status(1)
         .stdout_has(&format!("Remove '{name}' with everything in it? [y/N]"))
         .stdout_has("nothing was removed");
     agree(name, There::Stopped);
-    ask("", "").status(2);
+    ask("", "").status(1);
     agree(name, There::Stopped);
     ask("y", "").ok().stdout_has(&format!("removed {name}"));
     agree(name, There::Nowhere);

@@ -177,6 +177,12 @@ impl Bus {
         ))
     }
 
+    /// Whether a unit is on its way down.
+    pub(crate) async fn is_unit_leaving(&self, name: &str) -> Result<bool, BusError> {
+        let state = self.unit_properties(name, "Unit", &["ActiveState"]).await?;
+        Ok(state.string("ActiveState") == "deactivating")
+    }
+
     /// The processes of a unit: (control group, PID, command line). Sorted by control group.
     pub async fn unit_processes(&self, name: &str) -> Result<Vec<(String, u32, String)>, BusError> {
         let doing = format!("list the processes of '{name}'");
