@@ -24,7 +24,7 @@ use crate::storage;
 use crate::sys::files::{self, sync_filesystem, write_atomic};
 
 /// Part of every key: to be raised when the way a tree is made changes.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// How the temporary directories of builds without cache begin.
 const SCRATCH: &str = ".scratch-";
 /// How often a lock held by another process is tried again.
@@ -462,7 +462,7 @@ fn inputs_hash(recipe: &Recipe) -> Result<String, SourceError> {
     ] {
         add(word.as_bytes());
     }
-    for list in [&recipe.components, &recipe.include] {
+    for list in [&recipe.components, &recipe.guest_components(), &recipe.include] {
         add(&list.len().to_le_bytes());
         for word in list {
             add(word.as_bytes());

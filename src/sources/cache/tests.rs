@@ -121,6 +121,23 @@ fn everything_that_shapes_a_tree_is_in_its_key() {
 }
 
 #[test]
+fn the_components_in_the_guests_sources_are_in_the_key() {
+    let mut place = place();
+    let key = |recipe: &Recipe| inputs_hash(recipe).unwrap();
+    let given = Recipe {
+        components_given: true,
+        ..place.recipe.clone()
+    };
+    assert_eq!(key(&place.recipe), key(&given), "Debian has main either way");
+    place.recipe.distro = Distro::Ubuntu;
+    let given = Recipe {
+        components_given: true,
+        ..place.recipe.clone()
+    };
+    assert_ne!(key(&place.recipe), key(&given), "Ubuntu adds universe unless told");
+}
+
+#[test]
 fn a_cached_tree_is_copied_and_an_absent_mirror_is_told() {
     let place = place();
     let entry = place.put(&place.release(1));
