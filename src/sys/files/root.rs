@@ -9,6 +9,7 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{self, AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
+use rustix::process::{getegid, geteuid};
 
 use super::error::{FileError, Kind};
 use super::host::temporary_name;
@@ -20,11 +21,14 @@ const MAX_LINKS: usize = 40;
 /// How often a lookup is repeated that the kernel gave up because of a concurrent rename, see openat2(2), EAGAIN.
 const MAX_RETRIES: usize = 128;
 
+/// The part of a user or group number that tells by how much a tree is shifted, see `PrivateUsers=` in systemd.nspawn(5).
+const SHIFT_MASK: u32 = 0xffff_0000;
+
 /// A directory that is `/` to every path looked up in it: `..` and absolute links stay inside.
 ///
 /// All paths are relative to it; a leading `/` means the same directory. Links are followed inside the root unless a
-/// method says otherwise. What is newly made belongs to the owner of the root directory, which is the guest's root
-/// user also where a tree was shifted for private users.
+/// method says otherwise. What is newly made belongs to the guest's root user, also where a tree was shifted for private
+/// users.
 #[derive(Debug)]
 pub struct Root {
     fd: OwnedFd,
@@ -266,9 +270,18 @@ impl Root {
         Ok((fd, name))
     }
 
+    /// The guest's root user, by the shift that systemd-nspawn takes from the owner of `/`: that may be any user of the
+    /// guest, for example who packed the archive.
     fn owner(&self) -> Result<(Uid, Gid), FileError> {
+        if !geteuid().is_root() {
+            // Who is not root can give nothing away.
+            return Ok((geteuid(), getegid()));
+        }
         let stat = fs::fstat(&self.fd).map_err(FileError::io("look at", &self.path))?;
-        Ok((Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid)))
+        Ok((
+            Uid::from_raw(stat.st_uid & SHIFT_MASK),
+            Gid::from_raw(stat.st_gid & SHIFT_MASK),
+        ))
     }
 
     fn full(&self, rel: &Path) -> PathBuf {
