@@ -256,7 +256,7 @@ impl Root {
         )
     }
 
-    /// The directory that `rel` is in, and its last name.
+    /// The directory that `rel` is in, open for fsync(2) and ioctl(2), and its last name.
     fn parent<'a>(&self, rel: &'a Path, action: &'static str) -> Result<(OwnedFd, &'a OsStr), FileError> {
         let Some(name) = rel.file_name().filter(|_| !rel.as_os_str().as_bytes().ends_with(b"/.")) else {
             return Err(FileError::NoName {
@@ -265,7 +265,7 @@ impl Root {
         };
         let parent = rel.parent().unwrap_or(Path::new(""));
         let fd = self
-            .open_at(parent, OFlags::PATH | OFlags::DIRECTORY)
+            .open_at(parent, OFlags::RDONLY | OFlags::DIRECTORY)
             .map_err(FileError::io(action, &self.full(rel)))?;
         Ok((fd, name))
     }
@@ -316,7 +316,8 @@ pub(crate) fn magic_link(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
-/// Puts a new file in place of `name` by rename(2), durable when this returns; leaves nothing behind on failure.
+/// Puts a new file in place of `name` in `parent` (not `O_PATH`) by rename(2), durable when this returns; leaves nothing behind
+/// on failure.
 pub(super) fn replace(
     parent: BorrowedFd<'_>,
     name: &OsStr,
@@ -346,14 +347,7 @@ pub(super) fn replace(
         let _ = fs::unlinkat(parent, &temporary, AtFlags::empty());
         return written;
     }
-    // O_PATH cannot be synced.
-    let directory = fs::openat(
-        parent,
-        ".",
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
-    Ok(fs::fsync(&directory)?)
+    Ok(fs::fsync(parent)?)
 }
 
 /// Puts the components of `path` on a stack, the first on top; `.` and a leading `/` are left out.
