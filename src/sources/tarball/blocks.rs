@@ -1,14 +1,12 @@
 //! An archive as a stream of blocks: headers, data in pieces, the end; and how it can be cut or damaged.
 
-use std::ffi::OsStr;
 use std::io::{self, BufRead as _, Read as _};
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use tar::Header;
 
-use super::TarballError;
 use super::pax::Records;
+use super::{TarballError, shortened};
 use crate::sources::archive::Contents;
 use crate::sys::files::shown;
 
@@ -185,7 +183,7 @@ impl Blocks {
     }
 
     pub(super) fn truncated_inside(&self) -> TarballError {
-        let name = shown(OsStr::from_bytes(&self.name));
+        let name = shown(&shortened(&self.name));
         self.truncated(&format!("inside of entry '{name}'"))
     }
 

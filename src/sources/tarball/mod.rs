@@ -32,6 +32,9 @@ mod writer;
 /// Compressed bytes between two reports of the progress.
 const REPORT_EVERY: u64 = 1 << 20;
 
+/// Bytes of a name that a message shows.
+const SHOWN_NAME: usize = 200;
+
 /// What was unpacked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Extracted {
@@ -135,6 +138,12 @@ pub enum Problem {
     /// A NUL byte, which only a pax header can smuggle in.
     #[error("has a NUL byte in its name")]
     NulByte,
+    /// A name that is longer than any real one.
+    #[error("has a name of {0} bytes")]
+    LongName(usize),
+    /// A name with more directories than any real one.
+    #[error("lies {0} directories deep")]
+    Deep(usize),
     /// No name, or one that names the root where only a directory can be.
     #[error("has no name")]
     NoName,
@@ -197,10 +206,19 @@ impl TarballError {
 
     fn entry(name: &[u8], problem: Problem) -> Self {
         Self::Entry {
-            entry: OsString::from_vec(name.to_vec()),
+            entry: shortened(name),
             problem,
         }
     }
+}
+
+/// A name as far as a message needs it: an archive may have names of megabytes.
+fn shortened(name: &[u8]) -> OsString {
+    let mut short = name[..name.len().min(SHOWN_NAME)].to_vec();
+    if short.len() < name.len() {
+        short.extend_from_slice("…".as_bytes());
+    }
+    OsString::from_vec(short)
 }
 
 /// Unpacks `archive` (tar, plain or compressed with gzip, xz, zstd or bzip2; a fifo will do) into `target`, a directory

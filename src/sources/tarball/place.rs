@@ -1,9 +1,9 @@
 //! Names of the target: made one after the other, each by its directory's descriptor, never outside.
 
 use std::collections::HashMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use super::entry::{Attributes, Content, Entry};
 use super::names::{Split, split, split_any, walk};
 use super::writer::{Made, set_attributes, timestamps};
-use super::{Problem, TarballError};
+use super::{Problem, TarballError, shortened};
 use crate::sys::files::Kind;
 
 /// Directories that are kept open: enough for the depth of any tree, few enough for 1024 descriptors.
@@ -123,16 +123,16 @@ impl Place {
 
     pub(super) fn hard_link(&mut self, entry: &Entry, target: &[u8]) -> Result<(), TarballError> {
         let split_new = split(&entry.name)?;
-        let named = || OsString::from_vec(target.to_vec());
+        let named = || shortened(target);
         let bad = |problem| TarballError::entry(&entry.name, problem);
         let old = match split_any(target) {
             Ok(Some(old)) => old,
             Ok(None) if target.is_empty() => return Err(bad(Problem::HardLinkMissing { target: named() })),
             Ok(None) => return Err(bad(Problem::HardLinkDirectory { target: named() })),
             Err(TarballError::Entry {
-                problem: Problem::NulByte,
+                problem: problem @ (Problem::NulByte | Problem::LongName(_) | Problem::Deep(_)),
                 ..
-            }) => return Err(bad(Problem::NulByte)),
+            }) => return Err(bad(problem)),
             Err(_) => return Err(bad(Problem::HardLinkOutside { target: named() })),
         };
         let old_parent = match self.lookup(&old.parent) {
@@ -207,27 +207,46 @@ impl Place {
     /// The directory that an entry is made in. Those that are missing are made.
     fn parent(&mut self, path: &[u8], entry: &Entry) -> Result<Arc<OwnedFd>, TarballError> {
         match self.lookup(path) {
-            Err(Errno::NOENT) => {}
-            Err(Errno::NOTDIR) => return Err(TarballError::entry(&entry.name, Problem::NotInDirectory)),
-            Err(Errno::XDEV) => return Err(TarballError::entry(&entry.name, Problem::LinkLeadsOutside)),
-            result => return result.map_err(TarballError::io("open directory", &self.full(path))),
+            Err(Errno::NOENT) => self.make_way(path, entry),
+            result => result.map_err(|errno| self.no_directory(path, entry, errno)),
         }
-        // Cannot be the root: that one exists.
-        let split = split(path)?;
-        let parent = self.parent(&split.parent, entry)?;
-        match fs::mkdirat(&parent, &split.name, Mode::from_raw_mode(IMPLIED_MODE)) {
-            // A link to nothing.
-            Err(Errno::EXIST) => return Err(TarballError::entry(&entry.name, Problem::NotInDirectory)),
-            result => result.map_err(|errno| self.failed("create directory", &split, errno))?,
+    }
+
+    /// The same, name by name: the archive chooses how many there are.
+    fn make_way(&mut self, path: &[u8], entry: &Entry) -> Result<Arc<OwnedFd>, TarballError> {
+        let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+        let ends: Vec<usize> = slashes.map(|(at, _)| at).chain([path.len()]).collect();
+        let mut here = Arc::clone(&self.root);
+        let mut start = 0;
+        for end in ends {
+            let name = OsStr::from_bytes(&path[start..end]);
+            start = end + 1;
+            let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            here = match fs::openat2(&here, name, flags, Mode::empty(), how) {
+                Ok(fd) => Arc::new(fd),
+                Err(Errno::NOENT) => match make_directory(&here, name) {
+                    Ok(fd) => Arc::new(fd),
+                    Err(errno) => return Err(TarballError::io("create directory", &self.full(&path[..end]))(errno)),
+                },
+                // A link, if not an error.
+                Err(_) => self
+                    .lookup(&path[..end])
+                    .map_err(|errno| self.no_directory(&path[..end], entry, errno))?,
+            };
         }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = fs::openat(&parent, &split.name, flags, Mode::empty()).and_then(|fd| {
-            fs::fchmod(&fd, Mode::from_raw_mode(IMPLIED_MODE))?;
-            Ok(fd)
-        });
-        let fd = Arc::new(fd.map_err(|errno| self.failed("create directory", &split, errno))?);
-        self.keep_open(split.path, &fd);
-        Ok(fd)
+        self.keep_open(path.to_vec(), &here);
+        Ok(here)
+    }
+
+    /// Why there is no directory `path` for an entry.
+    fn no_directory(&self, path: &[u8], entry: &Entry, errno: Errno) -> TarballError {
+        match errno {
+            // NOENT is a link to nothing.
+            Errno::NOTDIR | Errno::NOENT => TarballError::entry(&entry.name, Problem::NotInDirectory),
+            Errno::XDEV => TarballError::entry(&entry.name, Problem::LinkLeadsOutside),
+            errno => TarballError::io("open directory", &self.full(path))(errno),
+        }
     }
 
     /// A directory by its path in the archive; links on the way are followed as a guest would, but may not climb out:
@@ -325,4 +344,15 @@ impl Place {
     fn full(&self, path: &[u8]) -> PathBuf {
         self.path.join(OsStr::from_bytes(path))
     }
+}
+
+/// A directory that no entry describes.
+fn make_directory(parent: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
+    let mode = Mode::from_raw_mode(IMPLIED_MODE);
+    fs::mkdirat(parent, name, mode)?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = fs::openat(parent, name, flags, Mode::empty())?;
+    // The umask may have taken something away.
+    fs::fchmod(&fd, mode)?;
+    Ok(fd)
 }

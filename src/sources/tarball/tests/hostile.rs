@@ -37,6 +37,36 @@ fn names_that_lead_outside_are_refused() {
 }
 
 #[test]
+fn endless_names_are_refused_and_deep_ones_are_made() {
+    let pax = |name: &str| Archive::default().pax(&[("path", name.as_bytes())]);
+    let error = refused(pax(&"a/".repeat(20_000)).file("f", ""));
+    assert_eq!(
+        error,
+        format!("archive entry '{}…' has a name of 40000 bytes", "a/".repeat(100))
+    );
+    let error = refused(pax(&"a/".repeat(2000)).directory("d"));
+    assert!(error.ends_with("…' lies 2000 directories deep"), "{error}");
+    let target = "b/".repeat(20_000);
+    let link = pax("l").pax(&[("linkpath", target.as_bytes())]).hard_link("l", "x");
+    assert!(refused(link).len() < 1000);
+    // Longer than the kernel takes at once.
+    let long = format!("{}/", "n".repeat(200)).repeat(60);
+    let scene = Scene::new();
+    let archive = pax(&format!("{long}f"))
+        .file("f", "")
+        .pax(&[("path", format!("{long}g").as_bytes())]);
+    assert_eq!(scene.extract(&archive.file("g", "").end()).unwrap().entries, 2);
+    // Through links, of which one is made by the way.
+    let archive = Archive::default()
+        .directory("usr")
+        .symlink("lib", "usr")
+        .file("lib/a/b/c", "x");
+    scene.extract(&archive.end()).unwrap();
+    assert_eq!(scene.read("usr/a/b/c"), "x");
+    crate::sys::files::remove_tree(&scene.target).unwrap();
+}
+
+#[test]
 fn links_on_the_way_stay_inside() {
     let through = "archive entry 'out/etc/passwd' goes through a symbolic link that leads outside of the machine";
     for target in ["..", "../..", "a/../../..", "/..", "/../.."] {
