@@ -2,10 +2,11 @@
 
 use std::io::{self, BufRead as _, Read as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tar::Header;
 
-use super::pax::Records;
+use super::pax::Global;
 use super::{TarballError, shortened};
 use crate::sources::archive::Contents;
 use crate::sys::files::shown;
@@ -23,7 +24,7 @@ pub(super) struct Blocks {
     /// Bytes that were read.
     offset: u64,
     /// Records of pax that hold for all entries to come.
-    pub(super) global: Records,
+    pub(super) global: Arc<Global>,
     /// The entry at hand, for messages.
     pub(super) name: Vec<u8>,
     /// What is left of its data, and of the padding to the next block.
@@ -39,7 +40,7 @@ impl Blocks {
             contents,
             archive: archive.to_path_buf(),
             offset: 0,
-            global: Records::default(),
+            global: Arc::default(),
             name: Vec::new(),
             data: 0,
             padding: 0,

@@ -186,6 +186,15 @@ pub enum Problem {
     /// A header extension that no real archive has.
     #[error("has an extended header of {0} bytes")]
     HugeExtension(u64),
+    /// Extended headers that no real archive has so many of.
+    #[error("has too many records in its extended headers")]
+    ManyRecords,
+    /// An extended attribute that no filesystem would take.
+    #[error("has an extended attribute of {0} bytes")]
+    HugeXattr(usize),
+    /// Directories that have more to be remembered than memory should be spent on.
+    #[error("takes names and extended attributes of all directories over {0} bytes")]
+    ManyAttributes(usize),
     /// A list of pieces that contradicts itself or the size.
     #[error("has an invalid list of sparse pieces")]
     SparseMap,

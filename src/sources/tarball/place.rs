@@ -22,6 +22,10 @@ const OPEN_DIRECTORIES: usize = 128;
 /// The mode of directories that no entry describes.
 const IMPLIED_MODE: u32 = 0o755;
 
+/// Bytes of names and extended attributes of directories that are remembered until the end: those of millions, if they are
+/// of any tree.
+const MAX_PENDING: usize = 128 << 20;
+
 /// The target and what is still to be done there.
 pub(super) struct Place {
     root: Arc<OwnedFd>,
@@ -32,13 +36,19 @@ pub(super) struct Place {
     directories: Vec<Pending>,
     /// Where a directory stands in that list, by device and inode: several names may lead to it.
     pending: HashMap<(u64, u64), usize>,
+    pending_bytes: usize,
 }
 
 struct Pending {
-    name: Vec<u8>,
     path: Vec<u8>,
     inode: (u64, u64),
     attributes: Attributes,
+}
+
+impl Pending {
+    fn bytes(&self) -> usize {
+        self.path.len() + self.attributes.xattr_bytes()
+    }
 }
 
 impl Place {
@@ -51,6 +61,7 @@ impl Place {
             open: HashMap::new(),
             directories: Vec::new(),
             pending: HashMap::new(),
+            pending_bytes: 0,
         })
     }
 
@@ -75,8 +86,7 @@ impl Place {
     pub(super) fn directory(&mut self, entry: &Entry) -> Result<(), TarballError> {
         let Some(split) = split_any(&entry.name)? else {
             let stat = fs::fstat(&self.root).map_err(TarballError::io("look at", &self.path))?;
-            self.remember(entry, Vec::new(), (stat.st_dev, stat.st_ino));
-            return Ok(());
+            return self.remember(entry, Vec::new(), (stat.st_dev, stat.st_ino));
         };
         let parent = self.parent(&split.parent, entry)?;
         let made = match fs::mkdirat(&parent, &split.name, Mode::from_raw_mode(0o700)) {
@@ -92,7 +102,7 @@ impl Place {
         let fd = fs::openat(&parent, &split.name, flags, Mode::empty());
         let fd = fd.map_err(|errno| self.failed("create directory", &split, errno))?;
         let stat = fs::fstat(&fd).map_err(|errno| self.failed("create directory", &split, errno))?;
-        self.remember(entry, split.path.clone(), (stat.st_dev, stat.st_ino));
+        self.remember(entry, split.path.clone(), (stat.st_dev, stat.st_ino))?;
         self.keep_open(split.path, &Arc::new(fd));
         Ok(())
     }
@@ -167,7 +177,7 @@ impl Place {
         for pending in std::mem::take(&mut self.directories).into_iter().rev() {
             let path = self.full(&pending.path);
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
-            let moved = || TarballError::entry(&pending.name, Problem::Moved);
+            let moved = || TarballError::entry(&pending.path, Problem::Moved);
             let opened = if pending.path.is_empty() {
                 fs::openat(&self.root, ".", flags | OFlags::CLOEXEC, Mode::empty())
             } else {
@@ -189,19 +199,25 @@ impl Place {
         Ok(())
     }
 
-    fn remember(&mut self, entry: &Entry, path: Vec<u8>, inode: (u64, u64)) {
-        let attributes = entry.attributes.clone();
-        let at = *self.pending.entry(inode).or_insert(self.directories.len());
+    fn remember(&mut self, entry: &Entry, path: Vec<u8>, inode: (u64, u64)) -> Result<(), TarballError> {
         let pending = Pending {
-            name: entry.name.clone(),
             path,
             inode,
-            attributes,
+            attributes: entry.attributes.clone(),
         };
+        self.pending_bytes += pending.bytes();
+        let at = *self.pending.entry(inode).or_insert(self.directories.len());
         match self.directories.get_mut(at) {
-            Some(earlier) => *earlier = pending,
+            Some(earlier) => {
+                self.pending_bytes -= earlier.bytes();
+                *earlier = pending;
+            }
             None => self.directories.push(pending),
         }
+        if self.pending_bytes > MAX_PENDING {
+            return Err(TarballError::entry(&entry.name, Problem::ManyAttributes(MAX_PENDING)));
+        }
+        Ok(())
     }
 
     /// The directory that an entry is made in. Those that are missing are made.

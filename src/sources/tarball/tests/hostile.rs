@@ -67,6 +67,52 @@ fn endless_names_are_refused_and_deep_ones_are_made() {
 }
 
 #[test]
+fn extended_headers_take_bounded_memory() {
+    let many: Vec<(String, Vec<u8>)> = (0..40).map(|i| (format!("key{i}"), vec![b'x'; 60_000])).collect();
+    let many: Vec<(&str, &[u8])> = many.iter().map(|(key, value)| (key.as_str(), &value[..])).collect();
+    let records = "archive entry 'pax' has too many records in its extended headers";
+    let global = many
+        .iter()
+        .fold(Archive::default(), |archive, record| archive.global(&[*record]));
+    assert_eq!(refused(global.file("f", "")), records);
+    let tiny = b"5 a=\n".repeat(1 << 20);
+    let own = |data: &[u8]| Archive::default().add("pax", EntryType::XHeader, data);
+    assert_eq!(refused(own(&tiny).file("f", "")), records);
+    let several = (0..5).fold(Archive::default(), |archive, _| archive.pax(&many));
+    assert_eq!(refused(several.file("f", "")), records);
+    // A later value takes the place of the former.
+    let same = (0..40).fold(Archive::default(), |archive, _| archive.global(&many[..1]));
+    Scene::new().extract(&same.file("f", "").end()).unwrap();
+    let huge = vec![b'x'; 65_537];
+    let huge = Archive::default().pax(&[("SCHILY.xattr.user.a", &huge)]).file("f", "");
+    assert_eq!(
+        refused(huge),
+        "archive entry 'pax' has an extended attribute of 65537 bytes"
+    );
+}
+
+#[test]
+fn attributes_that_directories_wait_for_take_bounded_memory() {
+    let value = vec![b'x'; 60_000];
+    let records: Vec<_> = (0..15).map(|i| format!("SCHILY.xattr.user.{i}")).collect();
+    let records: Vec<_> = records.iter().map(|key| (key.as_str(), &value[..])).collect();
+    let archive = (0..200).fold(Archive::default().global(&records), |archive, i| {
+        archive.directory(&format!("d{i}"))
+    });
+    let error = refused(archive);
+    assert!(
+        error.ends_with("takes names and extended attributes of all directories over 134217728 bytes"),
+        "{error}"
+    );
+    // Time and again the same directory is only one.
+    let twice = (0..200).fold(Archive::default().global(&records), |archive, _| archive.directory("d"));
+    let twice = twice
+        .global(&records.iter().map(|(key, _)| (*key, &b"x"[..])).collect::<Vec<_>>())
+        .directory("d");
+    Scene::new().extract(&twice.end()).unwrap();
+}
+
+#[test]
 fn links_on_the_way_stay_inside() {
     let through = "archive entry 'out/etc/passwd' goes through a symbolic link that leads outside of the machine";
     for target in ["..", "../..", "a/../../..", "/..", "/../.."] {
