@@ -14,7 +14,7 @@ use std::thread;
 use crate::machine::{Cancel, Cancelled, Report};
 use crate::sys::files::{FileError, Kind, shown};
 
-use super::archive::Contents;
+use super::archive::{self, Contents};
 use blocks::Blocks;
 use entry::{Content, Entry};
 use place::Place;
@@ -230,17 +230,17 @@ fn shortened(name: &[u8]) -> OsString {
     OsString::from_vec(short)
 }
 
-/// Unpacks `archive` (tar, plain or compressed with gzip, xz, zstd or bzip2; a fifo will do) into `target`, a directory
-/// that should be empty.
+/// Unpacks the archive `name` (tar, plain or compressed with gzip, xz, zstd or bzip2; a fifo will do) into `target`, a
+/// directory that should be empty.
 ///
 /// Nothing is made or changed outside of `target`, whatever the archive says. Owners are taken by number. On an error what
 /// was unpacked so far is left for the caller to remove. Nothing is synced to disk.
-pub fn extract(archive: &Path, target: &Path, report: &dyn Report, cancel: &Cancel) -> Result<Extracted, TarballError> {
-    let file = File::open(archive).map_err(|source| TarballError::Read {
-        archive: archive.to_path_buf(),
+pub fn extract(name: &Path, target: &Path, report: &dyn Report, cancel: &Cancel) -> Result<Extracted, TarballError> {
+    let file = archive::open(name).map_err(|source| TarballError::Read {
+        archive: name.to_path_buf(),
         source,
     })?;
-    extract_file(file, archive, target, report, cancel)
+    extract_file(file, name, target, report, cancel)
 }
 
 /// Like [`extract`], from an open file, whose `name` is for messages.
@@ -251,11 +251,25 @@ pub fn extract_file(
     report: &dyn Report,
     cancel: &Cancel,
 ) -> Result<Extracted, TarballError> {
+    unpack(file, name, target, report, cancel).map_err(|error| match cancel.check() {
+        // Whatever a decompressor made of it.
+        Err(cancelled) => cancelled.into(),
+        Ok(()) => error,
+    })
+}
+
+fn unpack(
+    file: File,
+    name: &Path,
+    target: &Path,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<Extracted, TarballError> {
     report.phase(&format!(
         "unpacking {}",
         shown(name.file_name().unwrap_or(name.as_os_str()))
     ));
-    let contents = Contents::from_file(file).map_err(|source| TarballError::Read {
+    let contents = Contents::from_file(file, cancel).map_err(|source| TarballError::Read {
         archive: name.to_path_buf(),
         source,
     })?;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::FileTypeExt as _;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use tar::EntryType;
@@ -110,6 +111,38 @@ fn attributes_that_directories_wait_for_take_bounded_memory() {
         .global(&records.iter().map(|(key, _)| (*key, &b"x"[..])).collect::<Vec<_>>())
         .directory("d");
     Scene::new().extract(&twice.end()).unwrap();
+}
+
+#[test]
+fn a_fifo_is_waited_for_until_it_is_cancelled() {
+    let scene = Scene::new();
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("fifo.tar");
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    let archive = Archive::default().file("a", "fed").end();
+    // Nobody feeds it; somebody does, and stops in the middle; somebody does, slowly.
+    for fed in [0, 700, archive.len()] {
+        let cancel = Cancel::default();
+        thread::scope(|scope| {
+            let extracting = scope.spawn(|| extract(&path, &scene.target, &(), &cancel));
+            thread::sleep(Duration::from_millis(100));
+            let mut writer = (fed > 0).then(|| fs::File::options().write(true).open(&path).unwrap());
+            for piece in archive[..fed].chunks(400) {
+                writer.as_mut().unwrap().write_all(piece).unwrap();
+                thread::sleep(Duration::from_millis(20));
+            }
+            assert!(!extracting.is_finished(), "{fed}");
+            if fed == archive.len() {
+                drop(writer);
+                assert_eq!(extracting.join().unwrap().unwrap().entries, 1);
+                assert_eq!(scene.read("a"), "fed");
+            } else {
+                cancel.cancel();
+                let result = extracting.join().unwrap();
+                assert!(matches!(result, Err(TarballError::Cancelled(_))), "{fed}: {result:?}");
+            }
+        });
+    }
 }
 
 #[test]
