@@ -91,13 +91,21 @@ pub fn clean(
 ) -> Result<(Vec<Cleaned>, Forgotten), OpError> {
     let planned = plan(places, options, cancel)?;
     let swept = sweep(places, report, cancel)?;
-    if let Some(age) = options.cache_age {
-        cache::clear(&source_places(places), Some(age), cancel)?;
-    }
+    let cleared = match options.cache_age {
+        Some(age) => cache::clear(&source_places(places), Some(age), cancel)?,
+        None => Vec::new(),
+    };
     let mut cleaned = Vec::new();
     for item in planned {
         cancel.check()?;
         let Some(path) = &item.path else { continue };
+        if path.starts_with(&places.cache) {
+            // What is still there is locked: a machine is being made of it.
+            if cleared.contains(path) {
+                cleaned.push(item);
+            }
+            continue;
+        }
         if fs::symlink_metadata(path).is_ok() {
             // Swept above if it was a leftover; what is there still could not be, or belongs to somebody by now.
             if is_staging(path) {
@@ -144,4 +152,46 @@ fn old_entries(directory: &Path, age: Duration) -> Vec<PathBuf> {
         })
         .map(|entry| entry.path())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cached_tree_that_somebody_copies_is_not_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        let places = Places {
+            machines: at("machines"),
+            state: at("state"),
+            cache: at("cache"),
+            logs: at("logs"),
+            runtime: at("run"),
+            ..Places::default()
+        };
+        let shelf = at("cache/bootstrap");
+        let (used, idle) = ("0".repeat(32), "1".repeat(32));
+        let entries = [&used, &idle].map(|inputs| shelf.join(format!("{inputs}-release")));
+        for entry in &entries {
+            fs::create_dir_all(entry.join("root/etc")).unwrap();
+            let description = r#"{"description":"debian:sid","created":"2020-01-01T00:00:00Z"}"#;
+            fs::write(entry.join("entry.json"), description).unwrap();
+        }
+        let lock = fs::File::create(shelf.join(format!(".{used}.lock"))).unwrap();
+        lock.lock_shared().unwrap();
+        let options = CleanOptions {
+            cache_age: Some(Duration::ZERO),
+            trash_age: Duration::ZERO,
+        };
+        let cleaned = || {
+            let (cleaned, _) = clean(&places, options, &(), &Cancel::default()).unwrap();
+            cleaned.into_iter().filter_map(|item| item.path).collect::<Vec<_>>()
+        };
+        assert_eq!(cleaned(), [entries[1].clone()]);
+        assert!(entries[0].join("root/etc").exists() && !entries[1].exists());
+        drop(lock);
+        assert_eq!(cleaned(), [entries[0].clone()]);
+        assert!(!entries[0].exists());
+    }
 }

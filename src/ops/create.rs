@@ -295,7 +295,8 @@ fn is_free(name: &MachineName, places: &Places) -> Result<(), OpError> {
             ));
         }
     }
-    for directory in [&places.settings, &places.runtime_settings] {
+    // Where systemd-nspawn looks, the last of them beside the image.
+    for directory in [&places.settings, &places.runtime_settings, &places.machines] {
         let file = directory.join(format!("{name}.nspawn"));
         if fs::symlink_metadata(&file).is_ok() {
             let hint = "move it away: a new machine does not take over settings it was not made with".to_owned();
@@ -355,6 +356,30 @@ mod tests {
             String::from_utf8(text).unwrap(),
             "# Settings of machine 'web', see systemd.nspawn(5).\n\n[Exec]\nKillSignal=SIGUSR2\nHostname=x\n\n[Network]\nBridge=br0\n"
         );
+    }
+
+    #[test]
+    fn settings_of_another_machine_keep_a_name_in_use_wherever_nspawn_looks() {
+        let root = tempfile::tempdir().unwrap();
+        let places = Places {
+            machines: root.path().join("machines"),
+            settings: root.path().join("etc"),
+            runtime_settings: root.path().join("run"),
+            ..Places::default()
+        };
+        let name = "web".parse().unwrap();
+        is_free(&name, &places).unwrap();
+        for directory in [&places.settings, &places.runtime_settings, &places.machines] {
+            fs::create_dir(directory).unwrap();
+            let file = directory.join("web.nspawn");
+            fs::write(&file, "[Exec]\nBoot=no\n").unwrap();
+            let error = is_free(&name, &places).unwrap_err();
+            assert!(
+                matches!(&error, OpError::InUse { by, .. } if by.contains(&shown(&file))),
+                "{error}"
+            );
+            fs::remove_file(file).unwrap();
+        }
     }
 
     #[test]

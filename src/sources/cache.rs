@@ -24,7 +24,7 @@ use crate::storage;
 use crate::sys::files::{self, sync_filesystem, write_atomic};
 
 /// Part of every key: to be raised when the way a tree is made changes.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// How the temporary directories of builds without cache begin.
 const SCRATCH: &str = ".scratch-";
 /// How often a lock held by another process is tried again.
@@ -127,10 +127,11 @@ pub fn entries(places: &Places, cancel: &Cancel) -> Result<Vec<CacheEntry>, Sour
 }
 
 /// Removes cached trees made longer than `older_than` ago (all if `None`) and what killed builds left, except what is in use
-/// by another process right now. Returns the bytes freed.
-pub fn clear(places: &Places, older_than: Option<Duration>, cancel: &Cancel) -> Result<u64, SourceError> {
+/// by another process right now. Returns the paths of the trees that were removed.
+pub fn clear(places: &Places, older_than: Option<Duration>, cancel: &Cancel) -> Result<Vec<PathBuf>, SourceError> {
     let dir = places.cache.join("bootstrap");
-    let mut freed = sweep_scratch(places, cancel)?;
+    sweep_scratch(places)?;
+    let mut removed = Vec::new();
     let now = jiff::Timestamp::now();
     for name in names(&dir)? {
         cancel.check()?;
@@ -149,15 +150,13 @@ pub fn clear(places: &Places, older_than: Option<Duration>, cancel: &Cancel) -> 
             Err(TryLockError::WouldBlock) => continue,
             Err(TryLockError::Error(error)) => return Err(SourceError::io("lock", &path, error)),
         }
-        let bytes = match files::tree_size(&path, cancel) {
-            Ok(bytes) => bytes,
-            Err(error) if error.is_not_found() => continue,
-            Err(error) => return Err(error.into()),
-        };
-        remove_entry(&path)?;
-        freed += bytes;
+        // Somebody else may have removed it before it was locked.
+        if path.exists() {
+            remove_entry(&path)?;
+            removed.push(path);
+        }
     }
-    Ok(freed)
+    Ok(removed)
 }
 
 /// Whether any tree made from the same inputs is there, whatever its age; for `--dry-run`.
@@ -341,22 +340,20 @@ fn sweep(places: &Places) -> Result<(), SourceError> {
             remove_now(&dir.join(name))?;
         }
     }
-    sweep_scratch(places, &Cancel::default()).map(drop)
+    sweep_scratch(places)
 }
 
-/// The part of [`sweep`] that builds without cache leave. Returns the bytes freed.
-fn sweep_scratch(places: &Places, cancel: &Cancel) -> Result<u64, SourceError> {
-    let mut freed = 0;
+/// The part of [`sweep`] that builds without cache leave.
+fn sweep_scratch(places: &Places) -> Result<(), SourceError> {
     for name in names(&places.cache)?.iter().filter(|name| name.starts_with(SCRATCH)) {
         let path = places.cache.join(name);
         // Held until it is removed.
         let Ok(scratch) = File::open(&path) else { continue };
         if scratch.try_lock().is_ok() {
-            freed += files::tree_size(&path, cancel)?;
             remove_now(&path)?;
         }
     }
-    Ok(freed)
+    Ok(())
 }
 
 /// Renaming first: an entry is whole or gone, also after a power cut in the middle of removing it.
@@ -462,7 +459,7 @@ fn inputs_hash(recipe: &Recipe) -> Result<String, SourceError> {
     ] {
         add(word.as_bytes());
     }
-    for list in [&recipe.components, &recipe.include] {
+    for list in [&recipe.components, &recipe.guest_components(), &recipe.include] {
         add(&list.len().to_le_bytes());
         for word in list {
             add(word.as_bytes());

@@ -170,7 +170,8 @@ pub fn plan(source: &Source, options: &BootstrapOptions, places: &Places) -> Res
             Ok(recipe.plan(&places.cache, cached))
         }
         Source::Tarball(archive) => {
-            std::fs::File::open(archive).map_err(|error| SourceError::io("open", archive, error))?;
+            // Not opened: that would wait for who feeds a fifo, and take away what was fed.
+            std::fs::metadata(archive).map_err(|error| SourceError::io("open", archive, error))?;
             Ok(vec![format!("unpack '{}'", crate::sys::files::shown(archive))])
         }
         Source::Template(Template::Busybox) => {
@@ -325,6 +326,19 @@ mod tests {
         );
         // A file whose name has a colon is still a file.
         assert_eq!("a:b.tar".parse::<Source>().unwrap(), Source::Tarball("a:b.tar".into()));
+    }
+
+    #[test]
+    fn a_plan_does_not_open_a_fifo() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("fifo.tar");
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        let (sender, planned) = std::sync::mpsc::channel();
+        let source = Source::Tarball(path);
+        std::thread::spawn(move || {
+            let _ = sender.send(plan(&source, &BootstrapOptions::default(), &Places::default()).is_ok());
+        });
+        assert_eq!(planned.recv_timeout(std::time::Duration::from_secs(5)), Ok(true));
     }
 
     #[test]

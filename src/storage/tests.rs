@@ -14,7 +14,7 @@ use rustix::process::geteuid;
 use tempfile::TempDir;
 
 use super::*;
-use crate::sys::files::{remove_tree, tree_size};
+use crate::sys::files::{Root, remove_tree, tree_size};
 
 /// Everything that stat(2), readlink(2), getxattr(2) and read(2) tell of one file.
 #[derive(Debug, PartialEq, Eq)]
@@ -330,6 +330,26 @@ fn btrfs_takes_snapshots_with_all_subvolumes_inside() {
     storage.remove(&target).unwrap();
     storage.remove(&source).unwrap();
     assert_eq!(fs::read_dir(&filesystem.mount).unwrap().count(), 0);
+}
+
+#[test]
+fn a_btrfs_subvolume_is_removed_at_once() {
+    let Some(filesystem) = Filesystem::new("a_btrfs_subvolume_is_removed_at_once", "btrfs") else {
+        return;
+    };
+    let storage = for_directory(&filesystem.mount).unwrap();
+    let path = filesystem.mount.join("root");
+    let by_path = || remove_tree(&path);
+    let by_root = || Root::open(&filesystem.mount).unwrap().remove_dir_all("root");
+    for remove in [&by_path as &dyn Fn() -> _, &by_root] {
+        storage.create(&path).unwrap();
+        fs::write(path.join("file"), "x").unwrap();
+        let file = fs::File::open(path.join("file")).unwrap();
+        remove().unwrap();
+        assert!(!path.exists());
+        // Unlinked by itself it would have no name left.
+        assert_eq!(file.metadata().unwrap().nlink(), 1);
+    }
 }
 
 #[test]

@@ -10,7 +10,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use decode::{XzStreams, ahead};
-use rustix::fs::{Advice, fadvise};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Advice, CWD, Mode, OFlags, fadvise, fcntl_getfl, fcntl_setfl, openat};
+use rustix::io::Errno;
+
+use crate::machine::Cancel;
 
 mod decode;
 
@@ -19,6 +23,12 @@ const PEEK: usize = 512;
 
 /// Bytes per read of the compressed file, and per piece that the decompressing thread hands over.
 const PIECE: usize = 256 << 10;
+
+/// How often it is asked whether to go on while nothing comes.
+const CANCEL_POLL: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 100_000_000,
+};
 
 /// How a file is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,13 +111,8 @@ impl fmt::Debug for Contents {
 }
 
 impl Contents {
-    /// Opens a file; a fifo or `/dev/stdin` will do.
-    pub fn open(path: &Path) -> io::Result<Self> {
-        Self::from_file(File::open(path)?)
-    }
-
-    /// Reads on from where `file` stands.
-    pub fn from_file(mut file: File) -> io::Result<Self> {
+    /// Reads on from where `file` stands, until `cancel` is set: then every read fails.
+    pub fn from_file(file: File, cancel: &Cancel) -> io::Result<Self> {
         let metadata = file.metadata()?;
         if metadata.is_dir() {
             return Err(io::ErrorKind::IsADirectory.into());
@@ -118,6 +123,10 @@ impl Contents {
         };
         // Only advice: a pipe refuses it.
         let _ = fadvise(&file, 0, None, Advice::Sequential);
+        let mut file = Patient {
+            file,
+            cancel: cancel.clone(),
+        };
         let mut first = Vec::with_capacity(PEEK);
         file.by_ref().take(PEEK as u64).read_to_end(&mut first)?;
         let compression = Compression::detect(&first);
@@ -169,6 +178,34 @@ impl BufRead for Contents {
     }
 }
 
+/// Opens a file for reading; a fifo or `/dev/stdin` will do. Never waits for who feeds a fifo: reading does.
+pub fn open(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let fd = openat(CWD, path, flags, Mode::empty())?;
+    fcntl_setfl(&fd, fcntl_getfl(&fd)?.difference(OFlags::NONBLOCK))?;
+    Ok(fd.into())
+}
+
+/// A file that keeps who reads it waiting, but not after it was cancelled.
+struct Patient {
+    file: File,
+    cancel: Cancel,
+}
+
+impl Read for Patient {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            self.cancel.check().map_err(io::Error::other)?;
+            // Also while nobody has opened a fifo for writing yet: read(2) would take that for its end, poll(2) does not.
+            match poll(&mut [PollFd::new(&self.file, PollFlags::IN)], Some(&CANCEL_POLL)) {
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(_) => return self.file.read(buf),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+}
+
 /// Counts what passes through.
 struct Counted<R> {
     inner: R,
@@ -195,7 +232,7 @@ mod tests {
         let mut file = tempfile::tempfile()?;
         file.write_all(bytes)?;
         io::Seek::rewind(&mut file)?;
-        let mut contents = Contents::from_file(file)?;
+        let mut contents = Contents::from_file(file, &Cancel::default())?;
         let mut out = Vec::new();
         contents.read_to_end(&mut out)?;
         let position = contents.position();

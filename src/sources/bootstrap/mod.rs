@@ -140,18 +140,23 @@ impl Recipe {
         all
     }
 
-    /// The guest's own apt sources.
-    pub(crate) fn apt_sources(&self, release: &Release) -> AptSources {
+    /// The components in the guest's own apt sources.
+    pub(crate) fn guest_components(&self) -> Vec<String> {
         let mut components = self.components.clone();
         if self.distro == Distro::Ubuntu && !self.components_given {
             // Most of what an Ubuntu user installs; bootstrapping from it as well would only take longer.
             components.push("universe".to_owned());
         }
+        components
+    }
+
+    /// The guest's own apt sources.
+    pub(crate) fn apt_sources(&self, release: &Release) -> AptSources {
         AptSources {
             distro: self.distro,
             mirror: self.mirror.clone(),
             suite: self.suite.clone(),
-            components,
+            components: self.guest_components(),
             // Rolling suites have no version and no updates beside them; another mirror may not have them.
             updates: self.public && release.version.is_some(),
             keyring: self.keyring.clone(),

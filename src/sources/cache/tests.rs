@@ -121,6 +121,23 @@ fn everything_that_shapes_a_tree_is_in_its_key() {
 }
 
 #[test]
+fn the_components_in_the_guests_sources_are_in_the_key() {
+    let mut place = place();
+    let key = |recipe: &Recipe| inputs_hash(recipe).unwrap();
+    let given = Recipe {
+        components_given: true,
+        ..place.recipe.clone()
+    };
+    assert_eq!(key(&place.recipe), key(&given), "Debian has main either way");
+    place.recipe.distro = Distro::Ubuntu;
+    let given = Recipe {
+        components_given: true,
+        ..place.recipe.clone()
+    };
+    assert_ne!(key(&place.recipe), key(&given), "Ubuntu adds universe unless told");
+}
+
+#[test]
 fn a_cached_tree_is_copied_and_an_absent_mirror_is_told() {
     let place = place();
     let entry = place.put(&place.release(1));
@@ -158,15 +175,19 @@ fn entries_are_listed_and_cleared_unless_in_use() {
     assert!(listed[0].bytes > 0);
     let never = Cancel::default();
     let held = shelf.lock(Lock::Shared, &(), &never).unwrap();
-    assert_eq!(clear(&place.places, None, &never).unwrap(), 0);
+    assert!(clear(&place.places, None, &never).unwrap().is_empty());
     drop(held);
     let day = Some(Duration::from_secs(86_400));
-    assert!(
-        clear(&place.places, day, &never).unwrap() > 0,
+    assert_eq!(
+        clear(&place.places, day, &never).unwrap(),
+        [half],
         "a half-made tree is not kept for its age"
     );
-    assert!(entry.exists() && !half.exists());
-    assert!(clear(&place.places, None, &never).unwrap() > 0);
+    assert!(entry.exists());
+    assert_eq!(
+        clear(&place.places, None, &never).unwrap(),
+        std::slice::from_ref(&entry)
+    );
     assert!(!entry.exists());
     assert_eq!(entries(&place.places, &never).unwrap(), []);
 }

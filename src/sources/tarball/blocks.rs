@@ -1,14 +1,13 @@
 //! An archive as a stream of blocks: headers, data in pieces, the end; and how it can be cut or damaged.
 
-use std::ffi::OsStr;
 use std::io::{self, BufRead as _, Read as _};
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tar::Header;
 
-use super::TarballError;
-use super::pax::Records;
+use super::pax::Global;
+use super::{TarballError, shortened};
 use crate::sources::archive::Contents;
 use crate::sys::files::shown;
 
@@ -25,7 +24,7 @@ pub(super) struct Blocks {
     /// Bytes that were read.
     offset: u64,
     /// Records of pax that hold for all entries to come.
-    pub(super) global: Records,
+    pub(super) global: Arc<Global>,
     /// The entry at hand, for messages.
     pub(super) name: Vec<u8>,
     /// What is left of its data, and of the padding to the next block.
@@ -41,7 +40,7 @@ impl Blocks {
             contents,
             archive: archive.to_path_buf(),
             offset: 0,
-            global: Records::default(),
+            global: Arc::default(),
             name: Vec::new(),
             data: 0,
             padding: 0,
@@ -185,7 +184,7 @@ impl Blocks {
     }
 
     pub(super) fn truncated_inside(&self) -> TarballError {
-        let name = shown(OsStr::from_bytes(&self.name));
+        let name = shown(&shortened(&self.name));
         self.truncated(&format!("inside of entry '{name}'"))
     }
 

@@ -4,6 +4,7 @@
 //! size in memory, takes a newline in a pax value for its end, and takes a cut file for a complete one.
 
 use std::io;
+use std::sync::Arc;
 
 use tar::{EntryType, GnuExtSparseHeader, Header};
 
@@ -11,7 +12,7 @@ use super::blocks::{BLOCK, Blocks};
 use super::pax::{self, Records, Sparse};
 use super::{Problem, TarballError};
 
-/// The longest extended header or long name that is held in memory, in bytes: xattrs of 64 KiB each fit well.
+/// The longest extended header or long name that is held in memory, in bytes.
 const MAX_EXTENSION: u64 = 8 << 20;
 
 /// `S_IFMT` and `S_IFSOCK` of inode(7): star and old tars write the whole `st_mode`.
@@ -71,6 +72,13 @@ pub(super) struct Attributes {
     pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
+impl Attributes {
+    /// Bytes of the extended attributes.
+    pub(super) fn xattr_bytes(&self) -> usize {
+        self.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum()
+    }
+}
+
 impl Entry {
     /// Whether it lies in the directory `top` at the root.
     pub(super) fn is_below(&self, top: &[u8]) -> bool {
@@ -110,14 +118,12 @@ impl Blocks {
                 b'K' => extensions.link = Some(self.long_name(&header)?),
                 b'x' => {
                     let bytes = self.extension(&header)?;
-                    extensions
-                        .pax
-                        .extend(Records::parse(&bytes).map_err(|problem| self.bad(problem))?);
+                    extensions.pax.read(&bytes).map_err(|problem| self.bad(problem))?;
                 }
                 b'g' => {
                     let bytes = self.extension(&header)?;
-                    self.global
-                        .extend(Records::parse(&bytes).map_err(|problem| self.bad(problem))?);
+                    let read = Arc::make_mut(&mut self.global).read(&bytes);
+                    read.map_err(|problem| self.bad(problem))?;
                 }
                 // A label of a volume, and extended headers of Solaris.
                 b'V' | b'X' | b'A' => self.data_follows(self.size(&header, None)?),
@@ -127,8 +133,7 @@ impl Blocks {
     }
 
     fn entry(&mut self, header: &Header, extensions: Extensions) -> Result<Entry, TarballError> {
-        let mut records = self.global.clone();
-        records.extend(extensions.pax);
+        let records = extensions.pax.over(&self.global);
         let sparse_name = records.get("GNU.sparse.name").or(records.get("path"));
         if let Some(name) = sparse_name.map(<[u8]>::to_vec).or(extensions.name) {
             self.name = name;
@@ -169,17 +174,15 @@ impl Blocks {
             skipped_xattrs: 0,
             acl_text: false,
         };
-        for (key, value) in records.iter() {
-            if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-                if is_kept(name) {
-                    entry.attributes.xattrs.retain(|(earlier, _)| earlier != name);
-                    entry.attributes.xattrs.push((name.to_vec(), value.to_vec()));
-                } else {
-                    entry.skipped_xattrs += 1;
-                }
+        for (name, value) in records.with_prefix(pax::XATTR) {
+            if is_kept(name) {
+                entry.attributes.xattrs.push((name.to_vec(), value.to_vec()));
+            } else {
+                entry.skipped_xattrs += 1;
             }
-            entry.acl_text |= key.starts_with(b"SCHILY.acl.") && !value.is_empty();
         }
+        let mut acls = records.with_prefix(b"SCHILY.acl.").into_values();
+        entry.acl_text = acls.any(|text| !text.is_empty());
         Ok(entry)
     }
 

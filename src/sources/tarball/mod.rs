@@ -14,7 +14,7 @@ use std::thread;
 use crate::machine::{Cancel, Cancelled, Report};
 use crate::sys::files::{FileError, Kind, shown};
 
-use super::archive::Contents;
+use super::archive::{self, Contents};
 use blocks::Blocks;
 use entry::{Content, Entry};
 use place::Place;
@@ -31,6 +31,9 @@ mod writer;
 
 /// Compressed bytes between two reports of the progress.
 const REPORT_EVERY: u64 = 1 << 20;
+
+/// Bytes of a name that a message shows.
+const SHOWN_NAME: usize = 200;
 
 /// What was unpacked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -135,6 +138,12 @@ pub enum Problem {
     /// A NUL byte, which only a pax header can smuggle in.
     #[error("has a NUL byte in its name")]
     NulByte,
+    /// A name that is longer than any real one.
+    #[error("has a name of {0} bytes")]
+    LongName(usize),
+    /// A name with more directories than any real one.
+    #[error("lies {0} directories deep")]
+    Deep(usize),
     /// No name, or one that names the root where only a directory can be.
     #[error("has no name")]
     NoName,
@@ -177,6 +186,15 @@ pub enum Problem {
     /// A header extension that no real archive has.
     #[error("has an extended header of {0} bytes")]
     HugeExtension(u64),
+    /// Extended headers that no real archive has so many of.
+    #[error("has too many records in its extended headers")]
+    ManyRecords,
+    /// An extended attribute that no filesystem would take.
+    #[error("has an extended attribute of {0} bytes")]
+    HugeXattr(usize),
+    /// Directories that have more to be remembered than memory should be spent on.
+    #[error("takes names and extended attributes of all directories over {0} bytes")]
+    ManyAttributes(usize),
     /// A list of pieces that contradicts itself or the size.
     #[error("has an invalid list of sparse pieces")]
     SparseMap,
@@ -197,23 +215,32 @@ impl TarballError {
 
     fn entry(name: &[u8], problem: Problem) -> Self {
         Self::Entry {
-            entry: OsString::from_vec(name.to_vec()),
+            entry: shortened(name),
             problem,
         }
     }
 }
 
-/// Unpacks `archive` (tar, plain or compressed with gzip, xz, zstd or bzip2; a fifo will do) into `target`, a directory
-/// that should be empty.
+/// A name as far as a message needs it: an archive may have names of megabytes.
+fn shortened(name: &[u8]) -> OsString {
+    let mut short = name[..name.len().min(SHOWN_NAME)].to_vec();
+    if short.len() < name.len() {
+        short.extend_from_slice("…".as_bytes());
+    }
+    OsString::from_vec(short)
+}
+
+/// Unpacks the archive `name` (tar, plain or compressed with gzip, xz, zstd or bzip2; a fifo will do) into `target`, a
+/// directory that should be empty.
 ///
 /// Nothing is made or changed outside of `target`, whatever the archive says. Owners are taken by number. On an error what
 /// was unpacked so far is left for the caller to remove. Nothing is synced to disk.
-pub fn extract(archive: &Path, target: &Path, report: &dyn Report, cancel: &Cancel) -> Result<Extracted, TarballError> {
-    let file = File::open(archive).map_err(|source| TarballError::Read {
-        archive: archive.to_path_buf(),
+pub fn extract(name: &Path, target: &Path, report: &dyn Report, cancel: &Cancel) -> Result<Extracted, TarballError> {
+    let file = archive::open(name).map_err(|source| TarballError::Read {
+        archive: name.to_path_buf(),
         source,
     })?;
-    extract_file(file, archive, target, report, cancel)
+    extract_file(file, name, target, report, cancel)
 }
 
 /// Like [`extract`], from an open file, whose `name` is for messages.
@@ -224,11 +251,25 @@ pub fn extract_file(
     report: &dyn Report,
     cancel: &Cancel,
 ) -> Result<Extracted, TarballError> {
+    unpack(file, name, target, report, cancel).map_err(|error| match cancel.check() {
+        // Whatever a decompressor made of it.
+        Err(cancelled) => cancelled.into(),
+        Ok(()) => error,
+    })
+}
+
+fn unpack(
+    file: File,
+    name: &Path,
+    target: &Path,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<Extracted, TarballError> {
     report.phase(&format!(
         "unpacking {}",
         shown(name.file_name().unwrap_or(name.as_os_str()))
     ));
-    let contents = Contents::from_file(file).map_err(|source| TarballError::Read {
+    let contents = Contents::from_file(file, cancel).map_err(|source| TarballError::Read {
         archive: name.to_path_buf(),
         source,
     })?;

@@ -13,6 +13,12 @@ use crate::sys::files::Kind;
 /// As many links as the kernel follows, see `path_resolution(7)`.
 const MAX_LINKS: usize = 40;
 
+/// The longest name in bytes: four times what the kernel takes at once (`PATH_MAX`), which no file can be reached by.
+const MAX_LENGTH: usize = 4 * 4096;
+
+/// The most directories in a name: each of them is open while links on the way are looked up.
+const MAX_DEPTH: usize = 512;
+
 /// A checked name, split where its directory ends.
 pub(super) struct Split {
     pub(super) parent: Vec<u8>,
@@ -32,6 +38,9 @@ pub(super) fn split_any(name: &[u8]) -> Result<Option<Split>, TarballError> {
     if name.is_empty() {
         return bad(Problem::NoName);
     }
+    if name.len() > MAX_LENGTH {
+        return bad(Problem::LongName(name.len()));
+    }
     if name.contains(&0) {
         return bad(Problem::NulByte);
     }
@@ -40,12 +49,14 @@ pub(super) fn split_any(name: &[u8]) -> Result<Option<Split>, TarballError> {
     }
     let mut path = Vec::with_capacity(name.len());
     let mut last = 0;
+    let mut depth = 0;
     for part in name.split(|byte| *byte == b'/') {
         match part {
             b"" | b"." => continue,
             b".." => return bad(Problem::LeadsOutside),
             _ => {}
         }
+        depth += 1;
         if !path.is_empty() {
             path.push(b'/');
         }
@@ -54,6 +65,9 @@ pub(super) fn split_any(name: &[u8]) -> Result<Option<Split>, TarballError> {
     }
     if path.is_empty() {
         return Ok(None);
+    }
+    if depth > MAX_DEPTH {
+        return bad(Problem::Deep(depth));
     }
     let name = OsStr::from_bytes(&path[last..]).to_owned();
     Ok(Some(Split {

@@ -1,40 +1,121 @@
 //! Extended headers of pax, see pax(1p), and the lists of sparse pieces that GNU tar keeps in them.
 
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
 use super::Problem;
 
-/// The records of an extended header, in their order. Values may hold any byte, newlines included.
+/// The most memory in bytes that the records of one entry may take: xattrs of 64 KiB each fit well.
+const MAX_OWN: usize = 8 << 20;
+
+/// The same for those that hold for all entries to come: what real archives have there is a comment.
+const MAX_GLOBAL: usize = 1 << 20;
+
+/// What a record takes besides its bytes, roughly.
+const OVERHEAD: usize = 100;
+
+/// The kernel's limit of an extended attribute, `XATTR_SIZE_MAX` of linux/limits.h.
+const MAX_XATTR: usize = 64 << 10;
+
+/// How the keys of extended attributes begin.
+pub(super) const XATTR: &[u8] = b"SCHILY.xattr.";
+
+/// Key and value.
+type Record<'a> = (&'a [u8], &'a [u8]);
+
+/// Takes the first record off `bytes`, of the form `LENGTH KEY=VALUE\n`. Values may hold any byte, newlines included.
+fn next_record<'a>(bytes: &mut &'a [u8]) -> Result<Option<Record<'a>>, Problem> {
+    const BAD: Problem = Problem::BadField("extended header");
+    // Some writers pad with zeros.
+    if bytes.first().is_none_or(|first| *first == 0) {
+        return Ok(None);
+    }
+    let space = bytes.iter().take(20).position(|byte| *byte == b' ').ok_or(BAD)?;
+    let length = usize::try_from(decimal(&bytes[..space]).ok_or(BAD)?).map_err(|_| BAD)?;
+    let record = bytes.get(space + 1..length).ok_or(BAD)?;
+    let [record @ .., b'\n'] = record else { return Err(BAD) };
+    let equals = record.iter().position(|byte| *byte == b'=').ok_or(BAD)?;
+    let (key, value) = (&record[..equals], &record[equals + 1..]);
+    if key.starts_with(XATTR) && value.len() > MAX_XATTR {
+        return Err(Problem::HugeXattr(value.len()));
+    }
+    *bytes = &bytes[length..];
+    Ok(Some((key, value)))
+}
+
+/// Records that hold for all entries to come, each key once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Records(Vec<(Vec<u8>, Vec<u8>)>);
+pub(super) struct Global {
+    values: BTreeMap<Vec<u8>, Vec<u8>>,
+    size: usize,
+}
+
+impl Global {
+    /// Adds the records of an extended header; later ones take the place of earlier ones.
+    pub(super) fn read(&mut self, mut bytes: &[u8]) -> Result<(), Problem> {
+        while let Some((key, value)) = next_record(&mut bytes)? {
+            self.size += key.len() + value.len() + OVERHEAD;
+            if let Some(earlier) = self.values.insert(key.to_vec(), value.to_vec()) {
+                self.size -= key.len() + earlier.len() + OVERHEAD;
+            }
+            if self.size > MAX_GLOBAL {
+                return Err(Problem::ManyRecords);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The records of an entry: its own in their order, and below them those that hold for all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Records {
+    own: Vec<(Vec<u8>, Vec<u8>)>,
+    size: usize,
+    global: Arc<Global>,
+}
 
 impl Records {
-    /// Parses records of the form `LENGTH KEY=VALUE\n`.
-    pub(super) fn parse(mut bytes: &[u8]) -> Result<Self, Problem> {
-        const BAD: Problem = Problem::BadField("extended header");
-        let mut records = Vec::new();
-        // Some writers pad with zeros.
-        while bytes.first().is_some_and(|first| *first != 0) {
-            let space = bytes.iter().take(20).position(|byte| *byte == b' ').ok_or(BAD)?;
-            let length = usize::try_from(decimal(&bytes[..space]).ok_or(BAD)?).map_err(|_| BAD)?;
-            let record = bytes.get(space + 1..length).ok_or(BAD)?;
-            let [record @ .., b'\n'] = record else { return Err(BAD) };
-            let equals = record.iter().position(|byte| *byte == b'=').ok_or(BAD)?;
-            records.push((record[..equals].to_vec(), record[equals + 1..].to_vec()));
-            bytes = &bytes[length..];
+    /// Adds the records of an extended header; later ones win.
+    pub(super) fn read(&mut self, mut bytes: &[u8]) -> Result<(), Problem> {
+        while let Some((key, value)) = next_record(&mut bytes)? {
+            self.size += key.len() + value.len() + OVERHEAD;
+            if self.size > MAX_OWN {
+                return Err(Problem::ManyRecords);
+            }
+            self.own.push((key.to_vec(), value.to_vec()));
         }
-        Ok(Self(records))
+        Ok(())
     }
 
-    /// Adds records that come later and therefore win.
-    pub(super) fn extend(&mut self, later: Self) {
-        self.0.extend(later.0);
+    /// Where there is no record of its own, the global one counts.
+    pub(super) fn over(self, global: &Arc<Global>) -> Self {
+        Self {
+            global: Arc::clone(global),
+            ..self
+        }
     }
 
     /// The last value of a key; an empty one means as if it had never been given.
     pub(super) fn get(&self, key: &str) -> Option<&[u8]> {
-        let found = self.0.iter().rev().find(|(name, _)| name == key.as_bytes());
-        found
-            .map(|(_, value)| value.as_slice())
+        let own = self.own.iter().rev().find(|(name, _)| name == key.as_bytes());
+        own.map(|(_, value)| value)
+            .or_else(|| self.global.values.get(key.as_bytes()))
+            .map(Vec::as_slice)
             .filter(|value| !value.is_empty())
+    }
+
+    /// The last values of all keys that begin with `prefix`, by what follows it.
+    pub(super) fn with_prefix(&self, prefix: &[u8]) -> BTreeMap<&[u8], &[u8]> {
+        let global = self
+            .global
+            .values
+            .range::<[u8], _>((Bound::Included(prefix), Bound::Unbounded))
+            .take_while(|(key, _)| key.starts_with(prefix));
+        global
+            .chain(self.own.iter().map(|(key, value)| (key, value)))
+            .filter_map(|(key, value)| Some((key.strip_prefix(prefix)?, value.as_slice())))
+            .collect()
     }
 
     /// A decimal number.
@@ -51,14 +132,9 @@ impl Records {
             .transpose()
     }
 
-    /// All records in their order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.0.iter().map(|(key, value)| (key.as_slice(), value.as_slice()))
-    }
-
-    /// Whether there is none.
+    /// Whether it has none of its own.
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.own.is_empty()
     }
 }
 
@@ -136,7 +212,7 @@ pub(super) fn old_map(records: &Records) -> Result<Vec<(u64, u64)>, Problem> {
             numbers.push(decimal(number).ok_or(Problem::SparseMap)?);
         }
     } else {
-        for (key, value) in records.iter() {
+        for (key, value) in &records.own {
             if key == b"GNU.sparse.offset" || key == b"GNU.sparse.numbytes" {
                 numbers.push(decimal(value).ok_or(Problem::SparseMap)?);
             }
@@ -160,6 +236,25 @@ mod tests {
 
     use super::*;
 
+    fn parse(bytes: &[u8]) -> Result<Records, Problem> {
+        let mut records = Records::default();
+        records.read(bytes).map(|()| records)
+    }
+
+    #[test]
+    fn an_entrys_own_records_win_over_global_ones() {
+        let mut global = Global::default();
+        global.read(b"6 a=1\n6 b=1\n8 x.y=1\n8 x.z=1\n6 a=2\n").unwrap();
+        let records = parse(b"5 b=\n6 c=3\n8 x.z=2\n8 x.z=3\n")
+            .unwrap()
+            .over(&Arc::new(global));
+        assert_eq!(records.get("a"), Some(&b"2"[..]));
+        assert_eq!(records.get("b"), None);
+        assert_eq!(records.get("c"), Some(&b"3"[..]));
+        let x = [(&b"y"[..], &b"1"[..]), (b"z", b"3")];
+        assert_eq!(records.with_prefix(b"x."), BTreeMap::from(x));
+    }
+
     #[test]
     fn values_may_hold_newlines_and_equal_signs() {
         for bad in [
@@ -170,9 +265,9 @@ mod tests {
             b"a=b\n",
             b"6 abcd\n",
         ] {
-            assert_eq!(Records::parse(bad), Err(Problem::BadField("extended header")));
+            assert_eq!(parse(bad), Err(Problem::BadField("extended header")));
         }
-        let records = Records::parse(b"12 path=a\nb\n8 x=y=z\n5 e=\n\0\0").unwrap();
+        let records = parse(b"12 path=a\nb\n8 x=y=z\n5 e=\n\0\0").unwrap();
         assert_eq!(records.get("path"), Some(&b"a\nb"[..]));
         assert_eq!(records.get("x"), Some(&b"y=z"[..]));
         assert_eq!(records.get("e"), None);
@@ -206,7 +301,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_parse_or_are_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Records::parse(&bytes);
+            let _ = parse(&bytes);
         }
 
         #[test]
@@ -216,7 +311,7 @@ mod tests {
             let mut bytes = format!("{length} {key}=").into_bytes();
             bytes.extend(&value);
             bytes.push(b'\n');
-            let records = Records::parse(&bytes).unwrap();
+            let records = parse(&bytes).unwrap();
             prop_assert_eq!(records.get(&key), Some(value.as_slice()));
         }
     }

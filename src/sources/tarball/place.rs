@@ -1,9 +1,9 @@
 //! Names of the target: made one after the other, each by its directory's descriptor, never outside.
 
 use std::collections::HashMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use super::entry::{Attributes, Content, Entry};
 use super::names::{Split, split, split_any, walk};
 use super::writer::{Made, set_attributes, timestamps};
-use super::{Problem, TarballError};
+use super::{Problem, TarballError, shortened};
 use crate::sys::files::Kind;
 
 /// Directories that are kept open: enough for the depth of any tree, few enough for 1024 descriptors.
@@ -21,6 +21,10 @@ const OPEN_DIRECTORIES: usize = 128;
 
 /// The mode of directories that no entry describes.
 const IMPLIED_MODE: u32 = 0o755;
+
+/// Bytes of names and extended attributes of directories that are remembered until the end: those of millions, if they are
+/// of any tree.
+const MAX_PENDING: usize = 128 << 20;
 
 /// The target and what is still to be done there.
 pub(super) struct Place {
@@ -32,13 +36,19 @@ pub(super) struct Place {
     directories: Vec<Pending>,
     /// Where a directory stands in that list, by device and inode: several names may lead to it.
     pending: HashMap<(u64, u64), usize>,
+    pending_bytes: usize,
 }
 
 struct Pending {
-    name: Vec<u8>,
     path: Vec<u8>,
     inode: (u64, u64),
     attributes: Attributes,
+}
+
+impl Pending {
+    fn bytes(&self) -> usize {
+        self.path.len() + self.attributes.xattr_bytes()
+    }
 }
 
 impl Place {
@@ -51,6 +61,7 @@ impl Place {
             open: HashMap::new(),
             directories: Vec::new(),
             pending: HashMap::new(),
+            pending_bytes: 0,
         })
     }
 
@@ -75,8 +86,7 @@ impl Place {
     pub(super) fn directory(&mut self, entry: &Entry) -> Result<(), TarballError> {
         let Some(split) = split_any(&entry.name)? else {
             let stat = fs::fstat(&self.root).map_err(TarballError::io("look at", &self.path))?;
-            self.remember(entry, Vec::new(), (stat.st_dev, stat.st_ino));
-            return Ok(());
+            return self.remember(entry, Vec::new(), (stat.st_dev, stat.st_ino));
         };
         let parent = self.parent(&split.parent, entry)?;
         let made = match fs::mkdirat(&parent, &split.name, Mode::from_raw_mode(0o700)) {
@@ -92,7 +102,7 @@ impl Place {
         let fd = fs::openat(&parent, &split.name, flags, Mode::empty());
         let fd = fd.map_err(|errno| self.failed("create directory", &split, errno))?;
         let stat = fs::fstat(&fd).map_err(|errno| self.failed("create directory", &split, errno))?;
-        self.remember(entry, split.path.clone(), (stat.st_dev, stat.st_ino));
+        self.remember(entry, split.path.clone(), (stat.st_dev, stat.st_ino))?;
         self.keep_open(split.path, &Arc::new(fd));
         Ok(())
     }
@@ -123,16 +133,16 @@ impl Place {
 
     pub(super) fn hard_link(&mut self, entry: &Entry, target: &[u8]) -> Result<(), TarballError> {
         let split_new = split(&entry.name)?;
-        let named = || OsString::from_vec(target.to_vec());
+        let named = || shortened(target);
         let bad = |problem| TarballError::entry(&entry.name, problem);
         let old = match split_any(target) {
             Ok(Some(old)) => old,
             Ok(None) if target.is_empty() => return Err(bad(Problem::HardLinkMissing { target: named() })),
             Ok(None) => return Err(bad(Problem::HardLinkDirectory { target: named() })),
             Err(TarballError::Entry {
-                problem: Problem::NulByte,
+                problem: problem @ (Problem::NulByte | Problem::LongName(_) | Problem::Deep(_)),
                 ..
-            }) => return Err(bad(Problem::NulByte)),
+            }) => return Err(bad(problem)),
             Err(_) => return Err(bad(Problem::HardLinkOutside { target: named() })),
         };
         let old_parent = match self.lookup(&old.parent) {
@@ -167,7 +177,7 @@ impl Place {
         for pending in std::mem::take(&mut self.directories).into_iter().rev() {
             let path = self.full(&pending.path);
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
-            let moved = || TarballError::entry(&pending.name, Problem::Moved);
+            let moved = || TarballError::entry(&pending.path, Problem::Moved);
             let opened = if pending.path.is_empty() {
                 fs::openat(&self.root, ".", flags | OFlags::CLOEXEC, Mode::empty())
             } else {
@@ -189,45 +199,70 @@ impl Place {
         Ok(())
     }
 
-    fn remember(&mut self, entry: &Entry, path: Vec<u8>, inode: (u64, u64)) {
-        let attributes = entry.attributes.clone();
-        let at = *self.pending.entry(inode).or_insert(self.directories.len());
+    fn remember(&mut self, entry: &Entry, path: Vec<u8>, inode: (u64, u64)) -> Result<(), TarballError> {
         let pending = Pending {
-            name: entry.name.clone(),
             path,
             inode,
-            attributes,
+            attributes: entry.attributes.clone(),
         };
+        self.pending_bytes += pending.bytes();
+        let at = *self.pending.entry(inode).or_insert(self.directories.len());
         match self.directories.get_mut(at) {
-            Some(earlier) => *earlier = pending,
+            Some(earlier) => {
+                self.pending_bytes -= earlier.bytes();
+                *earlier = pending;
+            }
             None => self.directories.push(pending),
         }
+        if self.pending_bytes > MAX_PENDING {
+            return Err(TarballError::entry(&entry.name, Problem::ManyAttributes(MAX_PENDING)));
+        }
+        Ok(())
     }
 
     /// The directory that an entry is made in. Those that are missing are made.
     fn parent(&mut self, path: &[u8], entry: &Entry) -> Result<Arc<OwnedFd>, TarballError> {
         match self.lookup(path) {
-            Err(Errno::NOENT) => {}
-            Err(Errno::NOTDIR) => return Err(TarballError::entry(&entry.name, Problem::NotInDirectory)),
-            Err(Errno::XDEV) => return Err(TarballError::entry(&entry.name, Problem::LinkLeadsOutside)),
-            result => return result.map_err(TarballError::io("open directory", &self.full(path))),
+            Err(Errno::NOENT) => self.make_way(path, entry),
+            result => result.map_err(|errno| self.no_directory(path, entry, errno)),
         }
-        // Cannot be the root: that one exists.
-        let split = split(path)?;
-        let parent = self.parent(&split.parent, entry)?;
-        match fs::mkdirat(&parent, &split.name, Mode::from_raw_mode(IMPLIED_MODE)) {
-            // A link to nothing.
-            Err(Errno::EXIST) => return Err(TarballError::entry(&entry.name, Problem::NotInDirectory)),
-            result => result.map_err(|errno| self.failed("create directory", &split, errno))?,
+    }
+
+    /// The same, name by name: the archive chooses how many there are.
+    fn make_way(&mut self, path: &[u8], entry: &Entry) -> Result<Arc<OwnedFd>, TarballError> {
+        let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+        let ends: Vec<usize> = slashes.map(|(at, _)| at).chain([path.len()]).collect();
+        let mut here = Arc::clone(&self.root);
+        let mut start = 0;
+        for end in ends {
+            let name = OsStr::from_bytes(&path[start..end]);
+            start = end + 1;
+            let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            here = match fs::openat2(&here, name, flags, Mode::empty(), how) {
+                Ok(fd) => Arc::new(fd),
+                Err(Errno::NOENT) => match make_directory(&here, name) {
+                    Ok(fd) => Arc::new(fd),
+                    Err(errno) => return Err(TarballError::io("create directory", &self.full(&path[..end]))(errno)),
+                },
+                // A link, if not an error.
+                Err(_) => self
+                    .lookup(&path[..end])
+                    .map_err(|errno| self.no_directory(&path[..end], entry, errno))?,
+            };
         }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = fs::openat(&parent, &split.name, flags, Mode::empty()).and_then(|fd| {
-            fs::fchmod(&fd, Mode::from_raw_mode(IMPLIED_MODE))?;
-            Ok(fd)
-        });
-        let fd = Arc::new(fd.map_err(|errno| self.failed("create directory", &split, errno))?);
-        self.keep_open(split.path, &fd);
-        Ok(fd)
+        self.keep_open(path.to_vec(), &here);
+        Ok(here)
+    }
+
+    /// Why there is no directory `path` for an entry.
+    fn no_directory(&self, path: &[u8], entry: &Entry, errno: Errno) -> TarballError {
+        match errno {
+            // NOENT is a link to nothing.
+            Errno::NOTDIR | Errno::NOENT => TarballError::entry(&entry.name, Problem::NotInDirectory),
+            Errno::XDEV => TarballError::entry(&entry.name, Problem::LinkLeadsOutside),
+            errno => TarballError::io("open directory", &self.full(path))(errno),
+        }
     }
 
     /// A directory by its path in the archive; links on the way are followed as a guest would, but may not climb out:
@@ -325,4 +360,15 @@ impl Place {
     fn full(&self, path: &[u8]) -> PathBuf {
         self.path.join(OsStr::from_bytes(path))
     }
+}
+
+/// A directory that no entry describes.
+fn make_directory(parent: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
+    let mode = Mode::from_raw_mode(IMPLIED_MODE);
+    fs::mkdirat(parent, name, mode)?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = fs::openat(parent, name, flags, Mode::empty())?;
+    // The umask may have taken something away.
+    fs::fchmod(&fd, mode)?;
+    Ok(fd)
 }

@@ -40,6 +40,17 @@ struct Piece {
     data: Vec<u8>,
 }
 
+impl Piece {
+    /// Bytes that wait in the queue with it.
+    fn bytes(&self) -> usize {
+        match self.data.len() {
+            // The last piece of a file: its attributes are set after it.
+            0 => self.file.attributes.xattr_bytes(),
+            length => length,
+        }
+    }
+}
+
 #[derive(Default)]
 struct Queue {
     pieces: VecDeque<Piece>,
@@ -101,7 +112,7 @@ impl Writer {
         if let Some(error) = queue.error.take() {
             return Err(error);
         }
-        queue.bytes += piece.data.len();
+        queue.bytes += piece.bytes();
         queue.pieces.push_back(piece);
         // A few at a time: waking a thread costs as much as writing a small file.
         let wake = queue.idle > 0 && (queue.pieces.len() >= WAKE_PIECES || queue.bytes >= WAKE_BYTES);
@@ -145,7 +156,7 @@ impl Writer {
         loop {
             if let Some(piece) = queue.pieces.pop_front() {
                 let was_full = queue.bytes >= QUEUE_BYTES || queue.pieces.len() + 1 >= QUEUE_PIECES;
-                queue.bytes -= piece.data.len();
+                queue.bytes -= piece.bytes();
                 drop(queue);
                 if was_full {
                     self.drained.notify_one();
@@ -221,5 +232,28 @@ pub(super) fn timestamps((seconds, nanos): (i64, u32)) -> Timestamps {
             tv_sec: seconds,
             tv_nsec: nanos.into(),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_that_wait_fill_the_queue() {
+        let place = tempfile::tempdir().unwrap();
+        let writer = Writer::default();
+        let made = Made {
+            fd: std::fs::File::create(place.path().join("f")).unwrap().into(),
+            path: b"f".to_vec(),
+            attributes: Attributes {
+                xattrs: vec![(b"user.a".to_vec(), vec![b'x'; 1000])],
+                ..Attributes::default()
+            },
+        };
+        writer.finish(Arc::new(made)).unwrap();
+        assert_eq!(writer.lock().bytes, 1006);
+        assert!(writer.pop().is_some());
+        assert_eq!(writer.lock().bytes, 0);
     }
 }

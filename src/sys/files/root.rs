@@ -9,6 +9,7 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{self, AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
+use rustix::process::{getegid, geteuid};
 
 use super::error::{FileError, Kind};
 use super::host::temporary_name;
@@ -20,11 +21,14 @@ const MAX_LINKS: usize = 40;
 /// How often a lookup is repeated that the kernel gave up because of a concurrent rename, see openat2(2), EAGAIN.
 const MAX_RETRIES: usize = 128;
 
+/// The part of a user or group number that tells by how much a tree is shifted, see `PrivateUsers=` in systemd.nspawn(5).
+const SHIFT_MASK: u32 = 0xffff_0000;
+
 /// A directory that is `/` to every path looked up in it: `..` and absolute links stay inside.
 ///
 /// All paths are relative to it; a leading `/` means the same directory. Links are followed inside the root unless a
-/// method says otherwise. What is newly made belongs to the owner of the root directory, which is the guest's root
-/// user also where a tree was shifted for private users.
+/// method says otherwise. What is newly made belongs to the guest's root user, also where a tree was shifted for private
+/// users.
 #[derive(Debug)]
 pub struct Root {
     fd: OwnedFd,
@@ -252,7 +256,7 @@ impl Root {
         )
     }
 
-    /// The directory that `rel` is in, and its last name.
+    /// The directory that `rel` is in, open for fsync(2) and ioctl(2), and its last name.
     fn parent<'a>(&self, rel: &'a Path, action: &'static str) -> Result<(OwnedFd, &'a OsStr), FileError> {
         let Some(name) = rel.file_name().filter(|_| !rel.as_os_str().as_bytes().ends_with(b"/.")) else {
             return Err(FileError::NoName {
@@ -261,14 +265,23 @@ impl Root {
         };
         let parent = rel.parent().unwrap_or(Path::new(""));
         let fd = self
-            .open_at(parent, OFlags::PATH | OFlags::DIRECTORY)
+            .open_at(parent, OFlags::RDONLY | OFlags::DIRECTORY)
             .map_err(FileError::io(action, &self.full(rel)))?;
         Ok((fd, name))
     }
 
+    /// The guest's root user, by the shift that systemd-nspawn takes from the owner of `/`: that may be any user of the
+    /// guest, for example who packed the archive.
     fn owner(&self) -> Result<(Uid, Gid), FileError> {
+        if !geteuid().is_root() {
+            // Who is not root can give nothing away.
+            return Ok((geteuid(), getegid()));
+        }
         let stat = fs::fstat(&self.fd).map_err(FileError::io("look at", &self.path))?;
-        Ok((Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid)))
+        Ok((
+            Uid::from_raw(stat.st_uid & SHIFT_MASK),
+            Gid::from_raw(stat.st_gid & SHIFT_MASK),
+        ))
     }
 
     fn full(&self, rel: &Path) -> PathBuf {
@@ -303,7 +316,8 @@ pub(crate) fn magic_link(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
-/// Puts a new file in place of `name` by rename(2), durable when this returns; leaves nothing behind on failure.
+/// Puts a new file in place of `name` in `parent` (not `O_PATH`) by rename(2), durable when this returns; leaves nothing behind
+/// on failure.
 pub(super) fn replace(
     parent: BorrowedFd<'_>,
     name: &OsStr,
@@ -333,14 +347,7 @@ pub(super) fn replace(
         let _ = fs::unlinkat(parent, &temporary, AtFlags::empty());
         return written;
     }
-    // O_PATH cannot be synced.
-    let directory = fs::openat(
-        parent,
-        ".",
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
-    Ok(fs::fsync(&directory)?)
+    Ok(fs::fsync(parent)?)
 }
 
 /// Puts the components of `path` on a stack, the first on top; `.` and a leading `/` are left out.

@@ -34,6 +34,7 @@ const DIRECTORY: OFlags = OFlags::RDONLY
 /// Removes `path`, a file or a directory with everything in it: immutable files and nested btrfs subvolumes too.
 ///
 /// Follows no link and enters no mount: what has something mounted in it is refused when it is met, and the rest stays.
+/// Only a btrfs subvolume goes at once; the kernel detaches what is mounted in it, and leaves that untouched.
 pub fn remove_tree(path: &Path) -> Result<(), FileError> {
     let Some(name) = path.file_name() else {
         return Err(FileError::NoName {
@@ -44,12 +45,13 @@ pub fn remove_tree(path: &Path) -> Result<(), FileError> {
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    // Not O_PATH: the ioctl that destroys a subvolume wants its folder open.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let folder = fs::openat(CWD, folder, flags, Mode::empty()).map_err(FileError::io("remove", path))?;
     remove_at(folder.as_fd(), name, path)
 }
 
-/// Like [`remove_tree`], by directory and name; `path` is for messages.
+/// Like [`remove_tree`], by directory (not `O_PATH`) and name; `path` is for messages.
 pub(super) fn remove_at(parent: BorrowedFd<'_>, name: &OsStr, path: &Path) -> Result<(), FileError> {
     let stat = fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).map_err(FileError::io("remove", path))?;
     if Kind::from_mode(stat.st_mode) != Kind::Directory {

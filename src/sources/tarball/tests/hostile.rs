@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::FileTypeExt as _;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use tar::EntryType;
@@ -34,6 +35,114 @@ fn names_that_lead_outside_are_refused() {
         refused(empty().file("a\x1b[2J/../..", "")),
         "archive entry 'a\\u{1b}[2J/../..' leads outside of the machine"
     );
+}
+
+#[test]
+fn endless_names_are_refused_and_deep_ones_are_made() {
+    let pax = |name: &str| Archive::default().pax(&[("path", name.as_bytes())]);
+    let error = refused(pax(&"a/".repeat(20_000)).file("f", ""));
+    assert_eq!(
+        error,
+        format!("archive entry '{}…' has a name of 40000 bytes", "a/".repeat(100))
+    );
+    let error = refused(pax(&"a/".repeat(2000)).directory("d"));
+    assert!(error.ends_with("…' lies 2000 directories deep"), "{error}");
+    let target = "b/".repeat(20_000);
+    let link = pax("l").pax(&[("linkpath", target.as_bytes())]).hard_link("l", "x");
+    assert!(refused(link).len() < 1000);
+    // Longer than the kernel takes at once.
+    let long = format!("{}/", "n".repeat(200)).repeat(60);
+    let scene = Scene::new();
+    let archive = pax(&format!("{long}f"))
+        .file("f", "")
+        .pax(&[("path", format!("{long}g").as_bytes())]);
+    assert_eq!(scene.extract(&archive.file("g", "").end()).unwrap().entries, 2);
+    // Through links, of which one is made by the way.
+    let archive = Archive::default()
+        .directory("usr")
+        .symlink("lib", "usr")
+        .file("lib/a/b/c", "x");
+    scene.extract(&archive.end()).unwrap();
+    assert_eq!(scene.read("usr/a/b/c"), "x");
+    crate::sys::files::remove_tree(&scene.target).unwrap();
+}
+
+#[test]
+fn extended_headers_take_bounded_memory() {
+    let many: Vec<(String, Vec<u8>)> = (0..40).map(|i| (format!("key{i}"), vec![b'x'; 60_000])).collect();
+    let many: Vec<(&str, &[u8])> = many.iter().map(|(key, value)| (key.as_str(), &value[..])).collect();
+    let records = "archive entry 'pax' has too many records in its extended headers";
+    let global = many
+        .iter()
+        .fold(Archive::default(), |archive, record| archive.global(&[*record]));
+    assert_eq!(refused(global.file("f", "")), records);
+    let tiny = b"5 a=\n".repeat(1 << 20);
+    let own = |data: &[u8]| Archive::default().add("pax", EntryType::XHeader, data);
+    assert_eq!(refused(own(&tiny).file("f", "")), records);
+    let several = (0..5).fold(Archive::default(), |archive, _| archive.pax(&many));
+    assert_eq!(refused(several.file("f", "")), records);
+    // A later value takes the place of the former.
+    let same = (0..40).fold(Archive::default(), |archive, _| archive.global(&many[..1]));
+    Scene::new().extract(&same.file("f", "").end()).unwrap();
+    let huge = vec![b'x'; 65_537];
+    let huge = Archive::default().pax(&[("SCHILY.xattr.user.a", &huge)]).file("f", "");
+    assert_eq!(
+        refused(huge),
+        "archive entry 'pax' has an extended attribute of 65537 bytes"
+    );
+}
+
+#[test]
+fn attributes_that_directories_wait_for_take_bounded_memory() {
+    let value = vec![b'x'; 60_000];
+    let records: Vec<_> = (0..15).map(|i| format!("SCHILY.xattr.user.{i}")).collect();
+    let records: Vec<_> = records.iter().map(|key| (key.as_str(), &value[..])).collect();
+    let archive = (0..200).fold(Archive::default().global(&records), |archive, i| {
+        archive.directory(&format!("d{i}"))
+    });
+    let error = refused(archive);
+    assert!(
+        error.ends_with("takes names and extended attributes of all directories over 134217728 bytes"),
+        "{error}"
+    );
+    // Time and again the same directory is only one.
+    let twice = (0..200).fold(Archive::default().global(&records), |archive, _| archive.directory("d"));
+    let twice = twice
+        .global(&records.iter().map(|(key, _)| (*key, &b"x"[..])).collect::<Vec<_>>())
+        .directory("d");
+    Scene::new().extract(&twice.end()).unwrap();
+}
+
+#[test]
+fn a_fifo_is_waited_for_until_it_is_cancelled() {
+    let scene = Scene::new();
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("fifo.tar");
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    let archive = Archive::default().file("a", "fed").end();
+    // Nobody feeds it; somebody does, and stops in the middle; somebody does, slowly.
+    for fed in [0, 700, archive.len()] {
+        let cancel = Cancel::default();
+        thread::scope(|scope| {
+            let extracting = scope.spawn(|| extract(&path, &scene.target, &(), &cancel));
+            thread::sleep(Duration::from_millis(100));
+            let mut writer = (fed > 0).then(|| fs::File::options().write(true).open(&path).unwrap());
+            for piece in archive[..fed].chunks(400) {
+                writer.as_mut().unwrap().write_all(piece).unwrap();
+                thread::sleep(Duration::from_millis(20));
+            }
+            assert!(!extracting.is_finished(), "{fed}");
+            if fed == archive.len() {
+                drop(writer);
+                assert_eq!(extracting.join().unwrap().unwrap().entries, 1);
+                assert_eq!(scene.read("a"), "fed");
+            } else {
+                cancel.cancel();
+                let result = extracting.join().unwrap();
+                assert!(matches!(result, Err(TarballError::Cancelled(_))), "{fed}: {result:?}");
+            }
+        });
+    }
 }
 
 #[test]

@@ -54,6 +54,14 @@ impl Archive {
     }
 
     fn pax(self, records: &[(&str, &[u8])]) -> Self {
+        self.records(EntryType::XHeader, records)
+    }
+
+    fn global(self, records: &[(&str, &[u8])]) -> Self {
+        self.records(EntryType::XGlobalHeader, records)
+    }
+
+    fn records(self, kind: EntryType, records: &[(&str, &[u8])]) -> Self {
         let mut data = Vec::new();
         for (key, value) in records {
             let body = key.len() + value.len() + 3;
@@ -65,7 +73,7 @@ impl Archive {
             data.extend(*value);
             data.push(b'\n');
         }
-        self.add("pax", EntryType::XHeader, &data)
+        self.add("pax", kind, &data)
     }
 
     fn end(mut self) -> Vec<u8> {
