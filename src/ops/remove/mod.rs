@@ -1,17 +1,21 @@
 //! Removing machines: the image vanishes in one rename, what an administrator wrote goes to the trash.
 
-use std::ffi::OsString;
 use std::fs;
-use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use self::image::{Hidden, hide};
+use self::journal::journal_links;
+use self::settings::{put_away, settings_of};
 use super::lock::Lock;
-use super::transaction::{Record, Staging, Step, Transaction, Verb};
-use super::{OpError, Places, owned};
+use super::transaction::{Step, Transaction};
+use super::{OpError, Places};
 use crate::machine::{Cancel, MachineName, Report};
-use crate::sys::files::{Root, set_immutable, shown};
+use crate::sys::files::{set_immutable, shown};
+
+mod image;
+mod journal;
+mod settings;
 
 /// What is there to remove.
 #[derive(Clone, Debug)]
@@ -136,174 +140,14 @@ fn transaction<'a>(
     steps
 }
 
-/// Removes a file of ours, and moves one of the administrator's to the trash.
-fn put_away<'a>(name: &'a MachineName, path: PathBuf, places: &'a Places, removed: &'a Mutex<Removed>) -> Step<'a> {
-    if owned::is_ours(&path) {
-        let bytes: Arc<Mutex<Vec<u8>>> = Arc::default();
-        let (kept, back) = (Arc::clone(&bytes), path.clone());
-        return Step::new(format!("remove '{}'", shown(&path)), move || {
-            *hold(&bytes) = fs::read(&path).map_err(OpError::path("read", &path))?;
-            fs::remove_file(&path).map_err(OpError::path("remove", &path))
-        })
-        .undo(move || {
-            if back.exists() {
-                Ok(())
-            } else {
-                owned::write(&back, &hold(&kept))
-            }
-        });
-    }
-    let back = path.clone();
-    Step::new(format!("move '{}' to the trash", shown(&path)), move || {
-        let kept = to_trash(name, &path, places)?;
-        hold(removed).kept.push(kept);
-        Ok(())
-    })
-    .undo(move || {
-        let mut removed = hold(removed);
-        match removed
-            .kept
-            .iter()
-            .position(|kept| kept.file_name() == back.file_name())
-        {
-            Some(at) if !back.exists() => move_to(&removed.kept.remove(at), &back),
-            _ => Ok(()),
-        }
-    })
-}
-
 fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// An image out of sight.
-struct Hidden {
-    staging: Staging,
-    /// How machined makes a directory read-only where there is no btrfs: such a one cannot be renamed.
-    was_immutable: bool,
-}
-
-/// Renames the image into a staging directory, whose record says that it is to be removed.
-fn hide(
-    name: &MachineName,
-    image: &Path,
-    places: &Places,
-    report: &dyn Report,
-    cancel: &Cancel,
-) -> Result<Hidden, OpError> {
-    let record = Record {
-        verb: Verb::Remove,
-        name: name.to_string(),
-        settings: None,
-    };
-    // Beside the image, wherever that is: only there is it one rename.
-    let beside = image.parent().unwrap_or(&places.machines).to_owned();
-    let there = Places {
-        machines: beside,
-        ..places.clone()
-    };
-    let mut staging = Staging::create(&there, &record, report, cancel)?;
-    let mut renamed = fs::rename(image, staging.tree());
-    let is_refused = matches!(&renamed, Err(error) if error.kind() == io::ErrorKind::PermissionDenied);
-    let was_immutable = is_refused && set_immutable(image, false);
-    if was_immutable {
-        renamed = fs::rename(image, staging.tree());
-    }
-    match renamed {
-        Ok(()) => Ok(Hidden { staging, was_immutable }),
-        Err(error) => {
-            let _ = was_immutable && set_immutable(image, true);
-            staging.discard()?;
-            Err(OpError::NotRemovable {
-                path: image.to_owned(),
-                reason: error.to_string(),
-            })
-        }
-    }
-}
-
-/// A machine's settings: its .nspawn files, and its unit's drop-ins.
-fn settings_of(name: &MachineName, places: &Places) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for directory in [&places.settings, &places.runtime_settings, &places.machines] {
-        found.push(directory.join(format!("{name}.nspawn")));
-    }
-    found.push(places.drop_ins(name));
-    found.retain(|path| fs::symlink_metadata(path).is_ok());
-    found
-}
-
-/// Moves a file or directory to `TRASH/NAME-XXXXXX/` (mode 0700: settings may hold secrets).
-fn to_trash(name: &MachineName, path: &Path, places: &Places) -> Result<PathBuf, OpError> {
-    let trash = places.trash();
-    let private = fs::DirBuilder::new().recursive(true).mode(0o700).create(&trash);
-    private.map_err(OpError::path("create", &trash))?;
-    let directory = tempfile::Builder::new().prefix(&format!("{name}-")).tempdir_in(&trash);
-    let directory = directory
-        .map_err(OpError::path("create a directory in", &trash))?
-        .keep();
-    let kept = directory.join(path.file_name().unwrap_or_default());
-    move_to(path, &kept)?;
-    Ok(kept)
-}
-
-/// A rename, across filesystems if it must be.
-fn move_to(from: &Path, to: &Path) -> Result<(), OpError> {
-    match fs::rename(from, to) {
-        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
-            copy(from, to)?;
-            let removed = if from.is_dir() {
-                fs::remove_dir_all(from)
-            } else {
-                fs::remove_file(from)
-            };
-            removed.map_err(OpError::path("remove", from))
-        }
-        result => result.map_err(OpError::path("move", from)),
-    }
-}
-
-/// A file, or a directory of files: what drop-ins are.
-fn copy(from: &Path, to: &Path) -> Result<(), OpError> {
-    if !from.is_dir() {
-        return fs::copy(from, to).map(drop).map_err(OpError::path("copy", from));
-    }
-    fs::create_dir_all(to).map_err(OpError::path("create", to))?;
-    for entry in fs::read_dir(from).map_err(OpError::path("read", from))?.flatten() {
-        copy(&entry.path(), &to.join(entry.file_name()))?;
-    }
-    Ok(())
-}
-
-/// Links from the host's journal into the image's, which `--link-journal=` made.
-fn journal_links(target: &Target, places: &Places) -> Vec<PathBuf> {
-    let Some(image) = target.image.as_deref().filter(|image| image.is_dir()) else {
-        return Vec::new();
-    };
-    let machine_id = Root::open(image)
-        .and_then(|root| root.read_to_string("etc/machine-id", 64))
-        .unwrap_or_default();
-    let id = machine_id.trim();
-    let is_id = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let inside = image.join("var/log/journal");
-    let Ok(entries) = fs::read_dir(&places.journal) else {
-        return Vec::new();
-    };
-    entries
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| {
-            let Ok(leads_to) = fs::read_link(path) else {
-                return false;
-            };
-            let named = is_id && path.file_name() == Some(&OsString::from(id));
-            leads_to.starts_with(&inside) || named
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     /// Says no to the last thing that can fail.
