@@ -197,6 +197,15 @@ mod tests {
         )
     }
 
+    /// Lets a later step fail: the journal link is gone when its turn comes.
+    struct TakesLink(PathBuf);
+    impl Autostart for TakesLink {
+        fn set(&self, _: &MachineName, _: bool) -> Result<(), OpError> {
+            let _ = fs::remove_file(&self.0);
+            Ok(())
+        }
+    }
+
     #[test]
     fn what_an_administrator_wrote_is_kept() {
         let root = tempfile::tempdir().unwrap();
@@ -224,5 +233,24 @@ mod tests {
         assert!(target.image.unwrap().join("etc").exists());
         assert!(places.settings_file(&target.name).exists() && places.drop_ins(&target.name).exists());
         assert_eq!(fs::read_dir(&places.machines).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_late_failure_puts_each_file_back_where_it_was() {
+        let root = tempfile::tempdir().unwrap();
+        let (places, target) = host(root.path());
+        let link = places.journal.join("0123");
+        std::os::unix::fs::symlink(target.image.as_ref().unwrap().join("var/log/journal/0123"), &link).unwrap();
+        let everywhere = [&places.settings, &places.runtime_settings, &places.machines];
+        for (text, directory) in ["trusted", "of this boot", "untrusted"].iter().zip(everywhere) {
+            fs::create_dir_all(directory).unwrap();
+            fs::write(directory.join("web.nspawn"), text).unwrap();
+        }
+        remove(&target, &places, &TakesLink(link), &|| Ok(()), &(), &Cancel::default()).unwrap_err();
+        for (text, directory) in ["trusted", "of this boot", "untrusted"].iter().zip(everywhere) {
+            assert_eq!(fs::read_to_string(directory.join("web.nspawn")).unwrap(), *text);
+        }
+        assert!(places.drop_ins(&target.name).join("mine.conf").exists());
+        assert_eq!(fs::read_dir(places.trash()).unwrap().count(), 0);
     }
 }

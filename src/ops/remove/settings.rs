@@ -29,11 +29,11 @@ fn to_trash(name: &MachineName, path: &Path, places: &Places) -> Result<PathBuf,
     let private = fs::DirBuilder::new().recursive(true).mode(0o700).create(&trash);
     private.map_err(OpError::path("create", &trash))?;
     let directory = tempfile::Builder::new().prefix(&format!("{name}-")).tempdir_in(&trash);
-    let directory = directory
-        .map_err(OpError::path("create a directory in", &trash))?
-        .keep();
-    let kept = directory.join(path.file_name().unwrap_or_default());
+    let directory = directory.map_err(OpError::path("create a directory in", &trash))?;
+    let kept = directory.path().join(path.file_name().unwrap_or_default());
     move_to(path, &kept)?;
+    // Until here an error takes the directory with it.
+    let _ = directory.keep();
     Ok(kept)
 }
 
@@ -72,36 +72,36 @@ pub(super) fn put_away<'a>(
     places: &'a Places,
     removed: &'a Mutex<Removed>,
 ) -> Step<'a> {
+    let back = path.clone();
     if owned::is_ours(&path) {
-        let bytes: Arc<Mutex<Vec<u8>>> = Arc::default();
-        let (kept, back) = (Arc::clone(&bytes), path.clone());
+        let bytes: Arc<Mutex<Option<Vec<u8>>>> = Arc::default();
+        let kept = Arc::clone(&bytes);
         return Step::new(format!("remove '{}'", shown(&path)), move || {
-            *hold(&bytes) = fs::read(&path).map_err(OpError::path("read", &path))?;
+            *hold(&bytes) = Some(fs::read(&path).map_err(OpError::path("read", &path))?);
             fs::remove_file(&path).map_err(OpError::path("remove", &path))
         })
-        .undo(move || {
-            if back.exists() {
-                Ok(())
-            } else {
-                owned::write(&back, &hold(&kept))
-            }
+        .undo(move || match hold(&kept).take() {
+            Some(bytes) if !back.exists() => owned::write(&back, &bytes),
+            _ => Ok(()),
         });
     }
-    let back = path.clone();
+    // Of its own: settings of the administrator, of this boot and beside the image all have the same file name.
+    let slot: Arc<Mutex<Option<PathBuf>>> = Arc::default();
+    let kept = Arc::clone(&slot);
     Step::new(format!("move '{}' to the trash", shown(&path)), move || {
-        let kept = to_trash(name, &path, places)?;
-        hold(removed).kept.push(kept);
+        let in_trash = to_trash(name, &path, places)?;
+        hold(removed).kept.push(in_trash.clone());
+        *hold(&slot) = Some(in_trash);
         Ok(())
     })
-    .undo(move || {
-        let mut removed = hold(removed);
-        match removed
-            .kept
-            .iter()
-            .position(|kept| kept.file_name() == back.file_name())
-        {
-            Some(at) if !back.exists() => move_to(&removed.kept.remove(at), &back),
-            _ => Ok(()),
+    .undo(move || match hold(&kept).take() {
+        Some(in_trash) if !back.exists() => {
+            move_to(&in_trash, &back)?;
+            hold(removed).kept.retain(|path| *path != in_trash);
+            // Made for this one file.
+            let _ = in_trash.parent().map(fs::remove_dir);
+            Ok(())
         }
+        _ => Ok(()),
     })
 }
