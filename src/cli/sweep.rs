@@ -5,7 +5,7 @@ use tokio::runtime::Handle;
 use super::context::Ctx;
 use super::error::CliError;
 use crate::machine::MachineName;
-use crate::ops::enable::{disable_units, enable, is_enabled};
+use crate::ops::enable::{disable_units, enable_units, is_enabled};
 use crate::ops::remove::{Autostart, Target, remove};
 use crate::ops::transaction::sweep;
 use crate::ops::{OpError, Places};
@@ -23,7 +23,7 @@ impl Autostart for ThroughSystemd {
         let names = std::slice::from_ref(name);
         let change = async {
             if enabled {
-                enable(&self.bus, names).await.map(drop)
+                enable_units(&self.bus, names).await
             } else {
                 disable_units(&self.bus, names).await
             }

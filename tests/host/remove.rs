@@ -51,6 +51,30 @@ fn a_running_machine_is_refused_unless_forced() {
 }
 
 #[test]
+fn what_cannot_be_removed_still_starts_at_boot() {
+    let _host = shared();
+    let guest = Guest::busybox("rmfail");
+    let name = &guest.name;
+    machinist(["enable", name]).ok();
+    // The last of what can fail: by then the image is out of sight and autostart is off.
+    run("chattr", ["+i", &guest.settings().to_string_lossy()]).ok();
+    machinist(["remove", "-y", name])
+        .status(1)
+        .stderr_has("cannot move")
+        .lacks("cannot undo");
+    run("chattr", ["-i", &guest.settings().to_string_lossy()]).ok();
+    agree(name, There::Stopped);
+    assert_eq!(
+        run("systemctl", ["is-enabled", &guest.unit()]).any().stdout,
+        "enabled\n"
+    );
+    machinist(["remove", "-y", name]).ok();
+    trash(name)
+        .iter()
+        .for_each(|directory| fs::remove_dir_all(directory).unwrap());
+}
+
+#[test]
 fn it_asks_on_a_terminal_only() {
     let _host = shared();
     let guest = Guest::new("rmask");
