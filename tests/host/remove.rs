@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use crate::create::traces;
-use crate::support::{Guest, There, agree, machinist, make_busybox_image, run, sh, shared};
+use crate::support::{Btrfs, Guest, There, agree, machinist, make_busybox_image, run, sh, shared};
 
 /// The machine's directories in the trash.
 fn trash(name: &str) -> Vec<PathBuf> {
@@ -233,6 +233,38 @@ fn immutable_files_inside_are_no_obstacle() {
             .collect();
         assert_eq!(left, Vec::<String>::new());
     }
+}
+
+#[test]
+fn read_only_subvolumes_are_removed_as_machinectl_does() {
+    let _host = shared();
+    // Where other tests have no images.
+    let directory = Path::new("/etc/machines");
+    let _btrfs = Btrfs::at(directory);
+    let guest = Guest::new("rmsub");
+    let name = &guest.name;
+    let image = directory.join(name);
+    run("btrfs", ["-q", "subvolume", "create", &image.to_string_lossy()]).ok();
+    make_busybox_image(&image);
+    run("machinectl", ["read-only", name, "yes"]).ok();
+    let read_only = || {
+        run("btrfs", ["property", "get", &image.to_string_lossy(), "ro"])
+            .ok()
+            .stdout
+    };
+    assert_eq!(read_only(), "ro=true\n");
+    // A failure leaves it as it was.
+    guest.write_settings("");
+    run("chattr", ["+i", &guest.settings().to_string_lossy()]).ok();
+    machinist(["remove", "-y", name]).status(1).stderr_has("cannot move");
+    run("chattr", ["-i", &guest.settings().to_string_lossy()]).ok();
+    assert_eq!(read_only(), "ro=true\n");
+    machinist(["remove", "-y", name]).ok();
+    agree(name, There::Nowhere);
+    assert_eq!(fs::read_dir(directory).unwrap().count(), 0);
+    trash(name)
+        .iter()
+        .for_each(|directory| fs::remove_dir_all(directory).unwrap());
 }
 
 #[test]

@@ -7,13 +7,29 @@ use std::path::Path;
 use crate::machine::{Cancel, MachineName, Report};
 use crate::ops::transaction::{Record, Staging, Verb};
 use crate::ops::{OpError, Places};
-use crate::sys::files::set_immutable;
+use crate::sys::files::{ReadOnly, make_read_only, make_writable};
 
 /// An image out of sight.
 pub(super) struct Hidden {
-    pub(super) staging: Staging,
-    /// How machined makes a directory read-only where there is no btrfs: such a one cannot be renamed.
-    pub(super) was_immutable: bool,
+    staging: Staging,
+    /// A read-only directory cannot be renamed. `machinectl remove` takes such an image like any other.
+    was: Option<ReadOnly>,
+}
+
+impl Hidden {
+    /// Makes it what it was.
+    pub(super) fn put_back(mut self, image: &Path) -> Result<(), OpError> {
+        fs::rename(self.staging.tree(), image).map_err(OpError::path("put back", image))?;
+        if let Some(how) = self.was {
+            make_read_only(image, how);
+        }
+        self.staging.discard()
+    }
+
+    /// Deletes its files.
+    pub(super) fn delete(mut self) -> Result<(), OpError> {
+        self.staging.discard()
+    }
 }
 
 /// Renames the image into a staging directory, whose record says that it is to be removed.
@@ -37,15 +53,19 @@ pub(super) fn hide(
     };
     let mut staging = Staging::create(&there, &record, report, cancel)?;
     let mut renamed = fs::rename(image, staging.tree());
-    let is_refused = matches!(&renamed, Err(error) if error.kind() == io::ErrorKind::PermissionDenied);
-    let was_immutable = is_refused && set_immutable(image, false);
-    if was_immutable {
-        renamed = fs::rename(image, staging.tree());
+    let mut was = None;
+    if matches!(&renamed, Err(error) if is_refusal(error.kind())) {
+        was = make_writable(image);
+        if was.is_some() {
+            renamed = fs::rename(image, staging.tree());
+        }
     }
     match renamed {
-        Ok(()) => Ok(Hidden { staging, was_immutable }),
+        Ok(()) => Ok(Hidden { staging, was }),
         Err(error) => {
-            let _ = was_immutable && set_immutable(image, true);
+            if let Some(how) = was {
+                make_read_only(image, how);
+            }
             staging.discard()?;
             Err(OpError::NotRemovable {
                 path: image.to_owned(),
@@ -53,4 +73,11 @@ pub(super) fn hide(
             })
         }
     }
+}
+
+fn is_refusal(kind: io::ErrorKind) -> bool {
+    matches!(
+        kind,
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+    )
 }

@@ -11,7 +11,7 @@ use super::lock::Lock;
 use super::transaction::{Step, Transaction};
 use super::{OpError, Places};
 use crate::machine::{Cancel, MachineName, Report};
-use crate::sys::files::{set_immutable, shown};
+use crate::sys::files::shown;
 
 mod image;
 mod journal;
@@ -101,11 +101,7 @@ fn transaction<'a>(
                 Ok(())
             })
             .undo(move || match hold(&shown_again).take() {
-                Some(mut hidden) => {
-                    fs::rename(hidden.staging.tree(), image).map_err(OpError::path("put back", image))?;
-                    let _ = hidden.was_immutable && set_immutable(image, true);
-                    hidden.staging.discard()
-                }
+                Some(hidden) => hidden.put_back(image),
                 None => Ok(()),
             }),
         );
@@ -129,7 +125,7 @@ fn transaction<'a>(
         steps.step(Step::new("delete its files", move || {
             report.phase("deleting its files");
             // The machine is gone already: what cannot be deleted stays hidden, and is no failure of the verb.
-            if let Some(Err(error)) = hold(&staging).take().map(|mut hidden| hidden.staging.discard()) {
+            if let Some(Err(error)) = hold(&staging).take().map(Hidden::delete) {
                 report.warn(&format!(
                     "some of its files could not be deleted, `machinist clean` tries again: {error}"
                 ));
