@@ -85,6 +85,12 @@ impl Places {
         self.units.join(format!("{}.d", name.unit()))
     }
 
+    /// Where systemd has the locks of images, by inode.
+    #[must_use]
+    pub fn image_locks(&self) -> PathBuf {
+        self.runtime_settings.join("locks")
+    }
+
     /// Where `remove` moves what the administrator wrote.
     #[must_use]
     pub fn trash(&self) -> PathBuf {

@@ -5,7 +5,10 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use crate::create::traces;
-use crate::support::{Btrfs, Guest, There, agree, machinist, make_busybox_image, run, sh, shared};
+use crate::support::{
+    Btrfs, Guest, PATIENCE, There, agree, holds_within, machines_of_machined, machinist, make_busybox_image, run, sh,
+    shared, unit_property,
+};
 
 /// The machine's directories in the trash.
 fn trash(name: &str) -> Vec<PathBuf> {
@@ -48,6 +51,37 @@ fn a_running_machine_is_refused_unless_forced() {
     machinist(["remove", "-y", name])
         .status(3)
         .fails_with(&format!("no machine or image '{name}'"), "machinist images");
+}
+
+#[test]
+fn an_image_in_use_under_another_name_is_refused() {
+    let _host = shared();
+    let (image, other) = (Guest::busybox("rmuse"), Guest::new("rmother"));
+    let unit = format!("run-{}.service", other.name);
+    let path = image.image();
+    let (path, name) = (path.to_string_lossy(), &image.name);
+    let nspawn = ["systemd-nspawn", "-q", "--boot", "--private-network", "--settings=no"];
+    let options = ["-q", "--unit", &unit, "-p", "KillMode=mixed"];
+    let place = ["-D", &path, "-M", &other.name];
+    run("systemd-run", options.iter().chain(&nspawn).chain(&place)).ok();
+    assert!(holds_within(PATIENCE, || machines_of_machined().contains(&other.name)));
+    for options in [&["-y"][..], &["-y", "--force"]] {
+        let pid = unit_property(&unit, "MainPID");
+        machinist(["remove", name].iter().chain(options)).status(1).fails_with(
+            &format!("image '{path}' is in use by systemd-nspawn (PID {pid})"),
+            "machinectl list",
+        );
+    }
+    assert!(image.image().join("bin/busybox").exists());
+    agree(name, There::Stopped);
+    run("systemctl", ["kill", "-s", "KILL", &unit]).ok();
+    let ended = || machinist(["remove", "-y", name]).any().status == 0;
+    assert!(holds_within(PATIENCE, ended));
+    let lock = image.image().with_file_name(format!(".#{name}.lck"));
+    assert!(!lock.exists(), "its lock is left");
+    trash(name)
+        .iter()
+        .for_each(|directory| fs::remove_dir_all(directory).unwrap());
 }
 
 #[test]

@@ -12,6 +12,7 @@ use super::transaction::{Step, Transaction};
 use super::{OpError, Places};
 use crate::machine::{Cancel, MachineName, Report};
 use crate::sys::files::shown;
+use crate::sys::image_lock::ImageLock;
 
 mod image;
 mod journal;
@@ -83,13 +84,18 @@ fn transaction<'a>(
 ) -> Transaction<'a> {
     let name = &target.name;
     let mut steps = Transaction::default();
-    let lock = Mutex::new(None);
+    let (lock, image_lock) = (Mutex::new(None), Mutex::new(None));
     steps.step(Step::new(
         format!("lock the name '{name}' and check that it does not run"),
         move || {
             let held = Lock::wait(&places.runtime, name.as_str(), report, cancel)?;
             *hold(&lock) = Some(held);
-            still_free()
+            still_free()?;
+            // A machine of any name may run on it.
+            if let Some(image) = &target.image {
+                *hold(&image_lock) = Some(ImageLock::take(image, &places.image_locks())?);
+            }
+            Ok(())
         },
     ));
     let staging: Arc<Mutex<Option<Hidden>>> = Arc::default();
