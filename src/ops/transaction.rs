@@ -249,11 +249,12 @@ pub struct Leftover {
 /// The staging directories that nobody owns. Cheap; changes nothing.
 #[must_use]
 pub fn leftovers(places: &Places) -> Vec<Leftover> {
-    let Ok(entries) = fs::read_dir(&places.machines) else {
-        return Vec::new();
-    };
-    entries
-        .flatten()
+    // A removal hides an image beside where it lay.
+    let directories = places
+        .all_machines()
+        .filter_map(|directory| fs::read_dir(directory).ok());
+    directories
+        .flat_map(Iterator::flatten)
         .filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX))
         .filter_map(|entry| {
             let directory = entry.path();
@@ -341,6 +342,7 @@ mod tests {
     fn places(root: &Path) -> Places {
         let places = Places {
             machines: root.join("machines"),
+            other_machines: vec![root.join("elsewhere")],
             runtime: root.join("run"),
             ..Places::default()
         };
@@ -429,6 +431,27 @@ mod tests {
         std::mem::forget(killed);
         sweep(&places, &|_| Ok(()), &(), &cancel).unwrap();
         assert!(settings.exists());
+    }
+
+    #[test]
+    fn a_removal_beside_an_image_elsewhere_is_swept() {
+        let root = tempfile::tempdir().unwrap();
+        let places = places(root.path());
+        let elsewhere = Places {
+            machines: places.other_machines[0].clone(),
+            ..places.clone()
+        };
+        fs::create_dir(&elsewhere.machines).unwrap();
+        let cancel = Cancel::default();
+        let mut killed = Staging::create(&elsewhere, &record(Verb::Remove, None), &(), &cancel).unwrap();
+        fs::create_dir(killed.tree()).unwrap();
+        killed.record = None;
+        std::mem::forget(killed);
+        assert_eq!(
+            sweep(&places, &|_| Ok(()), &(), &cancel).unwrap(),
+            ["half-removed machine 'web'"]
+        );
+        assert_eq!(fs::read_dir(&elsewhere.machines).unwrap().count(), 0);
     }
 
     #[test]

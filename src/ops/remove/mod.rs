@@ -173,6 +173,7 @@ mod tests {
     fn host(root: &Path) -> (Places, Target) {
         let places = Places {
             machines: root.join("machines"),
+            other_machines: Vec::new(),
             settings: root.join("nspawn"),
             runtime_settings: root.join("run-nspawn"),
             units: root.join("units"),
