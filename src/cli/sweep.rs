@@ -7,19 +7,20 @@ use super::error::CliError;
 use crate::machine::MachineName;
 use crate::ops::OpError;
 use crate::ops::enable::{disable_units, enable_units, is_enabled};
-use crate::ops::remove::{Autostart, Target, remove};
+use crate::ops::remove::{Systemd, Target, remove};
+use crate::ops::stop::forget_failure;
 use crate::ops::transaction::sweep;
 use crate::sys::bus::Bus;
 
-/// Autostart through systemd, for steps that run on a thread of their own.
+/// What is done through systemd, for steps that run on a thread of their own.
 #[derive(Debug)]
 pub(super) struct ThroughSystemd {
     pub(super) bus: Bus,
     pub(super) handle: Handle,
 }
 
-impl Autostart for ThroughSystemd {
-    fn set(&self, name: &MachineName, enabled: bool) -> Result<(), OpError> {
+impl Systemd for ThroughSystemd {
+    fn set_autostart(&self, name: &MachineName, enabled: bool) -> Result<(), OpError> {
         let names = std::slice::from_ref(name);
         let change = async {
             if enabled {
@@ -29,6 +30,10 @@ impl Autostart for ThroughSystemd {
             }
         };
         self.handle.block_on(change)
+    }
+
+    fn forget_failure(&self, name: &MachineName) -> Result<(), OpError> {
+        self.handle.block_on(forget_failure(&self.bus, &name.unit()))
     }
 }
 
@@ -72,7 +77,7 @@ pub(super) async fn finisher(ctx: &Ctx) -> impl Fn(&str) -> Result<(), OpError> 
             }),
         };
         let (bus, handle) = (bus.clone(), handle.clone());
-        let autostart = ThroughSystemd { bus, handle };
-        remove(&target, &places, &autostart, &still_gone, &progress, &cancel).map(drop)
+        let systemd = ThroughSystemd { bus, handle };
+        remove(&target, &places, &systemd, &still_gone, &progress, &cancel).map(drop)
     }
 }

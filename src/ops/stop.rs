@@ -184,7 +184,9 @@ async fn take_down(bus: &Bus, jobs: &Jobs, name: &MachineName, running: &Running
         match timeout(FORCE_INTERVAL, ended.as_mut()).await {
             Ok(result) => {
                 finish(bus, name, unit, &result).await?;
-                return forget_failure(bus, unit).await;
+                // Without the right to it the unit stays in `list -a` as failed, and the machine is down all the same.
+                let _ = forget_failure(bus, unit).await;
+                return Ok(());
             }
             Err(_) if Instant::now() < deadline => kill_unit(bus, name, unit, "main", libc::SIGTERM).await?,
             // A supervisor that does not listen: it may be stopped, or hang in the kernel.
@@ -201,11 +203,14 @@ async fn take_down(bus: &Bus, jobs: &Jobs, name: &MachineName, running: &Running
     }
 }
 
-/// A supervisor that was told twice fails, which is what was wanted of it: that failure is nobody's to look into.
-async fn forget_failure(bus: &Bus, unit: &str) -> Result<(), OpError> {
-    // Without the right to it the unit stays in `list -a` as failed, and the machine is down all the same.
-    let _ = bus.manager().await?.reset_failed_unit(unit).await;
-    Ok(())
+/// A supervisor that was told twice fails, which is what was wanted of it: that failure is nobody's to look into. Nor is
+/// one of a machine that is removed.
+pub(crate) async fn forget_failure(bus: &Bus, unit: &str) -> Result<(), OpError> {
+    let reset = bus.manager().await?.reset_failed_unit(unit).await;
+    match reset.map_err(|error| classify(&error, systemd1::SERVICE, &format!("reset unit {unit}"), unit)) {
+        Ok(()) | Err(BusError::NoSuchUnit(_)) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 async fn stop_job(bus: &Bus, name: &MachineName, unit: &str) -> Result<String, OpError> {

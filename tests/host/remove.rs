@@ -109,6 +109,23 @@ fn what_cannot_be_removed_still_starts_at_boot() {
 }
 
 #[test]
+fn nothing_is_left_of_a_failed_machine() {
+    let _host = shared();
+    let guest = Guest::busybox("rmbad");
+    let name = &guest.name;
+    fs::remove_file(guest.image().join("sbin/init")).unwrap();
+    machinist(["start", name]).status(1);
+    assert_eq!(guest.property("ActiveState"), "failed");
+    machinist(["remove", "-y", name]).ok();
+    assert_eq!(guest.property("ActiveState"), "inactive");
+    agree(name, There::Nowhere);
+    machinist(["status", name]).status(3);
+    trash(name)
+        .iter()
+        .for_each(|directory| fs::remove_dir_all(directory).unwrap());
+}
+
+#[test]
 fn it_asks_on_a_terminal_only() {
     let _host = shared();
     let guest = Guest::new("rmask");

@@ -37,9 +37,12 @@ pub struct Removed {
 }
 
 /// What is done through systemd.
-pub trait Autostart: Sync {
+pub trait Systemd: Sync {
     /// Makes the machine start at boot, or not; no error if it is so already.
-    fn set(&self, name: &MachineName, enabled: bool) -> Result<(), OpError>;
+    fn set_autostart(&self, name: &MachineName, enabled: bool) -> Result<(), OpError>;
+
+    /// Forgets that the machine failed, if it did.
+    fn forget_failure(&self, name: &MachineName) -> Result<(), OpError>;
 }
 
 /// Removes a machine that does not run. Blocks.
@@ -50,13 +53,13 @@ pub trait Autostart: Sync {
 pub fn remove(
     target: &Target,
     places: &Places,
-    autostart: &dyn Autostart,
+    systemd: &dyn Systemd,
     still_free: &(dyn Fn() -> Result<(), OpError> + Sync),
     report: &dyn Report,
     cancel: &Cancel,
 ) -> Result<Removed, OpError> {
     let removed = Mutex::default();
-    transaction(target, places, autostart, still_free, report, cancel, &removed).run(report, cancel)?;
+    transaction(target, places, systemd, still_free, report, cancel, &removed).run(report, cancel)?;
     Ok(removed.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
@@ -64,8 +67,12 @@ pub fn remove(
 #[must_use]
 pub fn plan(target: &Target, places: &Places) -> Vec<String> {
     struct Nothing;
-    impl Autostart for Nothing {
-        fn set(&self, _: &MachineName, _: bool) -> Result<(), OpError> {
+    impl Systemd for Nothing {
+        fn set_autostart(&self, _: &MachineName, _: bool) -> Result<(), OpError> {
+            Ok(())
+        }
+
+        fn forget_failure(&self, _: &MachineName) -> Result<(), OpError> {
             Ok(())
         }
     }
@@ -76,7 +83,7 @@ pub fn plan(target: &Target, places: &Places) -> Vec<String> {
 fn transaction<'a>(
     target: &'a Target,
     places: &'a Places,
-    autostart: &'a dyn Autostart,
+    systemd: &'a dyn Systemd,
     still_free: &'a (dyn Fn() -> Result<(), OpError> + Sync),
     report: &'a dyn Report,
     cancel: &'a Cancel,
@@ -114,9 +121,9 @@ fn transaction<'a>(
     }
     if target.enabled {
         let disable = Step::new(format!("disable unit {}", name.unit()), move || {
-            autostart.set(name, false)
+            systemd.set_autostart(name, false)
         });
-        steps.step(disable.undo(move || autostart.set(name, true)));
+        steps.step(disable.undo(move || systemd.set_autostart(name, true)));
     }
     for path in settings_of(name, places) {
         steps.step(put_away(name, path, places, removed));
@@ -127,6 +134,11 @@ fn transaction<'a>(
             move || fs::remove_file(&link).map_err(OpError::path("remove", &link)),
         ));
     }
+    // A failed unit stays loaded, and with it a machine that is gone.
+    steps.step(Step::new(
+        format!("forget a failure of unit {}", name.unit()),
+        move || systemd.forget_failure(name),
+    ));
     if target.image.is_some() {
         steps.step(Step::new("delete its files", move || {
             report.phase("deleting its files");
@@ -154,18 +166,26 @@ mod tests {
 
     /// Says no to the last thing that can fail.
     struct Refuses;
-    impl Autostart for Refuses {
-        fn set(&self, name: &MachineName, enabled: bool) -> Result<(), OpError> {
+    impl Systemd for Refuses {
+        fn set_autostart(&self, name: &MachineName, enabled: bool) -> Result<(), OpError> {
             if enabled {
                 Ok(())
             } else {
                 Err(OpError::Setting(format!("{name} stays enabled")))
             }
         }
+
+        fn forget_failure(&self, _: &MachineName) -> Result<(), OpError> {
+            Ok(())
+        }
     }
     struct Obeys;
-    impl Autostart for Obeys {
-        fn set(&self, _: &MachineName, _: bool) -> Result<(), OpError> {
+    impl Systemd for Obeys {
+        fn set_autostart(&self, _: &MachineName, _: bool) -> Result<(), OpError> {
+            Ok(())
+        }
+
+        fn forget_failure(&self, _: &MachineName) -> Result<(), OpError> {
             Ok(())
         }
     }
@@ -202,9 +222,13 @@ mod tests {
 
     /// Lets a later step fail: the journal link is gone when its turn comes.
     struct TakesLink(PathBuf);
-    impl Autostart for TakesLink {
-        fn set(&self, _: &MachineName, _: bool) -> Result<(), OpError> {
+    impl Systemd for TakesLink {
+        fn set_autostart(&self, _: &MachineName, _: bool) -> Result<(), OpError> {
             let _ = fs::remove_file(&self.0);
+            Ok(())
+        }
+
+        fn forget_failure(&self, _: &MachineName) -> Result<(), OpError> {
             Ok(())
         }
     }
