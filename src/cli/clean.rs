@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::context::Ctx;
 use super::error::CliError;
-use super::sweep::finish_removals;
+use super::sweep::finisher;
 use crate::machine::text::bytes;
 use crate::ops::clean::{CleanOptions, Cleaned, clean, plan};
 use crate::output::data;
@@ -45,10 +45,10 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
         return show(ctx, &found, "would free");
     }
     let progress = ctx.progress("clean");
-    let (cleaned, removed) = ctx
-        .blocking(move || clean(&places, options, &progress, &cancel))
+    let finish = finisher(ctx).await;
+    let cleaned = ctx
+        .blocking(move || clean(&places, options, &finish, &progress, &cancel))
         .await?;
-    finish_removals(ctx, removed).await?;
     show(ctx, &cleaned, "freed")
 }
 

@@ -7,8 +7,8 @@ use crate::machine::Cancel;
 use crate::ops::{OpError, Places};
 use crate::output::{Voice, data, progress::Progress};
 use crate::sys::agent::Agent;
-use crate::sys::bus::Bus;
 use crate::sys::bus::jobs::Jobs;
+use crate::sys::bus::{Bus, BusError};
 use crate::sys::config::{Config, ConfigError};
 
 /// What verbs work with.
@@ -45,8 +45,8 @@ impl Ctx {
     }
 
     /// The system bus.
-    pub async fn bus(&self) -> Result<&Bus, CliError> {
-        Ok(self.bus.get_or_try_init(|| Bus::system(self.may_ask())).await?)
+    pub async fn bus(&self) -> Result<&Bus, BusError> {
+        self.bus.get_or_try_init(|| Bus::system(self.may_ask())).await
     }
 
     /// systemd's jobs. Before a verb that changes something: polkit gets its agent here.

@@ -95,11 +95,11 @@ async fn remove_one(
     let removed = ctx
         .blocking(move || {
             let still_free = || handle.block_on(refuse_running(&bus, &target.name));
-            let autostart = ThroughSystemd {
+            let systemd = ThroughSystemd {
                 bus: bus.clone(),
                 handle: handle.clone(),
             };
-            remove(&target, &places, &autostart, &still_free, &progress, &cancel)
+            remove(&target, &places, &systemd, &still_free, &progress, &cancel)
         })
         .await?;
     Ok(removed.kept)

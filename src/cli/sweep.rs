@@ -5,66 +5,79 @@ use tokio::runtime::Handle;
 use super::context::Ctx;
 use super::error::CliError;
 use crate::machine::MachineName;
-use crate::ops::enable::{disable_units, enable, is_enabled};
-use crate::ops::remove::{Autostart, Target, remove};
+use crate::ops::OpError;
+use crate::ops::enable::{disable_units, enable_units, is_enabled};
+use crate::ops::remove::{Systemd, Target, remove};
+use crate::ops::stop::forget_failure;
 use crate::ops::transaction::sweep;
-use crate::ops::{OpError, Places};
 use crate::sys::bus::Bus;
 
-/// Autostart through systemd, for steps that run on a thread of their own.
+/// What is done through systemd, for steps that run on a thread of their own.
 #[derive(Debug)]
 pub(super) struct ThroughSystemd {
     pub(super) bus: Bus,
     pub(super) handle: Handle,
 }
 
-impl Autostart for ThroughSystemd {
-    fn set(&self, name: &MachineName, enabled: bool) -> Result<(), OpError> {
+impl Systemd for ThroughSystemd {
+    fn set_autostart(&self, name: &MachineName, enabled: bool) -> Result<(), OpError> {
         let names = std::slice::from_ref(name);
         let change = async {
             if enabled {
-                enable(&self.bus, names).await.map(drop)
+                enable_units(&self.bus, names).await
             } else {
                 disable_units(&self.bus, names).await
             }
         };
         self.handle.block_on(change)
     }
+
+    fn forget_failure(&self, name: &MachineName) -> Result<(), OpError> {
+        self.handle.block_on(forget_failure(&self.bus, &name.unit()))
+    }
 }
 
 /// Sweeps, and says what was swept.
 pub(super) async fn run(ctx: &Ctx) -> Result<(), CliError> {
     let (places, cancel, progress) = (ctx.places.clone(), ctx.cancel.clone(), ctx.progress("sweep"));
-    let swept = ctx.blocking(move || sweep(&places, &progress, &cancel)).await?;
-    for what in &swept.what {
+    let finish = finisher(ctx).await;
+    let swept = ctx
+        .blocking(move || sweep(&places, &finish, &progress, &cancel))
+        .await?;
+    for what in &swept {
         ctx.voice
             .status(&format!("swept what an interrupted call left: {what}"));
     }
-    finish_removals(ctx, swept.removed).await
+    Ok(())
 }
 
-/// Removes the settings and autostart of machines whose removal was killed in the middle.
-pub(super) async fn finish_removals(ctx: &Ctx, names: Vec<String>) -> Result<(), CliError> {
-    for name in names.iter().filter_map(|name| name.parse::<MachineName>().ok()) {
-        // Somebody may have made a machine of that name since.
-        if ctx.places.image(&name).exists() {
-            continue;
+/// Removes the settings and autostart of a machine whose removal was killed in the middle.
+pub(super) async fn finisher(ctx: &Ctx) -> impl Fn(&str) -> Result<(), OpError> + Send + 'static {
+    let (places, cancel, progress) = (ctx.places.clone(), ctx.cancel.clone(), ctx.progress("sweep"));
+    let (bus, handle) = (ctx.bus().await.cloned(), Handle::current());
+    move |name| {
+        let bus = bus.clone()?;
+        let name: MachineName = name.parse()?;
+        let find_image = || handle.block_on(bus.find_image_path(name.as_str()));
+        // Somebody made a machine of that name since.
+        if find_image()?.is_some() {
+            return Ok(());
         }
-        let bus = ctx.bus().await?.clone();
-        let enabled = is_enabled(&bus.unit_file_state(&name.unit()).await.unwrap_or_default());
+        let state = handle.block_on(bus.unit_file_state(&name.unit()))?;
         let target = Target {
-            name,
+            name: name.clone(),
             image: None,
-            enabled,
+            enabled: is_enabled(&state),
         };
-        let autostart = ThroughSystemd {
-            bus,
-            handle: Handle::current(),
+        let still_gone = || match find_image()? {
+            None => Ok(()),
+            Some(path) => Err(OpError::NotRemovable {
+                path: path.into(),
+                reason: "it was made since".to_owned(),
+            }),
         };
-        let (places, cancel): (Places, _) = (ctx.places.clone(), ctx.cancel.clone());
-        let progress = ctx.progress(target.name.as_str());
-        ctx.blocking(move || remove(&target, &places, &autostart, &|| Ok(()), &progress, &cancel))
-            .await?;
+        let (bus, handle) = (bus.clone(), handle.clone());
+        let systemd = ThroughSystemd { bus, handle };
+        remove(&target, &places, &systemd, &still_gone, &progress, &cancel).map(drop)
     }
-    Ok(())
 }

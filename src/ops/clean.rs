@@ -35,23 +35,20 @@ pub struct Cleaned {
     pub bytes: u64,
 }
 
-/// Names of machines whose removal a sweep finished: systemd must forget them.
-pub type Forgotten = Vec<String>;
-
 /// What [`clean`] would remove. Touches nothing. Blocks.
 pub fn plan(places: &Places, options: CleanOptions, cancel: &Cancel) -> Result<Vec<Cleaned>, OpError> {
     let size = |path: &Path| tree_size(path, cancel).unwrap_or(0);
     let mut found: Vec<Cleaned> = leftovers(places)
         .into_iter()
-        .map(|(path, record)| {
-            let what = record.map_or_else(
+        .map(|left| {
+            let what = left.record.as_ref().map_or_else(
                 || "leftover".to_owned(),
                 |record| format!("leftover of machine '{}'", record.name),
             );
             Cleaned {
                 what,
-                bytes: size(&path),
-                path: Some(path),
+                bytes: size(&left.directory),
+                path: Some(left.directory),
             }
         })
         .collect();
@@ -82,15 +79,16 @@ pub fn plan(places: &Places, options: CleanOptions, cancel: &Cancel) -> Result<V
     Ok(found)
 }
 
-/// Removes it. What cannot be removed is reported, and does not stop the rest. Blocks.
+/// Removes it. What cannot be removed is reported, and does not stop the rest; `finish` is as [`sweep`] wants it. Blocks.
 pub fn clean(
     places: &Places,
     options: CleanOptions,
+    finish: &dyn Fn(&str) -> Result<(), OpError>,
     report: &dyn Report,
     cancel: &Cancel,
-) -> Result<(Vec<Cleaned>, Forgotten), OpError> {
+) -> Result<Vec<Cleaned>, OpError> {
     let planned = plan(places, options, cancel)?;
-    let swept = sweep(places, report, cancel)?;
+    sweep(places, finish, report, cancel)?;
     let cleared = match options.cache_age {
         Some(age) => cache::clear(&source_places(places), Some(age), cancel)?,
         None => Vec::new(),
@@ -123,7 +121,7 @@ pub fn clean(
         }
         cleaned.push(item);
     }
-    Ok((cleaned, swept.removed))
+    Ok(cleaned)
 }
 
 fn source_places(places: &Places) -> sources::Places {
@@ -185,7 +183,7 @@ mod tests {
             trash_age: Duration::ZERO,
         };
         let cleaned = || {
-            let (cleaned, _) = clean(&places, options, &(), &Cancel::default()).unwrap();
+            let cleaned = clean(&places, options, &|_| Ok(()), &(), &Cancel::default()).unwrap();
             cleaned.into_iter().filter_map(|item| item.path).collect::<Vec<_>>()
         };
         assert_eq!(cleaned(), [entries[1].clone()]);

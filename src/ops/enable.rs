@@ -43,10 +43,7 @@ pub async fn enable(bus: &Bus, names: &[MachineName]) -> Result<Outcomes, OpErro
         wanted.push(TARGET.to_owned());
     }
     if !wanted.is_empty() {
-        let files: Vec<&str> = wanted.iter().map(String::as_str).collect();
-        let enabled = bus.manager().await?.enable_unit_files(&files, false, false).await;
-        enabled.map_err(|error| explain(&error, "enable", names))?;
-        reload(bus).await?;
+        link(bus, &wanted, names).await?;
     }
     Ok(outcomes)
 }
@@ -69,6 +66,19 @@ pub async fn disable(bus: &Bus, names: &[MachineName]) -> Result<Outcomes, OpErr
         disable_units(bus, &wanted).await?;
     }
     Ok(outcomes)
+}
+
+/// Makes the links of these machines, whether there is an image or not: one that is being removed is out of sight.
+pub(crate) async fn enable_units(bus: &Bus, names: &[MachineName]) -> Result<(), OpError> {
+    let units: Vec<String> = names.iter().map(MachineName::unit).collect();
+    link(bus, &units, names).await
+}
+
+async fn link(bus: &Bus, units: &[String], names: &[MachineName]) -> Result<(), OpError> {
+    let files: Vec<&str> = units.iter().map(String::as_str).collect();
+    let enabled = bus.manager().await?.enable_unit_files(&files, false, false).await;
+    enabled.map_err(|error| explain(&error, "enable", names))?;
+    reload(bus).await
 }
 
 /// Removes the links of these machines, whether they are there or not.

@@ -10,6 +10,7 @@ use crate::sources::guest::GuestError;
 use crate::storage::StorageError;
 use crate::sys::bus::BusError;
 use crate::sys::files::FileError;
+use crate::sys::image_lock::ImageLockError;
 
 /// Every way a verb that changes something can fail.
 #[derive(Debug, thiserror::Error)]
@@ -112,6 +113,9 @@ pub enum OpError {
     /// A file of the host or of a guest.
     #[error(transparent)]
     File(#[from] FileError),
+    /// Somebody uses the image.
+    #[error(transparent)]
+    ImageLock(#[from] ImageLockError),
     /// A copy or removal of a tree.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -193,6 +197,9 @@ impl OpError {
                 )]
             }
             Self::NoInit { name } => vec![format!("restart it from outside: `machinist restart {name}`")],
+            Self::ImageLock(ImageLockError::InUse { .. }) => {
+                vec!["a machine of another name may run on it: see `machinectl list`, and stop that one".to_owned()]
+            }
             Self::NeedsRoot { .. } => vec!["run it as root: `sudo machinist …`".to_owned()],
             Self::Job { diagnosis, .. } => diagnosis.hints.clone(),
             Self::Source(error) => error.hints(),

@@ -9,6 +9,8 @@ use crate::machine::MachineName;
 pub struct Places {
     /// Images: `/var/lib/machines`.
     pub machines: PathBuf,
+    /// Where machined looks for images besides, see machinectl(1).
+    pub other_machines: Vec<PathBuf>,
     /// The administrator's trusted settings: `/etc/systemd/nspawn`.
     pub settings: PathBuf,
     /// Trusted settings of this boot: `/run/systemd/nspawn`.
@@ -31,6 +33,7 @@ impl Default for Places {
     fn default() -> Self {
         Self {
             machines: "/var/lib/machines".into(),
+            other_machines: OTHER_MACHINES.iter().map(PathBuf::from).collect(),
             settings: "/etc/systemd/nspawn".into(),
             runtime_settings: "/run/systemd/nspawn".into(),
             units: "/etc/systemd/system".into(),
@@ -43,7 +46,6 @@ impl Default for Places {
     }
 }
 
-/// Where machined looks for images besides, see machinectl(1).
 const OTHER_MACHINES: &[&str] = &[
     "/etc/machines",
     "/run/machines",
@@ -60,11 +62,17 @@ impl Places {
         let Ok(real) = image.canonicalize() else {
             return image.to_owned();
         };
-        std::iter::once(self.machines.as_path())
-            .chain(OTHER_MACHINES.iter().map(Path::new))
+        self.all_machines()
             .flat_map(|directory| [directory.join(name.as_str()), directory.join(format!("{name}.raw"))])
             .find(|entry| entry.is_symlink() && entry.canonicalize().is_ok_and(|leads_to| leads_to == real))
             .unwrap_or_else(|| image.to_owned())
+    }
+
+    /// All directories of images.
+    pub fn all_machines(&self) -> impl Iterator<Item = &Path> {
+        std::iter::once(&self.machines)
+            .chain(&self.other_machines)
+            .map(PathBuf::as_path)
     }
 
     /// Where a directory image lies.
@@ -83,6 +91,12 @@ impl Places {
     #[must_use]
     pub fn drop_ins(&self, name: &MachineName) -> PathBuf {
         self.units.join(format!("{}.d", name.unit()))
+    }
+
+    /// Where systemd has the locks of images, by inode.
+    #[must_use]
+    pub fn image_locks(&self) -> PathBuf {
+        self.runtime_settings.join("locks")
     }
 
     /// Where `remove` moves what the administrator wrote.

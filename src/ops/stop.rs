@@ -188,7 +188,7 @@ async fn take_down(bus: &Bus, jobs: &Jobs, name: &MachineName, running: &Running
     let unit = running.unit.as_str();
     if !running.has_supervisor() {
         kill_unit(bus, name, unit, "all", libc::SIGKILL).await?;
-        return wait_until_gone(bus, name, unit).await;
+        return within(FORCE_PATIENCE, name, unit, wait_until_gone(bus, name, unit)).await;
     }
     let job = stop_job(bus, name, unit).await?;
     let ended = jobs.wait(&job);
@@ -198,28 +198,28 @@ async fn take_down(bus: &Bus, jobs: &Jobs, name: &MachineName, running: &Running
         match timeout(FORCE_INTERVAL, ended.as_mut()).await {
             Ok(result) => {
                 finish(bus, name, unit, &result).await?;
-                return forget_failure(bus, unit).await;
+                // Without the right to it the unit stays in `list -a` as failed, and the machine is down all the same.
+                let _ = forget_failure(bus, unit).await;
+                return Ok(());
             }
             Err(_) if Instant::now() < deadline => kill_unit(bus, name, unit, "main", libc::SIGTERM).await?,
             // A supervisor that does not listen: it may be stopped, or hang in the kernel.
             Err(_) => kill_unit(bus, name, unit, "all", libc::SIGKILL).await?,
         }
         if Instant::now() > deadline + FORCE_PATIENCE {
-            return Err(OpError::TimedOut {
-                name: name.to_string(),
-                state: "has not stopped",
-                after: FORCE_PATIENCE * 2,
-                hint: format!("a process of it hangs in the kernel: see `systemctl status {unit}`"),
-            });
+            return Err(hangs(FORCE_PATIENCE * 2, name, unit));
         }
     }
 }
 
-/// A supervisor that was told twice fails, which is what was wanted of it: that failure is nobody's to look into.
-async fn forget_failure(bus: &Bus, unit: &str) -> Result<(), OpError> {
-    // Without the right to it the unit stays in `list -a` as failed, and the machine is down all the same.
-    let _ = bus.manager().await?.reset_failed_unit(unit).await;
-    Ok(())
+/// A supervisor that was told twice fails, which is what was wanted of it: that failure is nobody's to look into. Nor is
+/// one of a machine that is removed.
+pub(crate) async fn forget_failure(bus: &Bus, unit: &str) -> Result<(), OpError> {
+    let reset = bus.manager().await?.reset_failed_unit(unit).await;
+    match reset.map_err(|error| classify(&error, systemd1::SERVICE, &format!("reset unit {unit}"), unit)) {
+        Ok(()) | Err(BusError::NoSuchUnit(_)) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 async fn stop_job(bus: &Bus, name: &MachineName, unit: &str) -> Result<String, OpError> {
@@ -236,7 +236,7 @@ async fn stop_job(bus: &Bus, name: &MachineName, unit: &str) -> Result<String, O
 /// A stop job ends well even if the unit then counts as failed: what matters is that nothing runs.
 async fn finish(bus: &Bus, name: &MachineName, unit: &str, result: &str) -> Result<(), OpError> {
     if result == "done" {
-        return wait_until_gone(bus, name, unit).await;
+        return within(FORCE_PATIENCE, name, unit, wait_until_gone(bus, name, unit)).await;
     }
     let diagnosis = Box::new(diagnose::failed_job(bus, name.as_str(), unit, result, None).await);
     Err(OpError::Job {
@@ -244,6 +244,26 @@ async fn finish(bus: &Bus, name: &MachineName, unit: &str, result: &str) -> Resu
         name: name.to_string(),
         diagnosis,
     })
+}
+
+/// Puts a limit to a wait for what nothing can be done about any more.
+async fn within(
+    limit: Duration,
+    name: &MachineName,
+    unit: &str,
+    wait: impl Future<Output = Result<(), OpError>>,
+) -> Result<(), OpError> {
+    let waited = timeout(limit, wait).await;
+    waited.unwrap_or_else(|_| Err(hangs(limit, name, unit)))
+}
+
+fn hangs(after: Duration, name: &MachineName, unit: &str) -> OpError {
+    OpError::TimedOut {
+        name: name.to_string(),
+        state: "has not stopped",
+        after,
+        hint: format!("a process of it hangs in the kernel: see `systemctl status {unit}`"),
+    }
 }
 
 /// machined unregisters a machine a moment after its unit is down.
@@ -329,5 +349,23 @@ fn reboot_signal(name: &MachineName, registered: &Registered) -> Result<i32, OpE
         Init::Systemd => Ok(libc::SIGINT),
         Init::Busybox => Ok(libc::SIGTERM),
         Init::None => Err(OpError::NoInit { name: name.to_string() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn no_wait_is_for_ever() {
+        let name = "web".parse().unwrap();
+        let limit = Duration::from_millis(1);
+        let error = within(limit, &name, "machine-web.scope", std::future::pending()).await;
+        assert!(matches!(error, Err(OpError::TimedOut { after, .. }) if after == limit));
+        assert!(
+            within(limit, &name, "machine-web.scope", async { Ok(()) })
+                .await
+                .is_ok()
+        );
     }
 }

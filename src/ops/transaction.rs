@@ -229,71 +229,88 @@ fn discard(directory: &Path) -> Result<(), OpError> {
     fs::remove_dir(directory).map_err(OpError::path("remove", directory))
 }
 
-/// What a sweep found that only systemd can put right.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Swept {
-    /// One line for each directory that was swept: "half-made machine 'web'".
-    pub what: Vec<String>,
-    /// Machines whose removal was finished: they must not be enabled any more.
-    pub removed: Vec<String>,
-}
-
 /// Whether a path is named as staging directories are.
 pub(super) fn is_staging(path: &Path) -> bool {
     path.file_name()
         .is_some_and(|name| name.to_string_lossy().starts_with(PREFIX))
 }
 
-/// Whether a staging directory is there that nobody owns. Cheap; changes nothing.
+/// A staging directory that nobody owned; ours as long as this is held.
+#[derive(Debug)]
+pub struct Leftover {
+    /// Where it is.
+    pub directory: PathBuf,
+    /// What it was for; `None` if it says nothing.
+    pub record: Option<Record>,
+    /// `None` if its owner died before there was a record to lock.
+    _lock: Option<Flock<File>>,
+}
+
+/// The staging directories that nobody owns. Cheap; changes nothing.
 #[must_use]
-pub fn leftovers(places: &Places) -> Vec<(PathBuf, Option<Record>)> {
-    let Ok(entries) = fs::read_dir(&places.machines) else {
-        return Vec::new();
-    };
-    entries
-        .flatten()
+pub fn leftovers(places: &Places) -> Vec<Leftover> {
+    // A removal hides an image beside where it lay.
+    let directories = places
+        .all_machines()
+        .filter_map(|directory| fs::read_dir(directory).ok());
+    directories
+        .flat_map(Iterator::flatten)
         .filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX))
         .filter_map(|entry| {
-            let path = entry.path().join(RECORD);
-            let Ok(file) = File::open(&path) else {
-                return Some((entry.path(), None));
+            let directory = entry.path();
+            let path = directory.join(RECORD);
+            let lock = match File::open(&path) {
+                Ok(file) => Some(Flock::lock(file, FlockArg::LockExclusiveNonblock).ok()?),
+                Err(_) => None,
             };
-            Flock::lock(file, FlockArg::LockExclusiveNonblock).ok()?;
             let record = fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
-            Some((entry.path(), record))
+            Some(Leftover {
+                directory,
+                record,
+                _lock: lock,
+            })
         })
         .collect()
 }
 
-/// Takes back, or finishes, what killed verbs left behind. What cannot be swept is reported, and left to the next one: it
-/// is no reason why another verb should fail. Blocks.
-pub fn sweep(places: &Places, report: &dyn Report, cancel: &Cancel) -> Result<Swept, OpError> {
-    let mut swept = Swept::default();
+/// Takes back, or finishes, what killed verbs left behind; one line for each: "half-made machine 'web'". What cannot be
+/// swept is reported, and left to the next one: it is no reason why another verb should fail. Blocks.
+///
+/// `finish` removes what is left of the machine of a killed removal, its files aside.
+pub fn sweep(
+    places: &Places,
+    finish: &dyn Fn(&str) -> Result<(), OpError>,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<Vec<String>, OpError> {
+    let mut swept = Vec::new();
     if leftovers(places).is_empty() {
         return Ok(swept);
     }
-    let _guard = Lock::wait(&places.runtime, STAGING_LOCK, report, cancel)?;
-    for (directory, record) in leftovers(places) {
-        let what = match &record {
+    // Given back before they are swept: finishing locks a name, and whoever has that one may be waiting for this.
+    let guard = Lock::wait(&places.runtime, STAGING_LOCK, report, cancel)?;
+    let left = leftovers(places);
+    drop(guard);
+    for Leftover {
+        directory,
+        record,
+        _lock,
+    } in left
+    {
+        let has_tree = fs::symlink_metadata(directory.join(TREE)).is_ok();
+        let (what, done) = match &record {
             // Before the rename its tree is still here, and the settings it wrote are of no machine.
-            Some(record) if record.verb == Verb::Create && directory.join(TREE).exists() => {
-                format!("half-made machine '{}'", record.name)
-            }
-            Some(record) if record.verb == Verb::Remove && directory.join(TREE).exists() => {
-                // Its settings and autostart are finished even if some of its files cannot be deleted.
-                swept.removed.push(record.name.clone());
-                format!("half-removed machine '{}'", record.name)
-            }
-            _ => format!("leftover '{}'", directory.display()),
+            Some(record) if has_tree && record.verb == Verb::Create => (
+                format!("half-made machine '{}'", record.name),
+                take_back_settings(record, &directory),
+            ),
+            Some(record) if has_tree => (format!("half-removed machine '{}'", record.name), finish(&record.name)),
+            _ => (format!("leftover '{}'", directory.display()), Ok(())),
         };
-        let undone = match &record {
-            Some(record) if record.verb == Verb::Create && directory.join(TREE).exists() => {
-                take_back_settings(record, &directory)
-            }
-            _ => Ok(()),
-        };
-        match undone.and_then(|()| discard(&directory)) {
-            Ok(()) => swept.what.push(what),
+        // Last: as long as its record is there, the next sweep can do what this one could not.
+        match done.and_then(|()| discard(&directory)) {
+            Ok(()) => swept.push(what),
+            Err(error) if error.is_interruption() => return Err(error),
             // Its owner was about to be done with it.
             Err(_) if !directory.exists() => {}
             Err(error) => report.warn(&format!("cannot sweep {what}: {error}")),
@@ -325,6 +342,7 @@ mod tests {
     fn places(root: &Path) -> Places {
         let places = Places {
             machines: root.join("machines"),
+            other_machines: vec![root.join("elsewhere")],
             runtime: root.join("run"),
             ..Places::default()
         };
@@ -392,8 +410,8 @@ mod tests {
         let left = killed.directory.clone();
         killed.record = None;
         std::mem::forget(killed);
-        let swept = sweep(&places, &(), &cancel).unwrap();
-        assert_eq!(swept.what, ["half-made machine 'web'"]);
+        let swept = sweep(&places, &|_| Ok(()), &(), &cancel).unwrap();
+        assert_eq!(swept, ["half-made machine 'web'"]);
         assert!(!left.exists() && !settings.exists() && owned.directory.exists());
         drop(owned);
         assert_eq!(fs::read_dir(&places.machines).unwrap().count(), 0);
@@ -411,7 +429,56 @@ mod tests {
         fs::write(&settings, "[Exec]\n# mine\n").unwrap();
         killed.record = None;
         std::mem::forget(killed);
-        sweep(&places, &(), &cancel).unwrap();
+        sweep(&places, &|_| Ok(()), &(), &cancel).unwrap();
         assert!(settings.exists());
+    }
+
+    #[test]
+    fn a_removal_beside_an_image_elsewhere_is_swept() {
+        let root = tempfile::tempdir().unwrap();
+        let places = places(root.path());
+        let elsewhere = Places {
+            machines: places.other_machines[0].clone(),
+            ..places.clone()
+        };
+        fs::create_dir(&elsewhere.machines).unwrap();
+        let cancel = Cancel::default();
+        let mut killed = Staging::create(&elsewhere, &record(Verb::Remove, None), &(), &cancel).unwrap();
+        fs::create_dir(killed.tree()).unwrap();
+        killed.record = None;
+        std::mem::forget(killed);
+        assert_eq!(
+            sweep(&places, &|_| Ok(()), &(), &cancel).unwrap(),
+            ["half-removed machine 'web'"]
+        );
+        assert_eq!(fs::read_dir(&elsewhere.machines).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_removal_is_finished_before_its_record_goes() {
+        let root = tempfile::tempdir().unwrap();
+        let places = places(root.path());
+        let cancel = Cancel::default();
+        let mut killed = Staging::create(&places, &record(Verb::Remove, None), &(), &cancel).unwrap();
+        // An image may be a link, and lead nowhere from here.
+        std::os::unix::fs::symlink("nowhere", killed.tree()).unwrap();
+        let left = killed.directory.clone();
+        killed.record = None;
+        std::mem::forget(killed);
+        let refuses = |_: &str| Err(OpError::Setting("no".into()));
+        assert_eq!(sweep(&places, &refuses, &(), &cancel).unwrap(), Vec::<String>::new());
+        assert!(left.join(RECORD).exists());
+        let finishes = |name: &str| {
+            assert_eq!(name, "web");
+            assert!(left.join(RECORD).exists() && left.join(TREE).is_symlink());
+            // Nobody else sweeps it meanwhile.
+            assert!(leftovers(&places).is_empty());
+            Ok(())
+        };
+        assert_eq!(
+            sweep(&places, &finishes, &(), &cancel).unwrap(),
+            ["half-removed machine 'web'"]
+        );
+        assert!(!left.exists());
     }
 }

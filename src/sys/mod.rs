@@ -7,6 +7,7 @@ pub mod bus;
 pub mod config;
 pub mod files;
 pub mod guest;
+pub mod image_lock;
 pub mod inspect;
 pub(crate) mod ioctl;
 pub mod journal;

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 
 use crate::create::{hidden, traces};
 use crate::support::{
-    Guest, PATIENCE, There, agree, bootstrap_options, guest_suite, holds_within, images_of_machined, machinist,
+    Guest, PATIENCE, There, agree, alone, bootstrap_options, guest_suite, holds_within, images_of_machined, machinist,
     make_busybox_image, run, sh, shared, unique,
 };
 
@@ -149,6 +149,55 @@ fn remove_killed_before_each_step_is_done_or_not() {
         );
     }
     panic!("remove has more steps than expected");
+}
+
+/// A removal that died when the image was out of sight, and nothing else was done yet.
+fn half_removed(stem: &str) -> Guest {
+    let guest = Guest::new(stem);
+    machinist(["create", &guest.name, "template:busybox"]).ok();
+    machinist(["enable", &guest.name]).ok();
+    machinist(["remove", "-y", &guest.name])
+        .env("MACHINIST_DIE_AT_STEP", "2")
+        .status(128 + 9);
+    is_invisible(&guest.name);
+    guest
+}
+
+fn is_enabled(guest: &Guest) -> bool {
+    run("systemctl", ["is-enabled", &guest.unit()]).any().stdout == "enabled\n"
+}
+
+#[test]
+fn finishing_a_killed_remove_may_be_killed_or_fail() {
+    // Whoever sweeps first finishes it.
+    let _host = alone();
+    let guest = half_removed("rmtwice");
+    for step in ["1", "2"] {
+        machinist(["clean"]).env("MACHINIST_DIE_AT_STEP", step).status(128 + 9);
+        assert!(guest.settings().exists(), "killed before step {step}");
+    }
+    // Another verb warns, and goes on.
+    run("chattr", ["+i", &guest.settings().to_string_lossy()]).ok();
+    let other = Guest::new("rmtwice");
+    machinist(["create", &other.name, "template:busybox"])
+        .ok()
+        .stderr_has(&format!("cannot sweep half-removed machine '{}'", guest.name));
+    run("chattr", ["-i", &guest.settings().to_string_lossy()]).ok();
+    machinist(["clean"]).ok();
+    assert_eq!(traces(&guest.name), Vec::<String>::new());
+    assert!(!is_enabled(&guest));
+}
+
+#[test]
+fn an_image_made_after_a_killed_remove_keeps_its_settings() {
+    let _host = alone();
+    let guest = half_removed("rmraw");
+    let raw = guest.image().with_file_name(format!("{}.raw", guest.name));
+    fs::write(&raw, vec![0; 1 << 16]).unwrap();
+    machinist(["clean"]).ok();
+    assert!(guest.settings().exists() && is_enabled(&guest));
+    machinist(["remove", "-y", &guest.name]).ok();
+    assert_eq!(traces(&guest.name), Vec::<String>::new());
 }
 
 #[test]

@@ -5,7 +5,10 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use crate::create::traces;
-use crate::support::{Guest, There, agree, machinist, make_busybox_image, run, sh, shared};
+use crate::support::{
+    Btrfs, Guest, PATIENCE, There, agree, holds_within, machines_of_machined, machinist, make_busybox_image, run, sh,
+    shared, unit_property,
+};
 
 /// The machine's directories in the trash.
 fn trash(name: &str) -> Vec<PathBuf> {
@@ -48,6 +51,78 @@ fn a_running_machine_is_refused_unless_forced() {
     machinist(["remove", "-y", name])
         .status(3)
         .fails_with(&format!("no machine or image '{name}'"), "machinist images");
+}
+
+#[test]
+fn an_image_in_use_under_another_name_is_refused() {
+    let _host = shared();
+    let (image, other) = (Guest::busybox("rmuse"), Guest::new("rmother"));
+    let unit = format!("run-{}.service", other.name);
+    let path = image.image();
+    let (path, name) = (path.to_string_lossy(), &image.name);
+    let nspawn = ["systemd-nspawn", "-q", "--boot", "--private-network", "--settings=no"];
+    let options = ["-q", "--unit", &unit, "-p", "KillMode=mixed"];
+    let place = ["-D", &path, "-M", &other.name];
+    run("systemd-run", options.iter().chain(&nspawn).chain(&place)).ok();
+    assert!(holds_within(PATIENCE, || machines_of_machined().contains(&other.name)));
+    for options in [&["-y"][..], &["-y", "--force"]] {
+        let pid = unit_property(&unit, "MainPID");
+        machinist(["remove", name].iter().chain(options)).status(1).fails_with(
+            &format!("image '{path}' is in use by systemd-nspawn (PID {pid})"),
+            "machinectl list",
+        );
+    }
+    assert!(image.image().join("bin/busybox").exists());
+    agree(name, There::Stopped);
+    run("systemctl", ["kill", "-s", "KILL", &unit]).ok();
+    let ended = || machinist(["remove", "-y", name]).any().status == 0;
+    assert!(holds_within(PATIENCE, ended));
+    let lock = image.image().with_file_name(format!(".#{name}.lck"));
+    assert!(!lock.exists(), "its lock is left");
+    trash(name)
+        .iter()
+        .for_each(|directory| fs::remove_dir_all(directory).unwrap());
+}
+
+#[test]
+fn what_cannot_be_removed_still_starts_at_boot() {
+    let _host = shared();
+    let guest = Guest::busybox("rmfail");
+    let name = &guest.name;
+    machinist(["enable", name]).ok();
+    // The last of what can fail: by then the image is out of sight and autostart is off.
+    run("chattr", ["+i", &guest.settings().to_string_lossy()]).ok();
+    machinist(["remove", "-y", name])
+        .status(1)
+        .stderr_has("cannot move")
+        .lacks("cannot undo");
+    run("chattr", ["-i", &guest.settings().to_string_lossy()]).ok();
+    agree(name, There::Stopped);
+    assert_eq!(
+        run("systemctl", ["is-enabled", &guest.unit()]).any().stdout,
+        "enabled\n"
+    );
+    machinist(["remove", "-y", name]).ok();
+    trash(name)
+        .iter()
+        .for_each(|directory| fs::remove_dir_all(directory).unwrap());
+}
+
+#[test]
+fn nothing_is_left_of_a_failed_machine() {
+    let _host = shared();
+    let guest = Guest::busybox("rmbad");
+    let name = &guest.name;
+    fs::remove_file(guest.image().join("sbin/init")).unwrap();
+    machinist(["start", name]).status(1);
+    assert_eq!(guest.property("ActiveState"), "failed");
+    machinist(["remove", "-y", name]).ok();
+    assert_eq!(guest.property("ActiveState"), "inactive");
+    agree(name, There::Nowhere);
+    machinist(["status", name]).status(3);
+    trash(name)
+        .iter()
+        .for_each(|directory| fs::remove_dir_all(directory).unwrap());
 }
 
 #[test]
@@ -209,6 +284,38 @@ fn immutable_files_inside_are_no_obstacle() {
             .collect();
         assert_eq!(left, Vec::<String>::new());
     }
+}
+
+#[test]
+fn read_only_subvolumes_are_removed_as_machinectl_does() {
+    let _host = shared();
+    // Where other tests have no images.
+    let directory = Path::new("/etc/machines");
+    let _btrfs = Btrfs::at(directory);
+    let guest = Guest::new("rmsub");
+    let name = &guest.name;
+    let image = directory.join(name);
+    run("btrfs", ["-q", "subvolume", "create", &image.to_string_lossy()]).ok();
+    make_busybox_image(&image);
+    run("machinectl", ["read-only", name, "yes"]).ok();
+    let read_only = || {
+        run("btrfs", ["property", "get", &image.to_string_lossy(), "ro"])
+            .ok()
+            .stdout
+    };
+    assert_eq!(read_only(), "ro=true\n");
+    // A failure leaves it as it was.
+    guest.write_settings("");
+    run("chattr", ["+i", &guest.settings().to_string_lossy()]).ok();
+    machinist(["remove", "-y", name]).status(1).stderr_has("cannot move");
+    run("chattr", ["-i", &guest.settings().to_string_lossy()]).ok();
+    assert_eq!(read_only(), "ro=true\n");
+    machinist(["remove", "-y", name]).ok();
+    agree(name, There::Nowhere);
+    assert_eq!(fs::read_dir(directory).unwrap().count(), 0);
+    trash(name)
+        .iter()
+        .for_each(|directory| fs::remove_dir_all(directory).unwrap());
 }
 
 #[test]

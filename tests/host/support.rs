@@ -670,6 +670,33 @@ pub(crate) fn make_busybox_image(path: &Path) {
     .expect("writing os-release");
 }
 
+/// A small btrfs that is mounted somewhere until this is dropped.
+pub(crate) struct Btrfs {
+    file: PathBuf,
+    mounted: PathBuf,
+}
+
+impl Btrfs {
+    #[track_caller]
+    pub(crate) fn at(directory: &Path) -> Self {
+        let file = PathBuf::from(format!("/root/{}.btrfs", unique("fs")));
+        fs::create_dir_all(directory).expect("making a mount point");
+        let script = "truncate -s 300M \"$1\" && mkfs.btrfs -q \"$1\" && mount -o loop \"$1\" \"$2\"";
+        sh(script, [&file, directory]).ok();
+        Self {
+            file,
+            mounted: directory.to_owned(),
+        }
+    }
+}
+
+impl Drop for Btrfs {
+    fn drop(&mut self) {
+        run("umount", [&self.mounted]).any();
+        let _ = fs::remove_file(&self.file);
+    }
+}
+
 /// Writes a program of an image.
 pub(crate) fn write_program(path: &Path, text: &str) {
     fs::create_dir_all(path.parent().expect("a directory")).expect("making a directory");

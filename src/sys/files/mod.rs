@@ -15,4 +15,4 @@ pub(crate) mod xattr;
 pub use error::{FileError, Kind, shown};
 pub use host::{sync_filesystem, write_atomic};
 pub use root::Root;
-pub use tree::{remove_tree, set_immutable, tree_size};
+pub use tree::{ReadOnly, make_read_only, make_writable, remove_tree, tree_size};

@@ -248,19 +248,45 @@ fn remove_directory(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
     }
 }
 
-/// Makes a file or directory immutable, or not; whether that changed anything. Where there is no such flag nothing does.
+/// How machined makes a directory read-only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadOnly {
+    /// A flag of the subvolume: on btrfs.
+    Subvolume,
+    /// The flag "immutable": elsewhere.
+    Immutable,
+}
+
+/// Makes a read-only file or directory writable, if it is one; how it was read-only.
 #[must_use]
-pub fn set_immutable(path: &Path, immutable: bool) -> bool {
+pub fn make_writable(path: &Path) -> Option<ReadOnly> {
+    let all = [ReadOnly::Subvolume, ReadOnly::Immutable];
+    all.into_iter().find(|how| set_read_only(path, *how, false))
+}
+
+/// Makes it read-only again.
+pub fn make_read_only(path: &Path, how: ReadOnly) {
+    // It was so before: if it cannot be again, it is whole all the same.
+    let _ = set_read_only(path, how, true);
+}
+
+/// Whether it changed anything. Where there is no such flag nothing does.
+fn set_read_only(path: &Path, how: ReadOnly, read_only: bool) -> bool {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let Ok(file) = fs::openat(CWD, path, flags, Mode::empty()) else {
         return false;
     };
-    let Ok(found) = fs::ioctl_getflags(&file) else {
-        return false;
-    };
-    let mut wanted = found;
-    wanted.set(IFlags::IMMUTABLE, immutable);
-    wanted != found && fs::ioctl_setflags(&file, wanted).is_ok()
+    match how {
+        ReadOnly::Subvolume => {
+            ioctl::btrfs_subvolume_is_read_only(&file) == Ok(!read_only)
+                && ioctl::btrfs_subvolume_set_read_only(&file, read_only).is_ok()
+        }
+        ReadOnly::Immutable => fs::ioctl_getflags(&file).is_ok_and(|found| {
+            let mut wanted = found;
+            wanted.set(IFlags::IMMUTABLE, read_only);
+            wanted != found && fs::ioctl_setflags(&file, wanted).is_ok()
+        }),
+    }
 }
 
 /// Takes away the flags that keep a file or directory from being changed, where the filesystem has any.

@@ -1,0 +1,283 @@
+//! Removing machines: the image vanishes in one rename, what an administrator wrote goes to the trash.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use self::image::{Hidden, hide};
+use self::journal::journal_links;
+use self::settings::{put_away, settings_of};
+use super::lock::Lock;
+use super::transaction::{Step, Transaction};
+use super::{OpError, Places};
+use crate::machine::{Cancel, MachineName, Report};
+use crate::sys::files::shown;
+use crate::sys::image_lock::ImageLock;
+
+mod image;
+mod journal;
+mod settings;
+
+/// What is there to remove.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The machine.
+    pub name: MachineName,
+    /// Its image; `None` if only settings are left of it.
+    pub image: Option<PathBuf>,
+    /// Whether it starts at boot.
+    pub enabled: bool,
+}
+
+/// What [`remove`] did besides.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Where an administrator's files are now.
+    pub kept: Vec<PathBuf>,
+}
+
+/// What is done through systemd.
+pub trait Systemd: Sync {
+    /// Makes the machine start at boot, or not; no error if it is so already.
+    fn set_autostart(&self, name: &MachineName, enabled: bool) -> Result<(), OpError>;
+
+    /// Forgets that the machine failed, if it did.
+    fn forget_failure(&self, name: &MachineName) -> Result<(), OpError>;
+}
+
+/// Removes a machine that does not run. Blocks.
+///
+/// # Errors
+/// Before the image is renamed everything stays; after that the machine is gone, and what could not be removed is left
+/// to the next sweep.
+pub fn remove(
+    target: &Target,
+    places: &Places,
+    systemd: &dyn Systemd,
+    still_free: &(dyn Fn() -> Result<(), OpError> + Sync),
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<Removed, OpError> {
+    let removed = Mutex::default();
+    transaction(target, places, systemd, still_free, report, cancel, &removed).run(report, cancel)?;
+    Ok(removed.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// What [`remove`] would do, one line per step.
+#[must_use]
+pub fn plan(target: &Target, places: &Places) -> Vec<String> {
+    struct Nothing;
+    impl Systemd for Nothing {
+        fn set_autostart(&self, _: &MachineName, _: bool) -> Result<(), OpError> {
+            Ok(())
+        }
+
+        fn forget_failure(&self, _: &MachineName) -> Result<(), OpError> {
+            Ok(())
+        }
+    }
+    let (removed, cancel) = (Mutex::default(), Cancel::default());
+    transaction(target, places, &Nothing, &|| Ok(()), &(), &cancel, &removed).describe()
+}
+
+fn transaction<'a>(
+    target: &'a Target,
+    places: &'a Places,
+    systemd: &'a dyn Systemd,
+    still_free: &'a (dyn Fn() -> Result<(), OpError> + Sync),
+    report: &'a dyn Report,
+    cancel: &'a Cancel,
+    removed: &'a Mutex<Removed>,
+) -> Transaction<'a> {
+    let name = &target.name;
+    let mut steps = Transaction::default();
+    let (lock, image_lock) = (Mutex::new(None), Mutex::new(None));
+    steps.step(Step::new(
+        format!("lock the name '{name}' and check that it does not run"),
+        move || {
+            let held = Lock::wait(&places.runtime, name.as_str(), report, cancel)?;
+            *hold(&lock) = Some(held);
+            still_free()?;
+            // A machine of any name may run on it.
+            if let Some(image) = &target.image {
+                *hold(&image_lock) = Some(ImageLock::take(image, &places.image_locks())?);
+            }
+            Ok(())
+        },
+    ));
+    let staging: Arc<Mutex<Option<Hidden>>> = Arc::default();
+    if let Some(image) = &target.image {
+        let (hidden, shown_again) = (Arc::clone(&staging), Arc::clone(&staging));
+        steps.step(
+            Step::new(format!("take image '{}' out of sight", shown(image)), move || {
+                *hold(&hidden) = Some(hide(name, image, places, report, cancel)?);
+                Ok(())
+            })
+            .undo(move || match hold(&shown_again).take() {
+                Some(hidden) => hidden.put_back(image),
+                None => Ok(()),
+            }),
+        );
+    }
+    if target.enabled {
+        let disable = Step::new(format!("disable unit {}", name.unit()), move || {
+            systemd.set_autostart(name, false)
+        });
+        steps.step(disable.undo(move || systemd.set_autostart(name, true)));
+    }
+    for path in settings_of(name, places) {
+        steps.step(put_away(name, path, places, removed));
+    }
+    for link in journal_links(target, places) {
+        steps.step(Step::new(
+            format!("remove journal link '{}'", shown(&link)),
+            move || fs::remove_file(&link).map_err(OpError::path("remove", &link)),
+        ));
+    }
+    // A failed unit stays loaded, and with it a machine that is gone.
+    steps.step(Step::new(
+        format!("forget a failure of unit {}", name.unit()),
+        move || systemd.forget_failure(name),
+    ));
+    if target.image.is_some() {
+        steps.step(Step::new("delete its files", move || {
+            report.phase("deleting its files");
+            // The machine is gone already: what cannot be deleted stays hidden, and is no failure of the verb.
+            if let Some(Err(error)) = hold(&staging).take().map(Hidden::delete) {
+                report.warn(&format!(
+                    "some of its files could not be deleted, `machinist clean` tries again: {error}"
+                ));
+            }
+            Ok(())
+        }));
+    }
+    steps
+}
+
+fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// Says no to the last thing that can fail.
+    struct Refuses;
+    impl Systemd for Refuses {
+        fn set_autostart(&self, name: &MachineName, enabled: bool) -> Result<(), OpError> {
+            if enabled {
+                Ok(())
+            } else {
+                Err(OpError::Setting(format!("{name} stays enabled")))
+            }
+        }
+
+        fn forget_failure(&self, _: &MachineName) -> Result<(), OpError> {
+            Ok(())
+        }
+    }
+    struct Obeys;
+    impl Systemd for Obeys {
+        fn set_autostart(&self, _: &MachineName, _: bool) -> Result<(), OpError> {
+            Ok(())
+        }
+
+        fn forget_failure(&self, _: &MachineName) -> Result<(), OpError> {
+            Ok(())
+        }
+    }
+
+    fn host(root: &Path) -> (Places, Target) {
+        let places = Places {
+            machines: root.join("machines"),
+            other_machines: Vec::new(),
+            settings: root.join("nspawn"),
+            runtime_settings: root.join("run-nspawn"),
+            units: root.join("units"),
+            runtime: root.join("run"),
+            state: root.join("state"),
+            journal: root.join("journal"),
+            ..Places::default()
+        };
+        let name: MachineName = "web".parse().unwrap();
+        let image = places.image(&name);
+        fs::create_dir_all(image.join("etc")).unwrap();
+        fs::create_dir_all(&places.settings).unwrap();
+        fs::create_dir_all(places.drop_ins(&name)).unwrap();
+        fs::create_dir_all(&places.journal).unwrap();
+        fs::write(places.drop_ins(&name).join("mine.conf"), "[Service]\n").unwrap();
+        fs::write(places.settings_file(&name), "[Exec]\n# mine\n").unwrap();
+        (
+            places,
+            Target {
+                name,
+                image: Some(image),
+                enabled: true,
+            },
+        )
+    }
+
+    /// Lets a later step fail: the journal link is gone when its turn comes.
+    struct TakesLink(PathBuf);
+    impl Systemd for TakesLink {
+        fn set_autostart(&self, _: &MachineName, _: bool) -> Result<(), OpError> {
+            let _ = fs::remove_file(&self.0);
+            Ok(())
+        }
+
+        fn forget_failure(&self, _: &MachineName) -> Result<(), OpError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_an_administrator_wrote_is_kept() {
+        let root = tempfile::tempdir().unwrap();
+        let (places, target) = host(root.path());
+        let link = places.journal.join("0123");
+        std::os::unix::fs::symlink(target.image.as_ref().unwrap().join("var/log/journal/0123"), &link).unwrap();
+        let removed = remove(&target, &places, &Obeys, &|| Ok(()), &(), &Cancel::default()).unwrap();
+        let [settings, drop_ins] = &removed.kept[..] else {
+            panic!("{:?}", removed.kept)
+        };
+        assert!(removed.kept.iter().all(|path| path.starts_with(places.trash())));
+        assert!(settings.ends_with("web.nspawn"));
+        assert_eq!(fs::read_to_string(settings).unwrap(), "[Exec]\n# mine\n");
+        assert!(drop_ins.join("mine.conf").exists());
+        assert!(fs::symlink_metadata(link).is_err());
+        assert_eq!(fs::read_dir(&places.machines).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_refusal_leaves_everything() {
+        let root = tempfile::tempdir().unwrap();
+        let (places, target) = host(root.path());
+        let error = remove(&target, &places, &Refuses, &|| Ok(()), &(), &Cancel::default()).unwrap_err();
+        assert_eq!(error.to_string(), "web stays enabled");
+        assert!(target.image.unwrap().join("etc").exists());
+        assert!(places.settings_file(&target.name).exists() && places.drop_ins(&target.name).exists());
+        assert_eq!(fs::read_dir(&places.machines).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_late_failure_puts_each_file_back_where_it_was() {
+        let root = tempfile::tempdir().unwrap();
+        let (places, target) = host(root.path());
+        let link = places.journal.join("0123");
+        std::os::unix::fs::symlink(target.image.as_ref().unwrap().join("var/log/journal/0123"), &link).unwrap();
+        let everywhere = [&places.settings, &places.runtime_settings, &places.machines];
+        for (text, directory) in ["trusted", "of this boot", "untrusted"].iter().zip(everywhere) {
+            fs::create_dir_all(directory).unwrap();
+            fs::write(directory.join("web.nspawn"), text).unwrap();
+        }
+        remove(&target, &places, &TakesLink(link), &|| Ok(()), &(), &Cancel::default()).unwrap_err();
+        for (text, directory) in ["trusted", "of this boot", "untrusted"].iter().zip(everywhere) {
+            assert_eq!(fs::read_to_string(directory.join("web.nspawn")).unwrap(), *text);
+        }
+        assert!(places.drop_ins(&target.name).join("mine.conf").exists());
+        assert_eq!(fs::read_dir(places.trash()).unwrap().count(), 0);
+    }
+}
