@@ -259,6 +259,7 @@ fn request(args: &Args, config: &Config) -> Result<Request, CliError> {
         ..CliError::from(OpError::Source(error))
     })?;
     let name: MachineName = args.name.parse()?;
+    name.check_new()?;
     let hostname = args.guest.hostname.as_ref();
     if let Some(error) = hostname.and_then(|text| text.parse::<MachineName>().err()) {
         return Err(CliError::usage(error.to_string().replace("machine name", "host name")));

@@ -17,6 +17,7 @@ fn usage() {
         &["start", "web", "--timeout", "soon"],
         &["create", "web", "nonsense", "--dry-run"],
         &["create", "a..b", "template:busybox", "--dry-run"],
+        &["create", "web.raw", "template:busybox", "--dry-run"],
         &["create", "web", "debian:trixie", "--network", "vlan=3"],
         &["create", "web", "debian:trixie", "--set", "Timezone=copy"],
         &["create", "web", "debian:trixie", "--no-cache", "--refresh"],

@@ -39,6 +39,8 @@ fn names_that_machined_refuses() {
         ("../b", "contains '/'"),
         ("a b", "contains ' '"),
         ("grün", "contains 'ü'"),
+        ("web.raw", "ends in '.raw'"),
+        ("web.v", "ends in '.v'"),
         (&long, "65 bytes long"),
     ] {
         let output = machinist(["create", "--", name, "template:busybox"]).status(2);
