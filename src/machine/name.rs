@@ -37,7 +37,7 @@ pub enum NameError {
         character: char,
     },
     /// `.` at an end or twice in a row, or `-` at an end of a label.
-    #[error("machine name '{name}' has a '-' or '.' at the beginning, the end, or beside a '.'")]
+    #[error("machine name '{name}' must not begin or end with '-' or '.', nor contain '..', '.-' or '-.'")]
     Label {
         /// What was given.
         name: String,
