@@ -42,10 +42,7 @@ pub(super) struct Args {
     /// template:busybox             a tiny guest of the host's busybox
     #[arg(verbatim_doc_comment)]
     source: String,
-    #[command(flatten)]
-    guest: GuestArgs,
-    #[command(flatten)]
-    bootstrap: BootstrapArgs,
+    // Before the groups: a heading holds for all that follows.
     /// Start it when it is made
     #[arg(long)]
     start: bool,
@@ -55,6 +52,10 @@ pub(super) struct Args {
     /// Show what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    guest: GuestArgs,
+    #[command(flatten)]
+    bootstrap: BootstrapArgs,
 }
 
 #[derive(Debug, clap::Args)]
