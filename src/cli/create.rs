@@ -199,8 +199,14 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     }
     if ctx.voice.json {
         let path = ctx.places.image(&name);
-        ctx.voice
-            .json(&serde_json::json!([{ "machine": name, "result": "created", "path": path }]))?;
+        let row = serde_json::json!({
+            "machine": name,
+            "result": "created",
+            "path": path,
+            "enabled": args.enable,
+            "started": args.start,
+        });
+        ctx.voice.json(&[row])?;
     }
     Ok(0)
 }

@@ -143,6 +143,7 @@ fn start_and_enable_can_be_had_at_once() {
         (&rows[0]["machine"], &rows[0]["result"]),
         (&name.as_str().into(), &"created".into())
     );
+    assert_eq!((&rows[0]["enabled"], &rows[0]["started"]), (&true.into(), &true.into()));
     assert_eq!(run("systemctl", ["is-enabled", &guest.unit()]).ok().stdout, "enabled\n");
     agree(name, There::Running);
 }
