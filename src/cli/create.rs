@@ -9,7 +9,7 @@ use super::context::Ctx;
 use super::error::{CliError, Kind};
 use super::sweep;
 use crate::machine::MachineName;
-use crate::nspawn::assignment::{Assignment, parse_assignment};
+use crate::nspawn::assignment::{Assignment, AssignmentError, parse_assignment};
 use crate::ops::create::{Network, Request, create, plan};
 use crate::ops::enable::enable;
 use crate::ops::start::{StartOptions, start};
@@ -120,25 +120,19 @@ enum BootstrapperArg {
     Mmdebstrap,
 }
 
-/// The longest interface name, in bytes: Linux's IFNAMSIZ without the final zero.
-const INTERFACE_MAX: usize = 15;
-
 fn network(text: &str) -> Result<Network, String> {
-    let named = |name: &str, longest: usize| {
-        let fine = !name.is_empty() && name.len() <= longest && !name.contains(['/', ' ', ':', '%']);
-        if fine {
-            Ok(name.to_owned())
-        } else {
-            Err(format!("'{name}' is no name of 1 to {longest} characters"))
-        }
+    // The name is checked as that of the setting which it becomes.
+    let checked = |setting: &str, name: &str| match parse_assignment(&format!("{setting}={name}")) {
+        Ok(assignment) if assignment.value == name && !name.is_empty() => Ok(name.to_owned()),
+        Err(AssignmentError::Value { source, .. }) => Err(source.to_string()),
+        _ => Err(format!("{name:?} is no name")),
     };
     match text.split_once('=') {
         None if text == "veth" => Ok(Network::Veth),
         None if text == "host" => Ok(Network::Host),
         None if text == "none" => Ok(Network::None),
-        Some(("bridge", name)) => named(name, INTERFACE_MAX).map(Network::Bridge),
-        // systemd-nspawn makes an interface "vz-NAME" of it.
-        Some(("zone", name)) => named(name, INTERFACE_MAX - 3).map(Network::Zone),
+        Some(("bridge", name)) => checked("Network.Bridge", name).map(Network::Bridge),
+        Some(("zone", name)) => checked("Network.Zone", name).map(Network::Zone),
         _ => Err("expected veth, host, none, bridge=NAME or zone=NAME".to_owned()),
     }
 }
@@ -350,7 +344,18 @@ mod tests {
     fn networks_are_checked() {
         assert_eq!(network("bridge=br0"), Ok(Network::Bridge("br0".into())));
         assert_eq!(network("zone=lan"), Ok(Network::Zone("lan".into())));
-        for bad in ["", "bridge", "bridge=", "bridge=a/b", "zone=thirteenchars", "vlan=3"] {
+        for bad in [
+            "",
+            "bridge",
+            "bridge=",
+            "bridge=a/b",
+            "bridge= br0",
+            "bridge=x\n[Exec]",
+            "bridge=x y",
+            "zone=",
+            "zone=thirteenchars",
+            "vlan=3",
+        ] {
             assert!(network(bad).is_err(), "{bad}");
         }
     }
