@@ -19,6 +19,7 @@ use crate::sources::password::{PasswordError, PasswordHash};
 use crate::sources::{BootstrapOptions, Bootstrapper, CacheUse, Distro, Source, SourceError};
 use crate::sys::bus::{Bus, BusError};
 use crate::sys::config::Config;
+use crate::sys::files::shown;
 use crate::sys::journal::audit;
 
 /// Make a machine from a root filesystem
@@ -111,6 +112,25 @@ struct BootstrapArgs {
     /// Bootstrap anew even if there is a cached one
     #[arg(long)]
     refresh: bool,
+}
+
+impl BootstrapArgs {
+    /// An option that was given; any other source than a bootstrap would ignore it.
+    fn given(&self) -> Option<&'static str> {
+        let all = [
+            ("--include", !self.include.is_empty()),
+            ("--variant", self.variant.is_some()),
+            ("--components", !self.components.is_empty()),
+            ("--mirror", self.mirror.is_some()),
+            ("--proxy", self.proxy.is_some()),
+            ("--arch", self.arch.is_some()),
+            ("--keyring", self.keyring.is_some()),
+            ("--bootstrapper", self.bootstrapper.is_some()),
+            ("--no-cache", self.no_cache),
+            ("--refresh", self.refresh),
+        ];
+        all.into_iter().find_map(|(option, given)| given.then_some(option))
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -261,6 +281,13 @@ fn request(args: &Args, config: &Config) -> Result<Request, CliError> {
     })?;
     let name: MachineName = args.name.parse()?;
     name.check_new()?;
+    if let (Some(option), false) = (args.bootstrap.given(), matches!(source, Source::Bootstrap { .. })) {
+        let message = format!(
+            "{option} is for debian:SUITE and ubuntu:SUITE, not for '{}'",
+            shown(&args.source)
+        );
+        return Err(CliError::usage(message));
+    }
     let hostname = args.guest.hostname.as_ref();
     if let Some(error) = hostname.and_then(|text| text.parse::<MachineName>().err()) {
         return Err(CliError::usage(error.to_string().replace("machine name", "host name")));

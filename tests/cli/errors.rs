@@ -20,6 +20,17 @@ fn usage() {
         &["create", "web.raw", "template:busybox", "--dry-run"],
         &["create", "web", "debian:trixie", "--network", "vlan=3"],
         &["create", "web", "debian:trixie", "--network", "bridge=x\n[Exec]"],
+        &[
+            "create",
+            "web",
+            "template:busybox",
+            "--arch",
+            "arm64",
+            "--include",
+            "foo",
+            "--dry-run"
+        ],
+        &["create", "web", "rootfs.tar", "--refresh", "--dry-run"],
         &["create", "web", "debian:trixie", "--variant", "foo", "--dry-run"],
         &["create", "web", "debian:trixie", "--proxy", "foo", "--dry-run"],
         &["create", "web", "debian:trixie", "--mirror", "ftp://foo", "--dry-run"],
