@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use tokio::runtime::Handle;
 
 use super::context::Ctx;
-use super::error::{CliError, Kind};
+use super::error::{CliError, Kind, chain};
 use super::sweep;
 use crate::machine::MachineName;
 use crate::nspawn::assignment::{Assignment, AssignmentError, parse_assignment};
@@ -349,7 +349,7 @@ fn password(file: &Path) -> Result<PasswordHash, CliError> {
         let hints = error.hints();
         CliError {
             hints,
-            ..CliError::new(Kind::Failed, error.to_string())
+            ..CliError::new(Kind::Failed, error.to_string()).causes(chain(&error))
         }
     })
 }
@@ -366,6 +366,13 @@ fn cannot_read(file: &Path, error: &std::io::Error) -> CliError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_password_that_cannot_be_read_has_a_cause() {
+        let error = password(Path::new("/etc")).unwrap_err();
+        assert_eq!(error.message, "cannot read the root password from '/etc'");
+        assert_eq!(error.causes, ["Is a directory (os error 21)"]);
+    }
 
     #[test]
     fn networks_are_checked() {
