@@ -247,7 +247,10 @@ async fn check_name(bus: &Bus, name: &MachineName) -> Result<(), OpError> {
     };
     match bus.registered(name.as_str()).await {
         Ok(registered) => {
-            let hint = format!("choose another name, or `machinist terminate {name}`");
+            // To power it off would free the name only if that is all there is of it.
+            let has_image = bus.find_image_path(name.as_str()).await?.is_some();
+            let verb = if has_image { "remove --force" } else { "terminate" };
+            let hint = format!("choose another name, or `machinist {verb} {name}`");
             return in_use(
                 format!("a running machine of that name (unit {})", registered.unit),
                 hint,

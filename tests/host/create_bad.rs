@@ -60,6 +60,10 @@ fn a_name_in_use_is_refused_and_says_by_what() {
     let name = &guest.name;
     let message = format!("cannot create machine '{name}': image '/var/lib/machines/{name}' exists already");
     refused(1, &guest, "template:busybox", &[]).fails_with(&message, &format!("machinist remove {name}"));
+    guest.start();
+    refused(1, &guest, "template:busybox", &[])
+        .stderr_has("a running machine of that name (unit ")
+        .stderr_has(&format!("machinist remove --force {name}"));
 
     let raw = Guest::new("used");
     fs::write(raw.image().with_file_name(format!("{}.raw", raw.name)), vec![0; 4096]).unwrap();
