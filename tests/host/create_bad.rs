@@ -301,11 +301,12 @@ fn strings_that_are_no_source() {
     let guest = Guest::new("nosrc");
     for source in ["", "web", "fedora:42", "debian", ".tar", "a\nb"] {
         refused(2, &guest, source, &[])
-            .stderr_has("is no source")
+            .stderr_has("does not look like a source")
             .stderr_has("hint: a source is debian:SUITE");
     }
-    for source in ["debian:", "debian:../x", "ubuntu:a b"] {
-        refused(2, &guest, source, &[]).stderr_has("does not name a");
+    refused(2, &guest, "debian:", &[]).fails_with("the suite is missing in 'debian:'", "debian:trixie");
+    for source in ["debian:../x", "ubuntu:a b"] {
+        refused(2, &guest, source, &[]).stderr_has("does not name a suite of");
     }
     refused(2, &guest, "template:nosuch", &[]).fails_with("there is no template 'nosuch'", "template:busybox");
     refused(2, &guest, "disk.qcow2", &[]).stderr_has("does not know disk images yet");
