@@ -1,7 +1,7 @@
 //! Making a machine: a tree from a source, prepared as a guest, with its settings, visible in one rename.
 
 use std::fs;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -287,6 +287,13 @@ fn is_free(name: &MachineName, places: &Places) -> Result<(), OpError> {
         hint,
     };
     for image in [places.image(name), places.machines.join(format!("{name}.raw"))] {
+        if fs::symlink_metadata(&image).is_ok() && !is_image(&image) {
+            let hint = format!(
+                "it is no image: move it away with `{}`, or choose another name",
+                mv(&image)
+            );
+            return Err(in_use("file", &image, hint));
+        }
         if fs::symlink_metadata(&image).is_ok() {
             return Err(in_use(
                 "image",
@@ -304,6 +311,17 @@ fn is_free(name: &MachineName, places: &Places) -> Result<(), OpError> {
         }
     }
     Ok(())
+}
+
+/// Whether machined takes what has an image's place for one: a link that leads nowhere it does not.
+fn is_image(path: &Path) -> bool {
+    let is_raw = path.extension().is_some_and(|ending| ending == "raw");
+    fs::metadata(path).is_ok_and(|found| found.file_type().is_block_device() || found.is_dir() != is_raw)
+}
+
+/// The command that moves `path` out of the way.
+fn mv(path: &Path) -> String {
+    format!("mv {} /root/", shell_words::quote(&path.to_string_lossy()))
 }
 
 /// `/var/lib/machines` is closed to everybody but root: images hold setuid programs and secrets.
@@ -379,6 +397,34 @@ mod tests {
                 "{error}"
             );
             fs::remove_file(file).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_is_no_image_is_not_to_be_removed_as_one() {
+        let root = tempfile::tempdir().unwrap();
+        let machines = root.path().join("machines");
+        let places = Places {
+            machines: machines.clone(),
+            settings: root.path().join("etc"),
+            runtime_settings: root.path().join("run"),
+            ..Places::default()
+        };
+        fs::create_dir_all(machines.join("tree")).unwrap();
+        fs::write(machines.join("plain"), "hi").unwrap();
+        fs::write(machines.join("disk.raw"), "hi").unwrap();
+        std::os::unix::fs::symlink("/nowhere", machines.join("dangling")).unwrap();
+        std::os::unix::fs::symlink("tree", machines.join("link")).unwrap();
+        let error = |name: &str| is_free(&name.parse().unwrap(), &places).unwrap_err();
+        for name in ["tree", "link", "disk"] {
+            assert!(error(name).hints()[0].contains("machinist remove"), "{name}");
+        }
+        for name in ["plain", "dangling"] {
+            let path = machines.join(name).display().to_string();
+            let error = error(name);
+            let told = format!("cannot create machine '{name}': file '{path}' exists already");
+            assert_eq!(error.to_string(), told);
+            assert!(error.hints()[0].starts_with(&format!("it is no image: move it away with `mv {path} /root/`")));
         }
     }
 
