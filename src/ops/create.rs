@@ -310,6 +310,18 @@ fn is_free(name: &MachineName, places: &Places) -> Result<(), OpError> {
             return Err(in_use("settings file", &file, hint));
         }
     }
+    for directory in places.all_drop_ins(name) {
+        // An empty one, as `systemctl edit` leaves it, sets nothing.
+        let first = fs::read_dir(&directory).ok().and_then(|mut entries| entries.next());
+        if let Some(Ok(entry)) = first {
+            let hint = format!(
+                "move it away with `{} && systemctl daemon-reload`: a new machine does not take over settings it was not \
+                 made with",
+                mv(&directory)
+            );
+            return Err(in_use("unit drop-in", &entry.path(), hint));
+        }
+    }
     Ok(())
 }
 
@@ -425,6 +437,36 @@ mod tests {
             let told = format!("cannot create machine '{name}': file '{path}' exists already");
             assert_eq!(error.to_string(), told);
             assert!(error.hints()[0].starts_with(&format!("it is no image: move it away with `mv {path} /root/`")));
+        }
+    }
+
+    #[test]
+    fn drop_ins_of_the_unit_keep_a_name_in_use() {
+        let root = tempfile::tempdir().unwrap();
+        let places = Places {
+            machines: root.path().join("machines"),
+            settings: root.path().join("nspawn"),
+            runtime_settings: root.path().join("run"),
+            units: root.path().join("system"),
+            other_units: vec![root.path().join("system.control"), root.path().join("transient")],
+            ..Places::default()
+        };
+        let name = "web".parse().unwrap();
+        for directory in ["system", "system.control", "transient"] {
+            let directory = root.path().join(directory).join("systemd-nspawn@web.service.d");
+            fs::create_dir_all(&directory).unwrap();
+            is_free(&name, &places).unwrap();
+            let file = directory.join("50-CPUWeight.conf");
+            fs::write(&file, "[Service]\nCPUWeight=7\n").unwrap();
+            let error = is_free(&name, &places).unwrap_err();
+            let told = format!(
+                "cannot create machine 'web': unit drop-in '{}' exists already",
+                file.display()
+            );
+            assert_eq!(error.to_string(), told);
+            let mv = format!("`mv {} /root/ && systemctl daemon-reload`", directory.display());
+            assert!(error.hints()[0].contains(&mv), "{:?}", error.hints());
+            fs::remove_dir_all(&directory).unwrap();
         }
     }
 

@@ -78,6 +78,18 @@ fn a_name_in_use_is_refused_and_says_by_what() {
     );
     refused(1, &settings, "template:busybox", &[]).fails_with(&message, "move it away");
 
+    let drop_in = Guest::new("used");
+    drop_in.write_drop_in("[Service]\nNice=5\n");
+    refused(1, &drop_in, "template:busybox", &[])
+        .stderr_has(&format!(
+            "unit drop-in '{}/50-test.conf' exists already",
+            drop_in.drop_ins().display()
+        ))
+        .stderr_has(&format!(
+            "hint: move it away with `mv {} /root/",
+            drop_in.drop_ins().display()
+        ));
+
     let runtime = Guest::new("used");
     let file = format!("/run/systemd/nspawn/{}.nspawn", runtime.name);
     fs::write(&file, "[Exec]\n").unwrap();
