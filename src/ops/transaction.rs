@@ -148,7 +148,7 @@ pub struct Staging {
 impl Staging {
     /// Makes `.#machinist-VERB-NAME-XXXXXX` (mode 0700) beside the images, with its record, locked.
     pub fn create(places: &Places, record: &Record, report: &dyn Report, cancel: &Cancel) -> Result<Self, OpError> {
-        let _guard = Lock::wait(&places.runtime, STAGING_LOCK, report, cancel)?;
+        let _guard = Lock::wait_for_all(&places.runtime, STAGING_LOCK, report, cancel)?;
         let verb = if record.verb == Verb::Create {
             "create"
         } else {
@@ -272,7 +272,7 @@ pub fn sweep(places: &Places, report: &dyn Report, cancel: &Cancel) -> Result<Sw
     if leftovers(places).is_empty() {
         return Ok(swept);
     }
-    let _guard = Lock::wait(&places.runtime, STAGING_LOCK, report, cancel)?;
+    let _guard = Lock::wait_for_all(&places.runtime, STAGING_LOCK, report, cancel)?;
     for (directory, record) in leftovers(places) {
         let what = match &record {
             // Before the rename its tree is still here, and the settings it wrote are of no machine.
