@@ -2,19 +2,19 @@
 
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::lock::Lock;
-use super::transaction::{Record, Staging, Step, Transaction, Verb};
+use super::transaction::{Record, Staging, Step, TREE, Transaction, Verb, is_staging};
 use super::{OpError, Places, owned};
 use crate::machine::{Cancel, MachineName, Report};
 use crate::nspawn::assignment::Assignment;
 use crate::nspawn::document::Document;
 use crate::nspawn::edit::Edit;
-use crate::sources::guest::{AuthorizedKeys, GuestNetwork, GuestOptions, prepare};
+use crate::sources::guest::{AuthorizedKeys, GuestError, GuestNetwork, GuestOptions, prepare};
 use crate::sources::password::PasswordHash;
 use crate::sources::{self, BootstrapOptions, Source};
 use crate::sys::files::{Root, shown, sync_filesystem, write_atomic};
@@ -105,7 +105,38 @@ pub fn create(
 ) -> Result<(), OpError> {
     let slots = Mutex::default();
     let steps = transaction(request, places, in_use, report, cancel, &slots)?;
-    steps.run(report, cancel)
+    steps
+        .run(report, cancel)
+        .map_err(|error| in_users_words(error, &request.source, &places.machines))
+}
+
+/// The hidden directory is gone when the user looks: of it the directory of all machines is told, of a path in the tree
+/// the rest, and of a tree that is unfit what it was made from.
+fn in_users_words(mut error: OpError, source: &Source, machines: &Path) -> OpError {
+    if let OpError::Guest(GuestError::NoUsr { path, .. } | GuestError::NoInit { path }) = &mut error {
+        *path = source.to_string().into();
+    } else if let Some(path) = error.path_mut()
+        && let Some(visible) = visible_path(path, machines)
+    {
+        *path = visible;
+    }
+    error
+}
+
+/// What the user knows of a path in a staging directory.
+fn visible_path(path: &Path, machines: &Path) -> Option<PathBuf> {
+    let mut parts = path.strip_prefix(machines).ok()?.components();
+    if !is_staging(Path::new(parts.next()?.as_os_str())) {
+        return None;
+    }
+    let in_tree = parts.next().is_some_and(|part| part.as_os_str() == TREE);
+    let rest = parts.as_path();
+    let visible = if in_tree && rest != Path::new("") {
+        rest
+    } else {
+        machines
+    };
+    Some(visible.to_owned())
 }
 
 /// What [`create`] would do, one line per step; checks what can be checked without touching anything.
@@ -357,6 +388,8 @@ fn sync_directory(directory: &Path) -> Result<(), OpError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sources::SourceError;
+    use crate::sources::tarball::TarballError;
 
     fn request(network: Network, settings: &[&str]) -> Request {
         Request {
@@ -468,6 +501,43 @@ mod tests {
             assert!(error.hints()[0].contains(&mv), "{:?}", error.hints());
             fs::remove_dir_all(&directory).unwrap();
         }
+    }
+
+    #[test]
+    fn errors_name_no_hidden_directory() {
+        let machines = Path::new("/var/lib/machines");
+        let told = |error: OpError| {
+            let error = in_users_words(error, &"root.tar".parse().unwrap(), machines);
+            [vec![error.to_string()], error.hints()].concat().join("; ")
+        };
+        let staging = machines.join(".#machinist-create-web-x1y2z3");
+        let full = SourceError::DiskFull { path: staging.clone() };
+        assert!(told(full.into()).contains("see `df -h /var/lib/machines`"));
+        let flag = SourceError::MountFlag {
+            path: staging.clone(),
+            flag: "nosuid",
+        };
+        assert!(told(flag.into()).contains("remount,suid $(findmnt -no TARGET -T /var/lib/machines)`"));
+        let broken = || std::io::Error::from(std::io::ErrorKind::InvalidData);
+        let unpacking = TarballError::Io {
+            action: "write",
+            path: staging.join("tree/usr/bin/x"),
+            source: broken(),
+        };
+        assert_eq!(told(SourceError::from(unpacking).into()), "cannot write 'usr/bin/x'");
+        let record = OpError::path("write", staging.join("record.json"))(broken());
+        assert_eq!(told(record), "cannot write '/var/lib/machines'");
+        let unfit = GuestError::NoUsr {
+            path: staging.join("tree"),
+            only: Some("root fs".into()),
+        };
+        assert_eq!(
+            told(unfit.into()),
+            "'root.tar' is no root filesystem: it has no directory 'usr'; its files lie below 'root fs/': pack them with \
+             `tar -C 'root fs' -cf FILE.tar .`"
+        );
+        let other = OpError::path("read", "/var/lib/machines/other/x")(broken());
+        assert_eq!(told(other), "cannot read '/var/lib/machines/other/x'");
     }
 
     #[test]

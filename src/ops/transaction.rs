@@ -24,7 +24,7 @@ const PREFIX: &str = ".#machinist-";
 /// The record inside a staging directory; locked as long as its owner lives.
 const RECORD: &str = "record.json";
 /// The tree inside a staging directory.
-const TREE: &str = "tree";
+pub(super) const TREE: &str = "tree";
 /// Guards making and sweeping staging directories.
 const STAGING_LOCK: &str = ".staging";
 

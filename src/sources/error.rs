@@ -206,6 +206,19 @@ impl SourceError {
         }
     }
 
+    /// The path in or above the tree that it is about.
+    pub(crate) fn path_mut(&mut self) -> Option<&mut PathBuf> {
+        match self {
+            Self::DiskFull { path }
+            | Self::MountFlag { path, .. }
+            | Self::Io { path, .. }
+            | Self::Tarball(TarballError::Io { path, .. }) => Some(path),
+            Self::File(error) | Self::Tarball(TarballError::Target(error)) => error.path_mut(),
+            Self::Storage(error) => error.path_mut(),
+            _ => None,
+        }
+    }
+
     /// With a full disk told of a directory that is still there when the user looks.
     pub(crate) fn full_at(self, directory: &Path) -> Self {
         match self {

@@ -89,6 +89,15 @@ pub enum GuestError {
 }
 
 impl GuestError {
+    /// The path that it is about.
+    pub(crate) fn path_mut(&mut self) -> Option<&mut PathBuf> {
+        match self {
+            Self::NoUsr { path, .. } | Self::NoInit { path } => Some(path),
+            Self::File(error) => error.path_mut(),
+            Self::BadSshKey { .. } => None,
+        }
+    }
+
     /// Commands that mend it.
     #[must_use]
     pub fn hints(&self) -> Vec<String> {
