@@ -232,17 +232,14 @@ fn transaction<'a>(
 
     let written = settings_file.clone();
     steps.step(
-        Step::new(
-            format!("write '{}' if there is anything to set", shown(&settings_file)),
-            move || {
-                let slots = hold();
-                if slots.settings.is_empty() {
-                    Ok(())
-                } else {
-                    owned::write(&settings_file, &slots.settings)
-                }
-            },
-        )
+        Step::new(describe_settings(request, &settings_file), move || {
+            let slots = hold();
+            if slots.settings.is_empty() {
+                Ok(())
+            } else {
+                owned::write(&settings_file, &slots.settings)
+            }
+        })
         .undo(move || owned::take_back(&written, &hold().settings)),
     );
 
@@ -277,6 +274,18 @@ fn describe_guest(request: &Request) -> String {
         ""
     };
     format!("prepare the guest: host name '{hostname}', a new identity at first boot, {root}{ssh}")
+}
+
+/// Whether there will be a .nspawn file, as far as that is known before the tree and its init are there.
+fn describe_settings(request: &Request, file: &Path) -> String {
+    let asked_for = !request.settings.is_empty() || !request.network.settings().is_empty();
+    match &request.source {
+        Source::Bootstrap { .. } if !asked_for => {
+            "write no .nspawn file: nothing differs from the template unit".into()
+        }
+        Source::Tarball(_) if !asked_for => format!("write '{}' unless its init is systemd", shown(file)),
+        _ => format!("write '{}'", shown(file)),
+    }
 }
 
 /// The text of the .nspawn file; empty if the template's defaults do.
@@ -538,6 +547,23 @@ mod tests {
         );
         let other = OpError::path("read", "/var/lib/machines/other/x")(broken());
         assert_eq!(told(other), "cannot read '/var/lib/machines/other/x'");
+    }
+
+    #[test]
+    fn a_plan_says_whether_settings_are_written() {
+        let told = |source: &str, network, settings: &[&str]| {
+            let mut request = request(network, settings);
+            request.source = source.parse().unwrap();
+            describe_settings(&request, Path::new("web.nspawn"))
+        };
+        assert_eq!(told("template:busybox", Network::Veth, &[]), "write 'web.nspawn'");
+        assert!(told("debian:trixie", Network::Veth, &[]).starts_with("write no .nspawn file"));
+        assert_eq!(told("debian:trixie", Network::Host, &[]), "write 'web.nspawn'");
+        assert_eq!(told("a.tar", Network::Veth, &["Exec.Hostname=x"]), "write 'web.nspawn'");
+        assert_eq!(
+            told("a.tar", Network::Veth, &[]),
+            "write 'web.nspawn' unless its init is systemd"
+        );
     }
 
     #[test]
