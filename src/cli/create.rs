@@ -6,10 +6,10 @@ use clap::ValueEnum;
 use tokio::runtime::Handle;
 
 use super::context::Ctx;
-use super::error::{CliError, Kind};
+use super::error::{CliError, Kind, chain};
 use super::sweep;
 use crate::machine::MachineName;
-use crate::nspawn::assignment::{Assignment, parse_assignment};
+use crate::nspawn::assignment::{Assignment, AssignmentError, parse_assignment};
 use crate::ops::create::{Network, Request, create, plan};
 use crate::ops::enable::enable;
 use crate::ops::start::{StartOptions, start};
@@ -19,6 +19,7 @@ use crate::sources::password::{PasswordError, PasswordHash};
 use crate::sources::{BootstrapOptions, Bootstrapper, CacheUse, Distro, Source, SourceError};
 use crate::sys::bus::{Bus, BusError};
 use crate::sys::config::Config;
+use crate::sys::files::shown;
 use crate::sys::journal::audit;
 
 /// Make a machine from a root filesystem
@@ -42,10 +43,7 @@ pub(super) struct Args {
     /// template:busybox             a tiny guest of the host's busybox
     #[arg(verbatim_doc_comment)]
     source: String,
-    #[command(flatten)]
-    guest: GuestArgs,
-    #[command(flatten)]
-    bootstrap: BootstrapArgs,
+    // Before the groups: a heading holds for all that follows.
     /// Start it when it is made
     #[arg(long)]
     start: bool,
@@ -55,6 +53,10 @@ pub(super) struct Args {
     /// Show what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    guest: GuestArgs,
+    #[command(flatten)]
+    bootstrap: BootstrapArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -112,6 +114,25 @@ struct BootstrapArgs {
     refresh: bool,
 }
 
+impl BootstrapArgs {
+    /// An option that was given; any other source than a bootstrap would ignore it.
+    fn given(&self) -> Option<&'static str> {
+        let all = [
+            ("--include", !self.include.is_empty()),
+            ("--variant", self.variant.is_some()),
+            ("--components", !self.components.is_empty()),
+            ("--mirror", self.mirror.is_some()),
+            ("--proxy", self.proxy.is_some()),
+            ("--arch", self.arch.is_some()),
+            ("--keyring", self.keyring.is_some()),
+            ("--bootstrapper", self.bootstrapper.is_some()),
+            ("--no-cache", self.no_cache),
+            ("--refresh", self.refresh),
+        ];
+        all.into_iter().find_map(|(option, given)| given.then_some(option))
+    }
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum BootstrapperArg {
     Auto,
@@ -119,25 +140,19 @@ enum BootstrapperArg {
     Mmdebstrap,
 }
 
-/// The longest interface name, in bytes: Linux's IFNAMSIZ without the final zero.
-const INTERFACE_MAX: usize = 15;
-
 fn network(text: &str) -> Result<Network, String> {
-    let named = |name: &str, longest: usize| {
-        let fine = !name.is_empty() && name.len() <= longest && !name.contains(['/', ' ', ':', '%']);
-        if fine {
-            Ok(name.to_owned())
-        } else {
-            Err(format!("'{name}' is no name of 1 to {longest} characters"))
-        }
+    // The name is checked as that of the setting which it becomes.
+    let checked = |setting: &str, name: &str| match parse_assignment(&format!("{setting}={name}")) {
+        Ok(assignment) if assignment.value == name && !name.is_empty() => Ok(name.to_owned()),
+        Err(AssignmentError::Value { source, .. }) => Err(source.to_string()),
+        _ => Err(format!("{name:?} is no name")),
     };
     match text.split_once('=') {
         None if text == "veth" => Ok(Network::Veth),
         None if text == "host" => Ok(Network::Host),
         None if text == "none" => Ok(Network::None),
-        Some(("bridge", name)) => named(name, INTERFACE_MAX).map(Network::Bridge),
-        // systemd-nspawn makes an interface "vz-NAME" of it.
-        Some(("zone", name)) => named(name, INTERFACE_MAX - 3).map(Network::Zone),
+        Some(("bridge", name)) => checked("Network.Bridge", name).map(Network::Bridge),
+        Some(("zone", name)) => checked("Network.Zone", name).map(Network::Zone),
         _ => Err("expected veth, host, none, bridge=NAME or zone=NAME".to_owned()),
     }
 }
@@ -198,8 +213,14 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     }
     if ctx.voice.json {
         let path = ctx.places.image(&name);
-        ctx.voice
-            .json(&serde_json::json!([{ "machine": name, "result": "created", "path": path }]))?;
+        let row = serde_json::json!({
+            "machine": name,
+            "result": "created",
+            "path": path,
+            "enabled": args.enable,
+            "started": args.start,
+        });
+        ctx.voice.json(&[row])?;
     }
     Ok(0)
 }
@@ -226,7 +247,10 @@ async fn check_name(bus: &Bus, name: &MachineName) -> Result<(), OpError> {
     };
     match bus.registered(name.as_str()).await {
         Ok(registered) => {
-            let hint = format!("choose another name, or `machinist terminate {name}`");
+            // To power it off would free the name only if that is all there is of it.
+            let has_image = bus.find_image_path(name.as_str()).await?.is_some();
+            let verb = if has_image { "remove --force" } else { "terminate" };
+            let hint = format!("choose another name, or `machinist {verb} {name}`");
             return in_use(
                 format!("a running machine of that name (unit {})", registered.unit),
                 hint,
@@ -259,6 +283,14 @@ fn request(args: &Args, config: &Config) -> Result<Request, CliError> {
         ..CliError::from(OpError::Source(error))
     })?;
     let name: MachineName = args.name.parse()?;
+    name.check_new()?;
+    if let (Some(option), false) = (args.bootstrap.given(), matches!(source, Source::Bootstrap { .. })) {
+        let message = format!(
+            "{option} is for debian:SUITE and ubuntu:SUITE, not for '{}'",
+            shown(&args.source)
+        );
+        return Err(CliError::usage(message));
+    }
     let hostname = args.guest.hostname.as_ref();
     if let Some(error) = hostname.and_then(|text| text.parse::<MachineName>().err()) {
         return Err(CliError::usage(error.to_string().replace("machine name", "host name")));
@@ -320,7 +352,7 @@ fn password(file: &Path) -> Result<PasswordHash, CliError> {
         let hints = error.hints();
         CliError {
             hints,
-            ..CliError::new(Kind::Failed, error.to_string())
+            ..CliError::new(Kind::Failed, error.to_string()).causes(chain(&error))
         }
     })
 }
@@ -339,10 +371,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_password_that_cannot_be_read_has_a_cause() {
+        let error = password(Path::new("/etc")).unwrap_err();
+        assert_eq!(error.message, "cannot read the root password from '/etc'");
+        assert_eq!(error.causes, ["Is a directory (os error 21)"]);
+    }
+
+    #[test]
     fn networks_are_checked() {
         assert_eq!(network("bridge=br0"), Ok(Network::Bridge("br0".into())));
         assert_eq!(network("zone=lan"), Ok(Network::Zone("lan".into())));
-        for bad in ["", "bridge", "bridge=", "bridge=a/b", "zone=thirteenchars", "vlan=3"] {
+        for bad in [
+            "",
+            "bridge",
+            "bridge=",
+            "bridge=a/b",
+            "bridge= br0",
+            "bridge=x\n[Exec]",
+            "bridge=x y",
+            "zone=",
+            "zone=thirteenchars",
+            "vlan=3",
+        ] {
             assert!(network(bad).is_err(), "{bad}");
         }
     }

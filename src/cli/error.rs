@@ -6,6 +6,7 @@ use crate::machine::NameError;
 use crate::ops::OpError;
 use crate::output::table::TableError;
 use crate::output::{Voice, error_json, error_lines};
+use crate::sources::SourceError;
 use crate::sys::bus::BusError;
 
 /// The kinds of failure that scripts tell apart, with their exit status.
@@ -180,7 +181,7 @@ impl From<OpError> for CliError {
             OpError::TimedOut { .. } => Kind::TimedOut,
             OpError::NeedsRoot { .. } => Kind::Denied,
             _ if error.is_interruption() => Kind::Interrupted,
-            OpError::Name(_) => Kind::Usage,
+            OpError::Name(_) | OpError::Source(SourceError::BadOption { .. }) => Kind::Usage,
             _ => Kind::Failed,
         };
         let mut causes = error.causes();

@@ -28,6 +28,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
+use rustix::fs::Mode;
 
 use crate::output::Voice;
 use context::Ctx;
@@ -102,6 +103,8 @@ pub async fn run() -> ExitCode {
         json: cli.global.json,
     };
     let ctx = Ctx::new(voice, !cli.global.no_ask_password);
+    // What is made belongs to the system and not to who calls: this is what systemd gives its services.
+    rustix::process::umask(Mode::from_raw_mode(0o022));
     let result = tokio::select! {
         result = dispatch(&ctx, cli.verb) => result,
         // Only verbs that have nothing to undo are dropped in the middle: see `Ctx::cancel`.

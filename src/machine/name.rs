@@ -37,18 +37,41 @@ pub enum NameError {
         character: char,
     },
     /// `.` at an end or twice in a row, or `-` at an end of a label.
-    #[error("machine name '{name}' has a '-' or '.' at the beginning, the end, or beside a '.'")]
+    #[error("machine name '{name}' must not begin or end with '-' or '.', nor contain '..', '.-' or '-.'")]
     Label {
         /// What was given.
         name: String,
     },
+    /// One of [`KINDS`] at the end.
+    #[error("machine name '{name}' ends in '{ending}', by which systemd tells another kind of image")]
+    Kind {
+        /// What was given.
+        name: String,
+        /// The ending.
+        ending: &'static str,
+    },
 }
+
+/// Endings that are no part of an image's name: what is called so is a disk image, or a directory of versions or layers. Of a
+/// plain directory with such a name machined finds no image, and 257 to 262 die of looking up one in `.v`.
+const KINDS: &[&str] = &[".raw", ".v", ".mstack"];
 
 impl MachineName {
     /// The name as a string.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Refuses what may be the name of a machine that is there, but not of a directory that is to become its image.
+    pub fn check_new(&self) -> Result<(), NameError> {
+        match KINDS.iter().find(|ending| self.0.ends_with(**ending)) {
+            Some(ending) => Err(NameError::Kind {
+                name: self.0.clone(),
+                ending,
+            }),
+            None => Ok(()),
+        }
     }
 
     /// The template unit's instance that runs this machine: `systemd-nspawn@NAME.service`.
@@ -121,6 +144,17 @@ mod tests {
             "", ".", "..", ".host", "a..b", "x-", "-x", "a_b", "a@b", "a/b", "a b", "a\n", "é", "a.", &long,
         ] {
             assert!(name.parse::<MachineName>().is_err(), "{name:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn new_names_leave_the_kind_of_image_out() {
+        let check = |name: &str| name.parse::<MachineName>().unwrap().check_new();
+        for name in ["web.raw", "a.b.v", "db.mstack", "web.raw.v"] {
+            assert!(matches!(check(name), Err(NameError::Kind { .. })), "{name}");
+        }
+        for name in ["raw", "web-raw", "raw.web", "web.RAW", "v"] {
+            assert_eq!(check(name), Ok(()), "{name}");
         }
     }
 }

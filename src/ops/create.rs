@@ -1,20 +1,20 @@
 //! Making a machine: a tree from a source, prepared as a guest, with its settings, visible in one rename.
 
 use std::fs;
-use std::os::unix::fs::DirBuilderExt as _;
-use std::path::Path;
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _};
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::lock::Lock;
-use super::transaction::{Record, Staging, Step, Transaction, Verb};
+use super::transaction::{Record, Staging, Step, TREE, Transaction, Verb, is_staging};
 use super::{OpError, Places, owned};
 use crate::machine::{Cancel, MachineName, Report};
 use crate::nspawn::assignment::Assignment;
 use crate::nspawn::document::Document;
 use crate::nspawn::edit::Edit;
-use crate::sources::guest::{AuthorizedKeys, GuestNetwork, GuestOptions, prepare};
+use crate::sources::guest::{AuthorizedKeys, GuestError, GuestNetwork, GuestOptions, prepare};
 use crate::sources::password::PasswordHash;
 use crate::sources::{self, BootstrapOptions, Source};
 use crate::sys::files::{Root, shown, sync_filesystem, write_atomic};
@@ -105,7 +105,38 @@ pub fn create(
 ) -> Result<(), OpError> {
     let slots = Mutex::default();
     let steps = transaction(request, places, in_use, report, cancel, &slots)?;
-    steps.run(report, cancel)
+    steps
+        .run(report, cancel)
+        .map_err(|error| in_users_words(error, &request.source, &places.machines))
+}
+
+/// The hidden directory is gone when the user looks: of it the directory of all machines is told, of a path in the tree
+/// the rest, and of a tree that is unfit what it was made from.
+fn in_users_words(mut error: OpError, source: &Source, machines: &Path) -> OpError {
+    if let OpError::Guest(GuestError::NoUsr { path, .. } | GuestError::NoInit { path }) = &mut error {
+        *path = source.to_string().into();
+    } else if let Some(path) = error.path_mut()
+        && let Some(visible) = visible_path(path, machines)
+    {
+        *path = visible;
+    }
+    error
+}
+
+/// What the user knows of a path in a staging directory.
+fn visible_path(path: &Path, machines: &Path) -> Option<PathBuf> {
+    let mut parts = path.strip_prefix(machines).ok()?.components();
+    if !is_staging(Path::new(parts.next()?.as_os_str())) {
+        return None;
+    }
+    let in_tree = parts.next().is_some_and(|part| part.as_os_str() == TREE);
+    let rest = parts.as_path();
+    let visible = if in_tree && rest != Path::new("") {
+        rest
+    } else {
+        machines
+    };
+    Some(visible.to_owned())
 }
 
 /// What [`create`] would do, one line per step; checks what can be checked without touching anything.
@@ -201,17 +232,14 @@ fn transaction<'a>(
 
     let written = settings_file.clone();
     steps.step(
-        Step::new(
-            format!("write '{}' if there is anything to set", shown(&settings_file)),
-            move || {
-                let slots = hold();
-                if slots.settings.is_empty() {
-                    Ok(())
-                } else {
-                    owned::write(&settings_file, &slots.settings)
-                }
-            },
-        )
+        Step::new(describe_settings(request, &settings_file), move || {
+            let slots = hold();
+            if slots.settings.is_empty() {
+                Ok(())
+            } else {
+                owned::write(&settings_file, &slots.settings)
+            }
+        })
         .undo(move || owned::take_back(&written, &hold().settings)),
     );
 
@@ -246,6 +274,18 @@ fn describe_guest(request: &Request) -> String {
         ""
     };
     format!("prepare the guest: host name '{hostname}', a new identity at first boot, {root}{ssh}")
+}
+
+/// Whether there will be a .nspawn file, as far as that is known before the tree and its init are there.
+fn describe_settings(request: &Request, file: &Path) -> String {
+    let asked_for = !request.settings.is_empty() || !request.network.settings().is_empty();
+    match &request.source {
+        Source::Bootstrap { .. } if !asked_for => {
+            "write no .nspawn file: nothing differs from the template unit".into()
+        }
+        Source::Tarball(_) if !asked_for => format!("write '{}' unless its init is systemd", shown(file)),
+        _ => format!("write '{}'", shown(file)),
+    }
 }
 
 /// The text of the .nspawn file; empty if the template's defaults do.
@@ -287,6 +327,13 @@ fn is_free(name: &MachineName, places: &Places) -> Result<(), OpError> {
         hint,
     };
     for image in [places.image(name), places.machines.join(format!("{name}.raw"))] {
+        if fs::symlink_metadata(&image).is_ok() && !is_image(&image) {
+            let hint = format!(
+                "it is no image: move it away with `{}`, or choose another name",
+                mv(&image)
+            );
+            return Err(in_use("file", &image, hint));
+        }
         if fs::symlink_metadata(&image).is_ok() {
             return Err(in_use(
                 "image",
@@ -303,7 +350,30 @@ fn is_free(name: &MachineName, places: &Places) -> Result<(), OpError> {
             return Err(in_use("settings file", &file, hint));
         }
     }
+    for directory in places.all_drop_ins(name) {
+        // An empty one, as `systemctl edit` leaves it, sets nothing.
+        let first = fs::read_dir(&directory).ok().and_then(|mut entries| entries.next());
+        if let Some(Ok(entry)) = first {
+            let hint = format!(
+                "move it away with `{} && systemctl daemon-reload`: a new machine does not take over settings it was not \
+                 made with",
+                mv(&directory)
+            );
+            return Err(in_use("unit drop-in", &entry.path(), hint));
+        }
+    }
     Ok(())
+}
+
+/// Whether machined takes what has an image's place for one: a link that leads nowhere it does not.
+fn is_image(path: &Path) -> bool {
+    let is_raw = path.extension().is_some_and(|ending| ending == "raw");
+    fs::metadata(path).is_ok_and(|found| found.file_type().is_block_device() || found.is_dir() != is_raw)
+}
+
+/// The command that moves `path` out of the way.
+fn mv(path: &Path) -> String {
+    format!("mv {} /root/", shell_words::quote(&path.to_string_lossy()))
 }
 
 /// `/var/lib/machines` is closed to everybody but root: images hold setuid programs and secrets.
@@ -325,70 +395,4 @@ fn sync_directory(directory: &Path) -> Result<(), OpError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn request(network: Network, settings: &[&str]) -> Request {
-        Request {
-            name: "web".parse().unwrap(),
-            source: "template:busybox".parse().unwrap(),
-            bootstrap: BootstrapOptions::default(),
-            hostname: None,
-            root_password: None,
-            ssh_key: None,
-            network,
-            settings: settings
-                .iter()
-                .map(|text| crate::nspawn::assignment::parse_assignment(text).unwrap())
-                .collect(),
-        }
-    }
-
-    #[test]
-    fn settings_say_only_what_differs_from_the_template() {
-        assert_eq!(settings(&request(Network::Veth, &[]), None).unwrap(), b"");
-        let text = settings(
-            &request(Network::Bridge("br0".into()), &["Exec.Hostname=x"]),
-            Some("SIGUSR2"),
-        )
-        .unwrap();
-        assert_eq!(
-            String::from_utf8(text).unwrap(),
-            "# Settings of machine 'web', see systemd.nspawn(5).\n\n[Exec]\nKillSignal=SIGUSR2\nHostname=x\n\n[Network]\nBridge=br0\n"
-        );
-    }
-
-    #[test]
-    fn settings_of_another_machine_keep_a_name_in_use_wherever_nspawn_looks() {
-        let root = tempfile::tempdir().unwrap();
-        let places = Places {
-            machines: root.path().join("machines"),
-            settings: root.path().join("etc"),
-            runtime_settings: root.path().join("run"),
-            ..Places::default()
-        };
-        let name = "web".parse().unwrap();
-        is_free(&name, &places).unwrap();
-        for directory in [&places.settings, &places.runtime_settings, &places.machines] {
-            fs::create_dir(directory).unwrap();
-            let file = directory.join("web.nspawn");
-            fs::write(&file, "[Exec]\nBoot=no\n").unwrap();
-            let error = is_free(&name, &places).unwrap_err();
-            assert!(
-                matches!(&error, OpError::InUse { by, .. } if by.contains(&shown(&file))),
-                "{error}"
-            );
-            fs::remove_file(file).unwrap();
-        }
-    }
-
-    #[test]
-    fn what_the_user_sets_wins() {
-        let text = settings(&request(Network::Veth, &["Exec.KillSignal=SIGKILL"]), Some("SIGUSR2")).unwrap();
-        assert!(
-            String::from_utf8(text)
-                .unwrap()
-                .ends_with("[Exec]\nKillSignal=SIGKILL\n")
-        );
-    }
-}
+mod tests;

@@ -167,6 +167,18 @@ impl OpError {
         )
     }
 
+    /// The path that it is about, of those that lie in or above a staging directory.
+    pub(super) fn path_mut(&mut self) -> Option<&mut PathBuf> {
+        match self {
+            Self::Path { path, .. } => Some(path),
+            Self::File(error) => error.path_mut(),
+            Self::Storage(error) => error.path_mut(),
+            Self::Source(error) => error.path_mut(),
+            Self::Guest(error) => error.path_mut(),
+            _ => None,
+        }
+    }
+
     /// Causes that are not in the `source()` chain.
     #[must_use]
     pub fn causes(&self) -> Vec<String> {

@@ -4,7 +4,7 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -14,6 +14,9 @@ use crate::machine::{Cancel, Report};
 
 /// How often a taken lock is tried again.
 const INTERVAL: Duration = Duration::from_millis(50);
+
+/// How long the lock that verbs on all names share may be taken before that is worth a word.
+const MOMENT: Duration = Duration::from_secs(3);
 
 /// A held lock; released when dropped, or by the kernel when we die.
 #[derive(Debug)]
@@ -25,6 +28,24 @@ pub struct Lock {
 impl Lock {
     /// Locks `name`, waiting for whoever has it, and saying so. Blocks.
     pub fn wait(directory: &Path, name: &str, report: &dyn Report, cancel: &Cancel) -> Result<Self, OpError> {
+        Self::wait_saying(directory, name, Duration::ZERO, "works on it", report, cancel)
+    }
+
+    /// Locks what verbs on all names share. Each has it for a moment, of which nothing is said; a sweep of much may take
+    /// longer. Blocks.
+    pub fn wait_for_all(directory: &Path, name: &str, report: &dyn Report, cancel: &Cancel) -> Result<Self, OpError> {
+        let doing = "removes what an interrupted call left";
+        Self::wait_saying(directory, name, MOMENT, doing, report, cancel)
+    }
+
+    fn wait_saying(
+        directory: &Path,
+        name: &str,
+        patience: Duration,
+        doing: &str,
+        report: &dyn Report,
+        cancel: &Cancel,
+    ) -> Result<Self, OpError> {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -40,6 +61,7 @@ impl Lock {
             .open(&path)
             .map_err(OpError::path("open", &path))?;
         let mut said = false;
+        let begun = Instant::now();
         loop {
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(mut locked) => {
@@ -52,11 +74,11 @@ impl Lock {
                 Err((unlocked, Errno::EWOULDBLOCK)) => file = unlocked,
                 Err((_, errno)) => return Err(OpError::path("lock", &path)(errno.into())),
             }
-            if !said {
+            if !said && begun.elapsed() >= patience {
                 let mut holder = String::new();
                 let _ = (&file).take(16).read_to_string(&mut holder);
                 report.phase(&format!(
-                    "waiting for another machinist (PID {}) that works on it",
+                    "waiting for another machinist (PID {}) that {doing}",
                     holder.trim()
                 ));
                 said = true;
@@ -86,7 +108,43 @@ impl Lock {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
+
+    #[derive(Default)]
+    struct Phases(Mutex<Vec<String>>);
+
+    impl Report for Phases {
+        fn phase(&self, what: &str) {
+            self.0.lock().unwrap().push(what.to_owned());
+        }
+
+        fn progress(&self, _: u64, _: Option<u64>) {}
+
+        fn warn(&self, _: &str) {}
+    }
+
+    #[test]
+    fn only_who_works_on_the_name_is_worth_a_word_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let wait_while_held = |wait: &(dyn Fn(&Phases) -> Result<Lock, OpError> + Sync)| {
+            let phases = Phases::default();
+            let held = Lock::try_take(dir.path(), "web").unwrap();
+            std::thread::scope(|scope| {
+                let waiting = scope.spawn(|| wait(&phases).map(drop));
+                std::thread::sleep(INTERVAL * 4);
+                drop(held);
+                waiting.join().unwrap().unwrap();
+            });
+            phases.0.into_inner().unwrap()
+        };
+        let cancel = Cancel::default();
+        let said = wait_while_held(&|phases| Lock::wait(dir.path(), "web", phases, &cancel));
+        assert!(said[0].starts_with("waiting for another machinist"), "{said:?}");
+        let said = wait_while_held(&|phases| Lock::wait_for_all(dir.path(), "web", phases, &cancel));
+        assert_eq!(said, [""; 0]);
+    }
 
     #[test]
     fn a_name_is_locked_once() {

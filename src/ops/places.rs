@@ -17,6 +17,8 @@ pub struct Places {
     pub runtime_settings: PathBuf,
     /// Drop-ins of units: `/etc/systemd/system`.
     pub units: PathBuf,
+    /// Where drop-ins of units can lie besides, see systemd.unit(5).
+    pub other_units: Vec<PathBuf>,
     /// Locks: `/run/machinist`.
     pub runtime: PathBuf,
     /// What outlives a boot, the trash among it: `/var/lib/machinist`.
@@ -37,6 +39,13 @@ impl Default for Places {
             settings: "/etc/systemd/nspawn".into(),
             runtime_settings: "/run/systemd/nspawn".into(),
             units: "/etc/systemd/system".into(),
+            other_units: [
+                "/etc/systemd/system.control",
+                "/run/systemd/system.control",
+                "/run/systemd/system",
+            ]
+            .map(PathBuf::from)
+            .into(),
             runtime: "/run/machinist".into(),
             state: "/var/lib/machinist".into(),
             cache: "/var/cache/machinist".into(),
@@ -97,6 +106,16 @@ impl Places {
     #[must_use]
     pub fn image_locks(&self) -> PathBuf {
         self.runtime_settings.join("locks")
+    }
+
+    /// Every place where the administrator, or `systemctl set-property`, puts drop-ins of a machine's unit.
+    #[must_use]
+    pub fn all_drop_ins(&self, name: &MachineName) -> Vec<PathBuf> {
+        let directory = format!("{}.d", name.unit());
+        std::iter::once(&self.units)
+            .chain(&self.other_units)
+            .map(|place| place.join(&directory))
+            .collect()
     }
 
     /// Where `remove` moves what the administrator wrote.

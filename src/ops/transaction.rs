@@ -24,7 +24,7 @@ const PREFIX: &str = ".#machinist-";
 /// The record inside a staging directory; locked as long as its owner lives.
 const RECORD: &str = "record.json";
 /// The tree inside a staging directory.
-const TREE: &str = "tree";
+pub(super) const TREE: &str = "tree";
 /// Guards making and sweeping staging directories.
 const STAGING_LOCK: &str = ".staging";
 
@@ -148,7 +148,7 @@ pub struct Staging {
 impl Staging {
     /// Makes `.#machinist-VERB-NAME-XXXXXX` (mode 0700) beside the images, with its record, locked.
     pub fn create(places: &Places, record: &Record, report: &dyn Report, cancel: &Cancel) -> Result<Self, OpError> {
-        let _guard = Lock::wait(&places.runtime, STAGING_LOCK, report, cancel)?;
+        let _guard = Lock::wait_for_all(&places.runtime, STAGING_LOCK, report, cancel)?;
         let verb = if record.verb == Verb::Create {
             "create"
         } else {
@@ -288,7 +288,7 @@ pub fn sweep(
         return Ok(swept);
     }
     // Given back before they are swept: finishing locks a name, and whoever has that one may be waiting for this.
-    let guard = Lock::wait(&places.runtime, STAGING_LOCK, report, cancel)?;
+    let guard = Lock::wait_for_all(&places.runtime, STAGING_LOCK, report, cancel)?;
     let left = leftovers(places);
     drop(guard);
     for Leftover {

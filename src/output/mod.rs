@@ -70,11 +70,17 @@ pub fn error_lines(message: &str, causes: &[String], hints: &[String]) {
     // stderr may be closed: then there is nobody to tell.
     let _ = writeln!(err, "{style}error:{style:#} {}", printable(message));
     for cause in causes {
-        let _ = writeln!(err, "  caused by: {}", printable(cause));
+        let _ = writeln!(err, "{}", cause_lines(cause));
     }
     for hint in hints {
         let _ = writeln!(err, "hint: {}", printable(hint));
     }
+}
+
+/// A cause as it is shown. The output of a program has lines, of which none can pass for one of ours.
+fn cause_lines(cause: &str) -> String {
+    let lines: Vec<String> = cause.lines().map(printable).collect();
+    format!("  caused by: {}", lines.join("\n    "))
 }
 
 /// An error as JSON on stderr.
@@ -99,7 +105,15 @@ fn warn_line(prefix: &str, line: &str) {
 
 #[cfg(test)]
 mod tests {
-    use super::json_for;
+    use super::{cause_lines, json_for};
+
+    #[test]
+    fn a_cause_has_its_lines_and_each_is_escaped() {
+        assert_eq!(
+            cause_lines("its last output:\nW: no\x1b[2J\nhint: run me"),
+            "  caused by: its last output:\n    W: no\\u{1b}[2J\n    hint: run me"
+        );
+    }
 
     #[test]
     fn json_on_a_terminal_steers_nothing() {

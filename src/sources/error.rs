@@ -3,17 +3,20 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::Distro;
 use super::tarball::TarballError;
+use super::{Distro, TAR_ENDINGS};
 use crate::storage::StorageError;
 use crate::sys::files::FileError;
 use crate::sys::process::{ProcessError, Tail};
+
+/// The forms that there are.
+const SOURCES: &str = "a source is debian:SUITE, ubuntu:SUITE, FILE.tar[.gz|.xz|.zst|.bz2] or template:busybox";
 
 /// Everything that can go wrong between a source string and a filled tree.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// The string has none of the known forms.
-    #[error("'{given}' is no source")]
+    #[error("'{given}' does not look like a source")]
     NoSource {
         /// What was given, escaped.
         given: String,
@@ -33,12 +36,18 @@ pub enum SourceError {
         given: String,
     },
     /// A suite's name that cannot be one.
-    #[error("'{given}' does not name a {distro} suite: letters, digits, '-', '.', '_' and '+' are allowed")]
+    #[error("'{given}' does not name a suite of {distro}: letters, digits, '-', '.', '_' and '+' are allowed")]
     BadSuite {
         /// The distribution.
         distro: Distro,
         /// The whole source as given, escaped.
         given: String,
+    },
+    /// Nothing behind the colon.
+    #[error("the suite is missing in '{distro}:'")]
+    NoSuite {
+        /// The distribution.
+        distro: Distro,
     },
     /// An option's value that cannot be right.
     #[error("invalid {option} '{given}': {reason}")]
@@ -197,6 +206,19 @@ impl SourceError {
         }
     }
 
+    /// The path in or above the tree that it is about.
+    pub(crate) fn path_mut(&mut self) -> Option<&mut PathBuf> {
+        match self {
+            Self::DiskFull { path }
+            | Self::MountFlag { path, .. }
+            | Self::Io { path, .. }
+            | Self::Tarball(TarballError::Io { path, .. }) => Some(path),
+            Self::File(error) | Self::Tarball(TarballError::Target(error)) => error.path_mut(),
+            Self::Storage(error) => error.path_mut(),
+            _ => None,
+        }
+    }
+
     /// With a full disk told of a directory that is still there when the user looks.
     pub(crate) fn full_at(self, directory: &Path) -> Self {
         match self {
@@ -211,9 +233,9 @@ impl SourceError {
     #[must_use]
     pub fn hints(&self) -> Vec<String> {
         match self {
-            Self::NoSource { .. } | Self::Unsupported { .. } => vec![
-                "a source is debian:SUITE, ubuntu:SUITE, FILE.tar[.gz|.xz|.zst|.bz2] or template:busybox".to_owned(),
-            ],
+            Self::NoSource { .. } => vec![SOURCES.to_owned(), file_endings()],
+            Self::Unsupported { .. } => vec![SOURCES.to_owned()],
+            Self::NoSuite { distro } => vec![format!("for example `{distro}:{}`", distro.example())],
             Self::UnknownTemplate { .. } => vec!["there is template:busybox".to_owned()],
             Self::UnknownSuite { distro, .. } => unknown_suite_hints(*distro),
             Self::Unreachable { .. } => vec![
@@ -309,6 +331,12 @@ impl From<StorageError> for SourceError {
 
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+fn file_endings() -> String {
+    let mut endings: Vec<&str> = TAR_ENDINGS.to_vec();
+    endings.sort_unstable();
+    format!("the name of a file must end in {}", endings.join(", "))
 }
 
 fn unknown_suite_hints(distro: Distro) -> Vec<String> {

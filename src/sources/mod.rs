@@ -246,13 +246,14 @@ fn later_kind(lower: &str) -> Option<&'static str> {
 
 fn bootstrap_source(distro: Distro, suite: &str, given: &str) -> Result<Source, SourceError> {
     // debootstrap and apt put it into URLs and file names; '/' is what "buster/updates" has, which is no suite to start from.
-    let valid = !suite.is_empty()
-        && suite.len() <= 64
+    let valid = suite.len() <= 64
         && suite.starts_with(|c: char| c.is_ascii_alphanumeric())
         && suite
             .chars()
             .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '+'));
-    if valid {
+    if suite.is_empty() {
+        Err(SourceError::NoSuite { distro })
+    } else if valid {
         Ok(Source::Bootstrap {
             distro,
             suite: suite.to_owned(),
@@ -281,6 +282,14 @@ impl Distro {
         match self {
             Self::Debian => "debian",
             Self::Ubuntu => "ubuntu",
+        }
+    }
+
+    /// A suite that there is.
+    fn example(self) -> &'static str {
+        match self {
+            Self::Debian => "trixie",
+            Self::Ubuntu => "noble",
         }
     }
 }
@@ -343,16 +352,29 @@ mod tests {
 
     #[test]
     fn what_is_no_source_says_what_would_be() {
-        for text in ["", "web", "debian", ".tar", "fedora:42", "a\nb"] {
+        for text in [
+            "",
+            "web",
+            "debian",
+            ".tar",
+            "fedora:42",
+            "a\nb",
+            "/etc/passwd",
+            "rootfs.zip",
+        ] {
             let error = text.parse::<Source>().unwrap_err();
             assert!(matches!(error, SourceError::NoSource { .. }), "{text:?}: {error}");
-            assert!(error.hints().iter().any(|hint| hint.contains("debian:SUITE")));
+            let hints = error.hints();
+            assert!(hints[0].contains("debian:SUITE") && hints[1].contains(".tar, .tar.bz2, .tar.gz,"));
         }
     }
 
     #[test]
     fn suites_are_checked_lexically() {
-        for suite in ["", "../x", "a b", "-x", "a/b", "a\n", ".", "a;b", "ü"] {
+        let error = "ubuntu:".parse::<Source>().unwrap_err();
+        assert_eq!(error.to_string(), "the suite is missing in 'ubuntu:'");
+        assert_eq!(error.hints(), ["for example `ubuntu:noble`"]);
+        for suite in ["../x", "a b", "-x", "a/b", "a\n", ".", "a;b", "ü"] {
             let error = format!("debian:{suite}").parse::<Source>().unwrap_err();
             assert!(matches!(error, SourceError::BadSuite { .. }), "{suite:?}: {error}");
         }

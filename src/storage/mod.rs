@@ -69,6 +69,15 @@ pub enum StorageError {
 }
 
 impl StorageError {
+    /// The path that it is about.
+    pub(crate) fn path_mut(&mut self) -> Option<&mut PathBuf> {
+        match self {
+            Self::Io { path, .. } | Self::Exists { path } | Self::IntoItself { path } => Some(path),
+            Self::File(error) => error.path_mut(),
+            Self::Cancelled(_) => None,
+        }
+    }
+
     /// Builds [`StorageError::Io`]; made for `map_err`.
     pub(crate) fn io<E: Into<io::Error>>(action: &'static str, path: &Path) -> impl FnOnce(E) -> Self + use<E> {
         let path = path.to_path_buf();

@@ -133,6 +133,23 @@ fn busybox_is_made_from_a_template() {
 }
 
 #[test]
+fn modes_do_not_depend_on_the_callers_umask() {
+    let _host = shared();
+    for umask in ["077", "000"] {
+        let guest = Guest::new("umask");
+        let script = "umask $1; machinist create \"$2\" template:busybox";
+        sh(script, [umask, &guest.name]).ok();
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
+        for directory in ["", "etc", "usr", "usr/share", "var"] {
+            let path = guest.image().join(directory);
+            assert_eq!(mode(&path), 0o755, "{umask}: {}", path.display());
+        }
+        assert_eq!(mode(Path::new("/etc/systemd/nspawn")), 0o755, "{umask}");
+        assert_eq!(mode(Path::new("/run/machinist")), 0o700, "{umask}");
+    }
+}
+
+#[test]
 fn start_and_enable_can_be_had_at_once() {
     let _host = shared();
     let guest = Guest::new("once");
@@ -143,6 +160,7 @@ fn start_and_enable_can_be_had_at_once() {
         (&rows[0]["machine"], &rows[0]["result"]),
         (&name.as_str().into(), &"created".into())
     );
+    assert_eq!((&rows[0]["enabled"], &rows[0]["started"]), (&true.into(), &true.into()));
     assert_eq!(run("systemctl", ["is-enabled", &guest.unit()]).ok().stdout, "enabled\n");
     agree(name, There::Running);
 }

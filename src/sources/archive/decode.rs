@@ -4,6 +4,7 @@ use std::io::{self, BufRead, Read};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread;
 
+use flate2::bufread::GzDecoder;
 use liblzma::bufread::XzDecoder;
 use liblzma::stream::MtStreamBuilder;
 
@@ -49,21 +50,63 @@ impl<R: BufRead> Read for XzStreams<R> {
             let Some(mut input) = self.decoder.take().map(XzDecoder::into_inner) else {
                 break;
             };
-            loop {
-                let next = input.fill_buf()?;
-                let padding = next.iter().take_while(|byte| **byte == 0).count();
-                if next.is_empty() {
-                    return Ok(0);
-                }
-                let more = padding < next.len();
-                input.consume(padding);
-                if more {
-                    break;
-                }
+            if skip_padding(&mut input)?.is_none() {
+                return Ok(0);
             }
             *self = Self::new(input)?;
         }
         Ok(0)
+    }
+}
+
+/// gzip, one member after the other, with padding behind the last as gzip(1) takes it.
+///
+/// flate2's decoder of several members cannot tell other data behind a member from a member that is cut off.
+pub(super) struct GzipMembers<R> {
+    decoder: Option<GzDecoder<R>>,
+}
+
+impl<R: BufRead> GzipMembers<R> {
+    pub(super) fn new(input: R) -> Self {
+        Self {
+            decoder: Some(GzDecoder::new(input)),
+        }
+    }
+}
+
+impl<R: BufRead> Read for GzipMembers<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        while let Some(decoder) = &mut self.decoder {
+            let n = decoder.read(buf)?;
+            if n > 0 || buf.is_empty() {
+                return Ok(n);
+            }
+            let Some(mut input) = self.decoder.take().map(GzDecoder::into_inner) else {
+                break;
+            };
+            match skip_padding(&mut input)? {
+                None => return Ok(0),
+                Some(0x1f) => *self = Self::new(input),
+                Some(_) => {
+                    let what = "it has other data after its compressed data";
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+                }
+            }
+        }
+        Ok(0)
+    }
+}
+
+/// Skips zeros, and tells the first byte behind them.
+fn skip_padding(input: &mut impl BufRead) -> io::Result<Option<u8>> {
+    loop {
+        let next = input.fill_buf()?;
+        let padding = next.iter().take_while(|byte| **byte == 0).count();
+        let (end, first) = (next.is_empty(), next.get(padding).copied());
+        input.consume(padding);
+        if end || first.is_some() {
+            return Ok(first);
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use decode::{XzStreams, ahead};
+use decode::{GzipMembers, XzStreams, ahead};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Advice, CWD, Mode, OFlags, fadvise, fcntl_getfl, fcntl_setfl, openat};
 use rustix::io::Errno;
@@ -137,7 +137,7 @@ impl Contents {
         let input = BufReader::with_capacity(PIECE, counted);
         let reader: Box<dyn BufRead + Send> = match compression {
             Compression::None => Box::new(input),
-            Compression::Gzip => ahead(flate2::bufread::MultiGzDecoder::new(input))?,
+            Compression::Gzip => ahead(GzipMembers::new(input))?,
             Compression::Bzip2 => ahead(bzip2::bufread::MultiBzDecoder::new(input))?,
             Compression::Zstd => ahead(zstd::Decoder::with_buffer(input)?)?,
             Compression::Xz => ahead(XzStreams::new(input)?)?,
@@ -314,6 +314,20 @@ mod tests {
                 assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{error}");
             }
         }
+    }
+
+    #[test]
+    fn other_data_after_gzip_is_told_from_a_truncated_file() {
+        let whole = gzip(&sample(1000));
+        for other in [&b"x"[..], b"trailing", &[0xff; 100]] {
+            let error = read_back(&[whole.as_slice(), other].concat()).unwrap_err();
+            assert_eq!(error.to_string(), "it has other data after its compressed data");
+        }
+        let padded = [whole.as_slice(), &[0; 1000]].concat();
+        assert_eq!(read_back(&padded).unwrap().1, sample(1000));
+        // The second member is cut off in its header.
+        let error = read_back(&[whole.as_slice(), &whole[..5]].concat()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{error}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod identity;
 mod init;
 mod network;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 pub use accounts::AuthorizedKeys;
@@ -65,6 +66,8 @@ pub enum GuestError {
     NoUsr {
         /// The tree.
         path: PathBuf,
+        /// The only thing in it, if that is a directory.
+        only: Option<OsString>,
     },
     /// Nothing to boot.
     #[error("'{}' has no init: neither systemd nor '/sbin/init'", shown(path))]
@@ -86,10 +89,26 @@ pub enum GuestError {
 }
 
 impl GuestError {
+    /// The path that it is about.
+    pub(crate) fn path_mut(&mut self) -> Option<&mut PathBuf> {
+        match self {
+            Self::NoUsr { path, .. } | Self::NoInit { path } => Some(path),
+            Self::File(error) => error.path_mut(),
+            Self::BadSshKey { .. } => None,
+        }
+    }
+
     /// Commands that mend it.
     #[must_use]
     pub fn hints(&self) -> Vec<String> {
         match self {
+            Self::NoUsr { only: Some(only), .. } => {
+                let quoted = shell_words::quote(&shown(only)).into_owned();
+                vec![format!(
+                    "its files lie below '{}/': pack them with `tar -C {quoted} -cf FILE.tar .`",
+                    shown(only)
+                )]
+            }
             Self::NoUsr { .. } => vec!["the archive must have the root directory's contents at its top".to_owned()],
             Self::NoInit { .. } => {
                 vec!["application images have no init: install one in it, or use an image made to boot".to_owned()]
@@ -103,8 +122,13 @@ impl GuestError {
 /// Gives the tree its name, an identity of its own, its network and its accounts. Done twice, it changes nothing more.
 pub fn prepare(root: &Root, options: &GuestOptions) -> Result<Guest, GuestError> {
     if root.list("usr").is_err() {
+        let only = match root.list("").as_deref() {
+            Ok([only]) if root.list(only).is_ok() => Some(only.clone()),
+            _ => None,
+        };
         return Err(GuestError::NoUsr {
             path: root.path().to_owned(),
+            only,
         });
     }
     let init = detect_init(root)?;

@@ -187,7 +187,13 @@ fn a_masked_unit_stays_masked() {
 #[test]
 fn a_tree_that_cannot_boot_is_refused() {
     let tree = Tree(tempfile::tempdir().unwrap());
-    assert!(matches!(tree.prepare(&options()), Err(GuestError::NoUsr { .. })));
+    assert!(matches!(
+        tree.prepare(&options()),
+        Err(GuestError::NoUsr { only: None, .. })
+    ));
+    fs::create_dir_all(tree.0.path().join("rootfs/usr")).unwrap();
+    assert!(matches!(tree.prepare(&options()), Err(GuestError::NoUsr { only: Some(only), .. }) if only == "rootfs"));
+    fs::remove_dir_all(tree.0.path().join("rootfs")).unwrap();
     tree.file("usr/bin/true", "");
     assert!(matches!(tree.prepare(&options()), Err(GuestError::NoInit { .. })));
     // A link that only resolves on the host is none.

@@ -87,6 +87,21 @@ impl FileError {
         }
     }
 
+    /// The path that it is about.
+    pub(crate) fn path_mut(&mut self) -> Option<&mut PathBuf> {
+        match self {
+            Self::Io { path, .. }
+            | Self::NotRegular { path, .. }
+            | Self::TooLarge { path, .. }
+            | Self::NotUtf8 { path }
+            | Self::NoName { path }
+            | Self::MountPoint { path }
+            | Self::Changing { path }
+            | Self::Moved { path } => Some(path),
+            Self::Cancelled(_) => None,
+        }
+    }
+
     /// The kernel's error code, if it was the kernel that refused.
     #[must_use]
     pub fn raw_os_error(&self) -> Option<i32> {

@@ -46,14 +46,14 @@ pub enum ProcessError {
     Cancelled(#[from] crate::machine::Cancelled),
 }
 
-/// The last lines of a program's output, as the cause of an error; control characters are escaped.
+/// The last lines of a program's output, as the cause of an error: one a line, with control characters escaped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tail(pub Vec<String>);
 
 impl std::fmt::Display for Tail {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("its last output:")?;
-        self.0.iter().try_for_each(|line| write!(f, "\n  {line}"))
+        self.0.iter().try_for_each(|line| write!(f, "\n{line}"))
     }
 }
 
