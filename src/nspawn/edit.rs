@@ -1,10 +1,11 @@
 //! Changes to a .nspawn file as values, applied to as few lines as possible.
 
 use super::document::{Document, Item};
+use super::forms::port;
 use super::line::LINE_MAX;
 use super::patch::Patch;
 use super::schema::{self, Key};
-use super::settings::effective_values;
+use super::settings::{EffectiveValue, effective_values};
 use super::value::{Empty, ValueError, ValueType, quoted};
 use super::words::{Quoting, split_words};
 
@@ -238,6 +239,11 @@ impl Document {
         let wanted = kept(known, value);
         if !wanted.is_empty() && wanted.iter().all(|word| effective.iter().any(|v| &v.value == word)) {
             return Vec::new();
+        }
+        // systemd forwards a port of the host once and ignores it later: the new value takes the place of the old one.
+        let same_port = |v: &&EffectiveValue| known.value == ValueType::Port && port(&v.value) == port(value);
+        if let Some(taken) = effective.iter().find(same_port) {
+            return vec![self.replace(&self.items()[taken.index], key, value)];
         }
         match self.assignments(section, key).last() {
             Some((item, ..)) => self.insert_after(item, &format!("{key}={value}")),

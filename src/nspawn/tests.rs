@@ -277,6 +277,18 @@ fn remove(section: &str, key: &str, value: Option<&str>) -> Edit {
 }
 
 #[test]
+fn a_port_of_the_host_is_forwarded_once() {
+    let before = "[Network]\nPort=80\nPort=udp:80\n";
+    for (value, after) in [
+        ("80", before),
+        ("tcp:80:8080", "[Network]\nPort=tcp:80:8080\nPort=udp:80\n"),
+        ("81", "[Network]\nPort=80\nPort=udp:80\nPort=81\n"),
+    ] {
+        assert_eq!(edited(before, &[add("Network", "Port", value)]), after);
+    }
+}
+
+#[test]
 fn edits_look_as_a_person_would_make_them() {
     assert_eq!(edited("", &[set("Exec", "Boot", "yes")]), "[Exec]\nBoot=yes\n");
     assert_eq!(
