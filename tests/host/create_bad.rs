@@ -365,7 +365,7 @@ fn hostile_archives_are_refused_and_write_nothing_outside() {
     let cases: &[(&str, Fill<'_>)] = &[
         ("leads outside of the machine", &|b| entry(b, file, &up, "", b"x")),
         ("leads outside of the machine", &|b| {
-            entry(b, file, "usr/../../evil", "", b"x")
+            entry(b, file, "usr/../../evil", "", b"x");
         }),
         ("has an absolute path", &|b| entry(b, file, &absolute, "", b"x")),
         ("goes through a symbolic link that leads outside of the machine", &|b| {
@@ -376,16 +376,16 @@ fn hostile_archives_are_refused_and_write_nothing_outside() {
             entry(b, EntryType::Link, "hard", &format!("../../../..{outside}/victim"), b"");
         }),
         ("is a device node outside of dev/", &|b| {
-            entry(b, EntryType::Block, "usr/disk", "", b"")
+            entry(b, EntryType::Block, "usr/disk", "", b"");
         }),
         ("is a device node outside of dev/", &|b| {
-            entry(b, EntryType::Char, "null", "", b"")
+            entry(b, EntryType::Char, "null", "", b"");
         }),
         ("which no earlier entry has made", &|b| {
-            entry(b, EntryType::Link, "hard", "etc/nothing", b"")
+            entry(b, EntryType::Link, "hard", "etc/nothing", b"");
         }),
         ("has the unsupported type", &|b| {
-            entry(b, EntryType::new(b'M'), "more", "", b"")
+            entry(b, EntryType::new(b'M'), "more", "", b"");
         }),
     ];
     for (problem, fill) in cases {

@@ -1,7 +1,7 @@
 //! All or nothing: after kill -9, Ctrl-C and two at once there is the old state or the new one.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -23,7 +23,7 @@ fn is_invisible(name: &str) {
 }
 
 /// A tarball that takes a moment to unpack.
-fn tarball(directory: &PathBuf) -> String {
+fn tarball(directory: &Path) -> String {
     make_busybox_image(&directory.join("tree"));
     let script =
         "cd \"$1\"; for i in $(seq 400); do head -c 40K /dev/urandom >tree/usr/lib/$i; done; tar -C tree -cf a.tar .";

@@ -7,6 +7,12 @@
     clippy::disallowed_methods,
     reason = "tests run programs, and are no part of the product"
 )]
+#![allow(
+    clippy::unwrap_used,
+    clippy::items_after_statements,
+    clippy::needless_for_each,
+    reason = "a test may panic, and reads from top to bottom"
+)]
 #![allow(clippy::print_stderr, reason = "what a failed test has to say")]
 
 mod support;

@@ -76,12 +76,11 @@ fn quirk_errors_look_like_console() {
     run("journalctl", ["--sync"]).ok();
     let unit = format!("_SYSTEMD_UNIT={}", guest.unit());
     let lines = run("journalctl", ["-q", "-o", "json", &unit]).ok().stdout;
-    let lines = lines
+    let mut lines = lines
         .lines()
         .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
     let said = lines
-        .filter(|line| line["MESSAGE"].as_str().is_some_and(|text| text.contains("nosuchbr9")))
-        .last()
+        .rfind(|line| line["MESSAGE"].as_str().is_some_and(|text| text.contains("nosuchbr9")))
         .unwrap();
     let told_apart = said["_TRANSPORT"] == "journal" && said["PRIORITY"] == "3";
     assert_eq!(!told_apart, here(Quirk::ErrorsLookLikeConsole), "{said}");
