@@ -110,6 +110,13 @@ async fn look(bus: &Bus, places: &Places, name: &MachineName, force: bool) -> Re
     let Some(image) = bus.find_image_path(name.as_str()).await? else {
         return Err(OpError::NoImage { name: name.to_string() });
     };
+    // systemd treats what lies there as read-only, too: packages bring it, and would bring it again.
+    if image.starts_with("/usr/") {
+        return Err(OpError::NotRemovable {
+            path: image.into(),
+            reason: "what lies below /usr belongs to the system".to_owned(),
+        });
+    }
     if !force {
         refuse_running(bus, name).await?;
     }

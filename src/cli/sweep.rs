@@ -6,7 +6,7 @@ use super::context::Ctx;
 use super::error::CliError;
 use crate::machine::MachineName;
 use crate::ops::OpError;
-use crate::ops::enable::{disable_units, enable_units, is_enabled};
+use crate::ops::enable::{disable_units, enable_units, is_enabled, reload};
 use crate::ops::remove::{Systemd, Target, remove};
 use crate::ops::stop::forget_failure;
 use crate::ops::transaction::sweep;
@@ -32,8 +32,13 @@ impl Systemd for ThroughSystemd {
         self.handle.block_on(change)
     }
 
-    fn forget_failure(&self, name: &MachineName) -> Result<(), OpError> {
-        self.handle.block_on(forget_failure(&self.bus, &name.unit()))
+    fn forget(&self, name: &MachineName, reload: bool) -> Result<(), OpError> {
+        self.handle.block_on(async {
+            if reload {
+                self::reload(&self.bus).await?;
+            }
+            forget_failure(&self.bus, &name.unit()).await
+        })
     }
 }
 

@@ -41,8 +41,8 @@ pub trait Systemd: Sync {
     /// Makes the machine start at boot, or not; no error if it is so already.
     fn set_autostart(&self, name: &MachineName, enabled: bool) -> Result<(), OpError>;
 
-    /// Forgets that the machine failed, if it did.
-    fn forget_failure(&self, name: &MachineName) -> Result<(), OpError>;
+    /// Forgets that the machine failed, if it did, and with `reload` also the drop-ins that are gone.
+    fn forget(&self, name: &MachineName, reload: bool) -> Result<(), OpError>;
 }
 
 /// Removes a machine that does not run. Blocks.
@@ -72,7 +72,7 @@ pub fn plan(target: &Target, places: &Places) -> Vec<String> {
             Ok(())
         }
 
-        fn forget_failure(&self, _: &MachineName) -> Result<(), OpError> {
+        fn forget(&self, _: &MachineName, _: bool) -> Result<(), OpError> {
             Ok(())
         }
     }
@@ -125,7 +125,10 @@ fn transaction<'a>(
         });
         steps.step(disable.undo(move || systemd.set_autostart(name, true)));
     }
-    for path in settings_of(name, places) {
+    let settings = settings_of(name, places);
+    // Limits of `systemctl set-property` would hold for the next machine of that name.
+    let reload = settings.iter().any(|path| path.is_dir());
+    for path in settings {
         steps.step(put_away(name, path, places, removed));
     }
     for link in journal_links(target, places) {
@@ -136,8 +139,8 @@ fn transaction<'a>(
     }
     // A failed unit stays loaded, and with it a machine that is gone.
     steps.step(Step::new(
-        format!("forget a failure of unit {}", name.unit()),
-        move || systemd.forget_failure(name),
+        format!("have systemd forget unit {}", name.unit()),
+        move || systemd.forget(name, reload),
     ));
     if target.image.is_some() {
         steps.step(Step::new("delete its files", move || {
@@ -175,7 +178,7 @@ mod tests {
             }
         }
 
-        fn forget_failure(&self, _: &MachineName) -> Result<(), OpError> {
+        fn forget(&self, _: &MachineName, _: bool) -> Result<(), OpError> {
             Ok(())
         }
     }
@@ -185,7 +188,7 @@ mod tests {
             Ok(())
         }
 
-        fn forget_failure(&self, _: &MachineName) -> Result<(), OpError> {
+        fn forget(&self, _: &MachineName, _: bool) -> Result<(), OpError> {
             Ok(())
         }
     }
@@ -197,6 +200,7 @@ mod tests {
             settings: root.join("nspawn"),
             runtime_settings: root.join("run-nspawn"),
             units: root.join("units"),
+            other_units: vec![root.join("system.control")],
             runtime: root.join("run"),
             state: root.join("state"),
             journal: root.join("journal"),
@@ -209,6 +213,9 @@ mod tests {
         fs::create_dir_all(places.drop_ins(&name)).unwrap();
         fs::create_dir_all(&places.journal).unwrap();
         fs::write(places.drop_ins(&name).join("mine.conf"), "[Service]\n").unwrap();
+        let set_property = &places.all_drop_ins(&name)[1];
+        fs::create_dir_all(set_property).unwrap();
+        fs::write(set_property.join("50-MemoryMax.conf"), "[Service]\nMemoryMax=50M\n").unwrap();
         fs::write(places.settings_file(&name), "[Exec]\n# mine\n").unwrap();
         (
             places,
@@ -228,7 +235,7 @@ mod tests {
             Ok(())
         }
 
-        fn forget_failure(&self, _: &MachineName) -> Result<(), OpError> {
+        fn forget(&self, _: &MachineName, _: bool) -> Result<(), OpError> {
             Ok(())
         }
     }
@@ -240,13 +247,14 @@ mod tests {
         let link = places.journal.join("0123");
         std::os::unix::fs::symlink(target.image.as_ref().unwrap().join("var/log/journal/0123"), &link).unwrap();
         let removed = remove(&target, &places, &Obeys, &|| Ok(()), &(), &Cancel::default()).unwrap();
-        let [settings, drop_ins] = &removed.kept[..] else {
+        let [settings, drop_ins, properties] = &removed.kept[..] else {
             panic!("{:?}", removed.kept)
         };
         assert!(removed.kept.iter().all(|path| path.starts_with(places.trash())));
         assert!(settings.ends_with("web.nspawn"));
         assert_eq!(fs::read_to_string(settings).unwrap(), "[Exec]\n# mine\n");
         assert!(drop_ins.join("mine.conf").exists());
+        assert!(properties.join("50-MemoryMax.conf").exists());
         assert!(fs::symlink_metadata(link).is_err());
         assert_eq!(fs::read_dir(&places.machines).unwrap().count(), 0);
     }

@@ -18,7 +18,7 @@ pub(super) fn settings_of(name: &MachineName, places: &Places) -> Vec<PathBuf> {
     for directory in [&places.settings, &places.runtime_settings, &places.machines] {
         found.push(directory.join(format!("{name}.nspawn")));
     }
-    found.push(places.drop_ins(name));
+    found.extend(places.all_drop_ins(name));
     found.retain(|path| fs::symlink_metadata(path).is_ok());
     found
 }
