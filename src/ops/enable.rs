@@ -29,17 +29,22 @@ pub async fn enable(bus: &Bus, names: &[MachineName]) -> Result<Outcomes, OpErro
     let mut wanted = Vec::new();
     for name in names {
         let outcome = match find_image(bus, name).await {
-            Ok(()) if is_enabled(&bus.unit_file_state(&name.unit()).await?) => Ok(Changed::No),
-            Ok(()) => {
-                wanted.push(name.unit());
-                Ok(Changed::Yes)
-            }
+            Ok(()) => match bus.unit_file_state(&name.unit()).await?.as_str() {
+                "enabled" => Ok(Changed::No),
+                // systemd would refuse all of them for this one.
+                "masked" | "masked-runtime" => Err(OpError::Masked { unit: name.unit() }),
+                // "enabled-runtime" is so until the next boot only.
+                _ => {
+                    wanted.push(name.unit());
+                    Ok(Changed::Yes)
+                }
+            },
             Err(error) => Err(error),
         };
         outcomes.insert(name.clone(), outcome);
     }
     // Without the target in multi-user.target nothing starts at boot, whatever it wants.
-    if !is_enabled(&bus.unit_file_state(TARGET).await?) && outcomes.values().any(Result::is_ok) {
+    if bus.unit_file_state(TARGET).await? != "enabled" && outcomes.values().any(Result::is_ok) {
         wanted.push(TARGET.to_owned());
     }
     if !wanted.is_empty() {
@@ -85,18 +90,22 @@ async fn link(bus: &Bus, units: &[String], names: &[MachineName]) -> Result<(), 
 pub(crate) async fn disable_units(bus: &Bus, names: &[MachineName]) -> Result<(), OpError> {
     let units: Vec<String> = names.iter().map(MachineName::unit).collect();
     let files: Vec<&str> = units.iter().map(String::as_str).collect();
-    let disabled = bus.manager().await?.disable_unit_files(&files, false).await;
-    disabled.map_err(|error| explain(&error, "disable", names))?;
+    // Those of `systemctl enable --runtime`, too.
+    for runtime in [false, true] {
+        let disabled = bus.manager().await?.disable_unit_files(&files, runtime).await;
+        disabled.map_err(|error| explain(&error, "disable", names))?;
+    }
     reload(bus).await
 }
 
-/// Whether a `UnitFileState` means that the unit starts at boot.
+/// Whether a `UnitFileState` means that there are links to the unit.
 #[must_use]
 pub fn is_enabled(state: &str) -> bool {
     matches!(state, "enabled" | "enabled-runtime")
 }
 
-async fn reload(bus: &Bus) -> Result<(), OpError> {
+/// Has systemd read its unit files anew.
+pub(crate) async fn reload(bus: &Bus) -> Result<(), OpError> {
     let reloaded = bus.manager().await?.reload().await;
     reloaded.map_err(|error| classify(&error, systemd1::SERVICE, "reload systemd", "").into())
 }

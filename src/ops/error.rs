@@ -43,6 +43,12 @@ pub enum OpError {
         /// The name.
         name: String,
     },
+    /// The administrator has masked it.
+    #[error("unit {unit} is masked")]
+    Masked {
+        /// The unit.
+        unit: String,
+    },
     /// It exists, and does not run.
     #[error("machine '{name}' is not running")]
     NotRunning {
@@ -199,6 +205,7 @@ impl OpError {
             }
             Self::InUse { hint, .. } | Self::TimedOut { hint, .. } | Self::Option { hint, .. } => vec![hint.clone()],
             Self::Running { name } => vec![format!("stop it first: `machinist stop {name}`, or `remove --force`")],
+            Self::Masked { unit } => vec![format!("unmask it with `systemctl unmask {unit}`")],
             Self::NotRunning { name } => vec![format!("start it with `machinist start {name}`")],
             Self::Elsewhere { name, .. } => vec![format!(
                 "reboot it with `machinist restart --inside {name}`, or stop and start it the way it was started"

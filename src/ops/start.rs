@@ -96,8 +96,11 @@ async fn start_unit(bus: &Bus, jobs: &Jobs, name: &MachineName) -> Result<Starte
         .start_unit(&unit, "replace")
         .await
         .map_err(|error| match classify(&error, systemd1::SERVICE, &doing, &unit) {
-            BusError::NoSuchUnit(_) => no_template(),
-            other => other,
+            BusError::NoSuchUnit(_) => no_template().into(),
+            BusError::Failed { name, .. } if name == "org.freedesktop.systemd1.UnitMasked" => {
+                OpError::Masked { unit: unit.clone() }
+            }
+            other => OpError::from(other),
         })?;
     match jobs.wait(job.as_str()).await.as_str() {
         "done" => {}

@@ -7,8 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::support::{
-    Guest, PATIENCE, There, agree, alone, holds_within, machine_property, machinist, run, sh, shared, stays,
-    unit_property, wait_until, write_program,
+    Guest, There, agree, alone, machine_property, machinist, run, sh, shared, stays, wait_until, write_program,
 };
 
 /// A guest that says of itself that it is systemd, never finishes booting, and ignores every request.

@@ -1,6 +1,8 @@
 //! Machines that somebody else runs: by hand, in units of their own, virtual ones.
 
 use std::ffi::OsStr;
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::support::{
@@ -51,6 +53,65 @@ fn a_machine_in_a_scope_is_listed_and_can_be_stopped() {
         run("systemctl", ["reset-failed", &unit]).any();
         assert!(is_down, "its supervisor is still there after {verb}");
     }
+}
+
+#[test]
+fn images_of_the_system_and_hidden_ones_are_left_alone() {
+    let _host = shared();
+    let vendor = Path::new("/usr/local/lib/machines/vendor");
+    fs::create_dir_all(vendor.join("usr")).expect("an image");
+    machinist(["remove", "-y", "vendor"])
+        .status(1)
+        .stderr_has("belongs to the system");
+    assert!(vendor.exists());
+    fs::remove_dir_all(vendor).expect("removed");
+    let hidden = Path::new("/var/lib/machines/.hidden");
+    fs::create_dir_all(hidden).expect("an image");
+    for verb in [&["images"] as &[&str], &["list", "-a"]] {
+        machinist(verb).ok().lacks("hidden");
+    }
+    fs::remove_dir(hidden).expect("removed");
+}
+
+#[test]
+fn a_masked_unit_is_told_and_stops_no_other() {
+    let _host = shared();
+    let (masked, other) = (Guest::busybox("masked"), Guest::busybox("other"));
+    run("systemctl", ["mask", &masked.unit()]).ok();
+    for verb in ["start", "enable"] {
+        machinist([verb, &masked.name]).status(1).fails_with(
+            &format!("unit {} is masked", masked.unit()),
+            &format!("systemctl unmask {}", masked.unit()),
+        );
+    }
+    machinist(["enable", &masked.name, &other.name]).status(1);
+    let enabled = run("systemctl", ["is-enabled", &other.unit()]).any();
+    run("systemctl", ["unmask", &masked.unit()]).ok();
+    assert_eq!(enabled.stdout, "enabled\n");
+    machinist(["disable", &other.name]).ok();
+}
+
+#[test]
+fn an_enablement_for_this_boot_is_not_enough() {
+    let _host = shared();
+    let guest = Guest::busybox("runtime");
+    let state = || run("systemctl", ["is-enabled", &guest.unit()]).any().stdout;
+    run("systemctl", ["enable", "--runtime", &guest.unit()]).ok();
+    assert_eq!(state(), "enabled-runtime\n");
+    machinist(["enable", &guest.name]).ok();
+    assert_eq!(state(), "enabled\n");
+    machinist(["disable", &guest.name]).ok();
+    assert_eq!(state(), "disabled\n");
+}
+
+#[test]
+fn limits_of_a_removed_machine_are_not_inherited() {
+    let _host = shared();
+    let guest = Guest::busybox("limits");
+    run("systemctl", ["set-property", &guest.unit(), "TasksMax=77"]).ok();
+    assert_eq!(guest.property("TasksMax"), "77");
+    machinist(["remove", "-y", &guest.name]).ok().stderr_has("/trash/");
+    assert_ne!(guest.property("TasksMax"), "77");
 }
 
 #[test]

@@ -120,7 +120,7 @@ impl Bus {
         }
     }
 
-    /// All images machined knows, `.host` not among them.
+    /// All images machined knows but hidden ones, as machinectl shows them.
     pub async fn images(&self) -> Result<Vec<ImageRow>, BusError> {
         let mut rows = self
             .machined()
@@ -128,7 +128,7 @@ impl Bus {
             .list_images()
             .await
             .map_err(|error| classify(&error, SERVICE, "list images", ""))?;
-        rows.retain(|row| row.0 != ".host");
+        rows.retain(|row| !row.0.starts_with('.'));
         Ok(rows)
     }
 
