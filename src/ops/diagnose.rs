@@ -237,7 +237,9 @@ pub async fn failed_job(bus: &Bus, name: &str, unit: &str, job_result: &str, for
             (Some(pid), Some(started), Some(ended)) => Some(journal::MainProcess { pid, started, ended }),
             _ => None,
         };
-        tokio::task::spawn_blocking(move || journal::of_invocation(&invocation, main, is_telling, &Cancel::default()))
+        let unit = unit.to_owned();
+        let read = move || journal::of_invocation(&unit, &invocation, main, is_telling, &Cancel::default());
+        tokio::task::spawn_blocking(read)
             .await
             .ok()
             .and_then(Result::ok)

@@ -97,6 +97,7 @@ fn parse(json: &[u8]) -> Vec<Line> {
 ///
 /// Blocks. Without the right to read the journal the list is empty.
 pub fn of_invocation(
+    unit: &str,
     invocation: &str,
     main: Option<MainProcess>,
     is_telling: impl Fn(&Line) -> bool,
@@ -117,7 +118,7 @@ pub fn of_invocation(
         format!("--since=@{}", main.started / 1_000_000),
         format!("SYSLOG_IDENTIFIER={SUPERVISOR}"),
     ];
-    lines.extend(last_words(query(matches, LINES, cancel)?, main, is_telling));
+    lines.extend(last_words(query(matches, LINES, cancel)?, unit, main, is_telling));
     lines.sort_by_key(|line| line.time);
     Ok(lines)
 }
@@ -130,20 +131,19 @@ const CHILDREN: u64 = 64;
 const LATE: u64 = 1_000_000;
 
 /// Finds the words of a supervisor that ended at once, or of a child of it, among all lines of supervisors: journald asks
-/// the kernel about who spoke, and when that one is gone it learns no unit. Nothing if they may be another machine's.
-fn last_words(lines: Vec<Line>, main: MainProcess, is_telling: impl Fn(&Line) -> bool) -> Vec<Line> {
+/// the kernel about who spoke, and when that one is gone it learns no unit, or (252, where they come by the standard output
+/// of the unit) no invocation. Nothing if they may be another machine's.
+fn last_words(lines: Vec<Line>, unit: &str, main: MainProcess, is_telling: impl Fn(&Line) -> bool) -> Vec<Line> {
     let may_be_its = |line: &Line| {
-        let pid = u64::from(line.pid);
-        line.unit.is_empty()
-            && (main.pid..=main.pid + CHILDREN).contains(&pid)
-            && (main.started..=main.ended + LATE).contains(&line.time)
+        let near = (main.pid..=main.pid + CHILDREN).contains(&u64::from(line.pid));
+        (line.unit == unit || line.unit.is_empty() && near) && (main.started..=main.ended + LATE).contains(&line.time)
     };
     let found: Vec<Line> = lines
         .into_iter()
         .filter(|line| may_be_its(line) && is_telling(line))
         .collect();
     // The supervisor's own words are surely its; a child's are if there is but one child.
-    let is_own = |line: &Line| u64::from(line.pid) == main.pid;
+    let is_own = |line: &Line| line.unit == unit || u64::from(line.pid) == main.pid;
     if found.iter().any(is_own) {
         return found.into_iter().filter(is_own).collect();
     }
@@ -239,7 +239,7 @@ mod tests {
         };
         let is_telling = |line: &Line| line.message != "100: a note";
         let pids = |lines: Vec<Line>| {
-            last_words(lines, main, is_telling)
+            last_words(lines, "own.service", main, is_telling)
                 .iter()
                 .map(|line| line.pid)
                 .collect::<Vec<_>>()
@@ -247,6 +247,7 @@ mod tests {
         let (child, own) = (line(103, 5_500_000, ""), line(100, 5_600_000, ""));
         assert_eq!(pids(vec![child.clone()]), [103]);
         assert_eq!(pids(vec![child.clone(), own.clone()]), [100]);
+        assert_eq!(pids(vec![child.clone(), line(300, 5_500_000, "own.service")]), [300]);
         let note = Line {
             message: "100: a note".into(),
             ..own

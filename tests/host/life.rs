@@ -441,9 +441,9 @@ fn a_machine_on_its_way_down_is_started_again() {
     wait_until("it is on its way down", || {
         guest.property("ActiveState") == "deactivating"
     });
-    machinist(["list", "--no-legend", "--columns", "name,state"])
+    machinist(["list", "--format", "csv", "--columns", "name,state"])
         .ok()
-        .stdout_has(&format!("{name} closing"));
+        .stdout_has(&format!("{name},closing"));
     let start = machinist(["start", "--wait", name]).spawn();
     wait_until("its start waits for that", || guest.property("Job") != "0");
     // The second request makes a supervisor end its guest; its successor is to get none.
