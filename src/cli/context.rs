@@ -117,6 +117,13 @@ impl Ctx {
         Ok(())
     }
 
+    /// Makes interruptions wait for as long as the value lives: whoever holds it hears them by itself.
+    #[must_use]
+    pub fn hold(&self) -> Busy<'_> {
+        self.busy.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        Busy(&self.busy)
+    }
+
     /// Whether an interruption has to wait for a transaction, which sees `cancel` by itself.
     #[must_use]
     pub fn must_finish(&self) -> bool {
@@ -138,9 +145,9 @@ impl Ctx {
         &self,
         work: impl FnOnce() -> Result<T, OpError> + Send + 'static,
     ) -> Result<T, CliError> {
-        self.busy.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let busy = self.hold();
         let result = tokio::task::spawn_blocking(work).await;
-        self.busy.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+        drop(busy);
         match result {
             Ok(result) => Ok(result?),
             Err(panic) => Err(internal_error(&panic)),
@@ -150,6 +157,16 @@ impl Ctx {
 
 fn internal_error(panic: &tokio::task::JoinError) -> CliError {
     CliError::new(Kind::Failed, format!("internal error: {panic}")).hint("this is a bug in machinist: please report it")
+}
+
+/// Keeps an interruption from dropping a verb in the middle: see [`Ctx::hold`].
+#[derive(Debug)]
+pub struct Busy<'a>(&'a std::sync::atomic::AtomicUsize);
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+    }
 }
 
 /// Whether we may do everything.

@@ -8,6 +8,7 @@ use crate::output::table::TableError;
 use crate::output::{Voice, error_json, error_lines};
 use crate::sources::SourceError;
 use crate::sys::bus::BusError;
+use crate::sys::enter::EnterError;
 
 /// The kinds of failure that scripts tell apart, with their exit status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -25,6 +26,12 @@ pub enum Kind {
     Unavailable,
     /// A wait timed out: 124.
     TimedOut,
+    /// A command was not run for a reason of our own: 125.
+    NotRun,
+    /// A command is there and cannot be executed: 126.
+    NotExecutable,
+    /// There is no such command: 127.
+    NoCommand,
     /// Whoever reads our output has gone: 141, as if SIGPIPE had ended us, and not a word.
     ClosedPipe,
     /// Ctrl-C, SIGTERM or SIGHUP: 130, as shells have it. What was begun has been undone.
@@ -42,6 +49,9 @@ impl Kind {
             Self::Denied => 4,
             Self::Unavailable => 5,
             Self::TimedOut => 124,
+            Self::NotRun => 125,
+            Self::NotExecutable => 126,
+            Self::NoCommand => 127,
             Self::ClosedPipe => 141,
             Self::Interrupted => 130,
         }
@@ -173,6 +183,17 @@ impl From<std::io::Error> for CliError {
     }
 }
 
+impl From<EnterError> for CliError {
+    fn from(error: EnterError) -> Self {
+        let kind = match &error {
+            EnterError::NotFound(_) => Kind::NoCommand,
+            EnterError::NotExecutable(..) => Kind::NotExecutable,
+            _ => Kind::NotRun,
+        };
+        Self::new(kind, error.to_string()).causes(chain(&error))
+    }
+}
+
 impl From<OpError> for CliError {
     fn from(error: OpError) -> Self {
         let kind = match &error {
@@ -208,10 +229,14 @@ mod tests {
             Kind::Denied,
             Kind::Unavailable,
             Kind::TimedOut,
+            Kind::NotRun,
+            Kind::NotExecutable,
+            Kind::NoCommand,
             Kind::ClosedPipe,
             Kind::Interrupted,
         ];
-        assert_eq!(all.map(Kind::exit_status), [1, 2, 3, 4, 5, 124, 141, 130]);
+        let statuses = [1, 2, 3, 4, 5, 124, 125, 126, 127, 141, 130];
+        assert_eq!(all.map(Kind::exit_status), statuses);
     }
 
     #[test]

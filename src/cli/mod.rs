@@ -11,6 +11,7 @@ mod completions;
 mod create;
 mod disable;
 mod enable;
+mod exec;
 mod images;
 mod list;
 mod man;
@@ -79,6 +80,7 @@ enum Verb {
     Stop(stop::Args),
     Restart(restart::Args),
     Terminate(terminate::Args),
+    Exec(Box<exec::Args>),
     Enable(enable::Args),
     Disable(disable::Args),
     List(list::Args),
@@ -126,6 +128,7 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Result<u8, CliError> {
         Verb::Stop(args) => stop::run(ctx, args).await,
         Verb::Restart(args) => restart::run(ctx, args).await,
         Verb::Terminate(args) => terminate::run(ctx, args).await,
+        Verb::Exec(args) => exec::run(ctx, *args).await,
         Verb::Enable(args) => enable::run(ctx, args).await,
         Verb::Disable(args) => disable::run(ctx, args).await,
         Verb::List(args) => list::run(ctx, args).await,

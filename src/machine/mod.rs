@@ -7,6 +7,7 @@ pub mod report;
 pub mod state;
 pub mod status;
 pub mod text;
+pub mod users;
 
 pub use image::Image;
 pub use name::{MachineName, NameError};

@@ -61,6 +61,33 @@ pub fn data(text: &str) -> io::Result<()> {
     io::stdout().lock().write_all(text.as_bytes())
 }
 
+/// One of our two outputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Out,
+    /// Standard error.
+    Err,
+}
+
+/// A line of a program in a machine, with the machine's name before it. On a terminal nothing in it can steer that.
+pub fn write_line(stream: Stream, name: &str, line: &[u8]) {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    let write = |out: &mut dyn io::Write, terminal: bool| {
+        let text = [name.as_bytes(), b": ", line, b"\n"].concat();
+        if terminal {
+            writeln!(out, "{name}: {}", printable(&String::from_utf8_lossy(line)))
+        } else {
+            out.write_all(&text)
+        }
+    };
+    // A reader that has gone is no reason to stop the program in the other machines.
+    let _ = match stream {
+        Stream::Out => write(&mut io::stdout().lock(), io::stdout().is_terminal()),
+        Stream::Err => write(&mut io::stderr().lock(), io::stderr().is_terminal()),
+    };
+}
+
 /// The lines of an error, on stderr: message, causes, hints. See `cli::error` for what stands in them.
 pub fn error_lines(message: &str, causes: &[String], hints: &[String]) {
     let style = anstyle::Style::new()

@@ -14,7 +14,7 @@ use super::data::Data;
 use super::{Storage, StorageError, tree};
 use crate::machine::{Cancel, Report};
 use crate::sys::files::remove_tree;
-use crate::sys::ioctl;
+use crate::sys::raw;
 
 /// `BTRFS_SUPER_MAGIC` of linux/magic.h.
 const MAGIC: i64 = 0x9123_683e;
@@ -43,7 +43,7 @@ impl Storage for Btrfs {
 
     fn create(&self, path: &Path) -> Result<(), StorageError> {
         let (parent, name) = split(path)?;
-        match ioctl::btrfs_subvolume_create(&parent, name) {
+        match raw::btrfs::subvolume_create(&parent, name) {
             Err(Errno::EXIST) => {
                 return Err(StorageError::Exists {
                     path: path.to_path_buf(),
@@ -66,7 +66,7 @@ impl Storage for Btrfs {
         }
         let from = fs::openat(CWD, source, DIRECTORY, Mode::empty()).map_err(StorageError::io("open", source))?;
         if is_subvolume(&from).map_err(StorageError::io("look at", source))? {
-            match ioctl::btrfs_snapshot_create(&parent, name, from.as_fd()) {
+            match raw::btrfs::snapshot_create(&parent, name, from.as_fd()) {
                 // Another filesystem.
                 Err(Errno::XDEV) => {}
                 Err(errno) => return Err(StorageError::io("snapshot", source)(errno)),
@@ -101,7 +101,7 @@ fn snapshot_all_inside(
     let target = fs::openat(parent, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty()).map_err(Err)?;
     let mut todo = vec![(source.try_clone().map_err(|_| Err(Errno::MFILE))?, target)];
     while let Some((source, target)) = todo.pop() {
-        for path in ioctl::btrfs_subvolumes_inside(&source).map_err(Err)? {
+        for path in raw::btrfs::subvolumes_inside(&source).map_err(Err)? {
             cancel.check().map_err(|cancelled| Ok(cancelled.into()))?;
             todo.push(snapshot_inner(source.as_fd(), target.as_fd(), Path::new(&path)).map_err(Err)?);
         }
@@ -122,7 +122,7 @@ fn snapshot_inner(source: BorrowedFd<'_>, target: BorrowedFd<'_>, path: &Path) -
     let (inner, folder) = (open(source, path)?, open(target, folder)?);
     let times = fs::fstat(&folder)?;
     fs::unlinkat(&folder, name, AtFlags::REMOVEDIR)?;
-    ioctl::btrfs_snapshot_create(&folder, name, inner.as_fd())?;
+    raw::btrfs::snapshot_create(&folder, name, inner.as_fd())?;
     let times = Timestamps {
         last_access: Timespec {
             tv_sec: times.st_atime,

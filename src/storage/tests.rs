@@ -313,7 +313,7 @@ fn btrfs_takes_snapshots_with_all_subvolumes_inside() {
 
     // Read-only subvolumes and immutable files do not stop a removal.
     let inner = fs::File::open(target.join("files/d1/inner")).unwrap();
-    crate::sys::ioctl::btrfs_subvolume_set_read_only(&inner, true).unwrap();
+    crate::sys::raw::btrfs::subvolume_set_read_only(&inner, true).unwrap();
     drop(inner);
     lock(&target.join("files/d2/f"));
     storage.remove(&target).unwrap();

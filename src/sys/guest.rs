@@ -2,9 +2,10 @@
 
 use std::fs::File;
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::runtime::Runtime;
@@ -33,12 +34,32 @@ impl Leader {
         })
     }
 
-    /// Whether it still runs: a pidfd becomes readable when its process ends.
+    /// Its number; only good for asking, together with [`Leader::is_alive`].
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Its pidfd.
+    pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// Whether it still runs.
     #[must_use]
     pub fn is_alive(&self) -> bool {
+        !self.ends_within(Duration::ZERO)
+    }
+
+    /// Whether it ends in that time: a pidfd becomes readable when its process ends. Blocks.
+    #[must_use]
+    pub fn ends_within(&self, limit: Duration) -> bool {
         let mut fds = [rustix::event::PollFd::new(&self.pidfd, rustix::event::PollFlags::IN)];
-        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-        matches!(rustix::event::poll(&mut fds, Some(&now)), Ok(0))
+        let limit = rustix::event::Timespec {
+            tv_sec: limit.as_secs().try_into().unwrap_or(i64::MAX),
+            tv_nsec: limit.subsec_nanos().into(),
+        };
+        !matches!(rustix::event::poll(&mut fds, Some(&limit)), Ok(0))
     }
 
     fn proc(&self, file: &str) -> PathBuf {

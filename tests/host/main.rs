@@ -21,6 +21,7 @@ mod agree;
 mod clean;
 mod create;
 mod create_bad;
+mod exec;
 mod failures;
 mod images;
 mod kill;

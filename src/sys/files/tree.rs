@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use super::error::{FileError, Kind};
 use super::root::magic_link;
 use crate::machine::Cancel;
-use crate::sys::ioctl;
+use crate::sys::raw;
 
 /// Device and inode.
 type Inode = (u64, u64);
@@ -195,11 +195,11 @@ fn enter(parent: BorrowedFd<'_>, name: &OsStr) -> Result<Option<(OwnedFd, Inode)
     let child = fs::openat2(parent, name, DIRECTORY, Mode::empty(), how)?;
     let inode = inode(&child)?;
     if inode.1 == SUBVOLUME_INODE {
-        match ioctl::btrfs_subvolume_destroy(parent, name) {
+        match raw::btrfs::subvolume_destroy(parent, name) {
             Ok(()) => return Ok(None),
             // Has subvolumes inside, or is no subvolume at all: emptied like any directory, which a read-only one refuses.
-            Err(_) if ioctl::btrfs_subvolume_is_read_only(&child) == Ok(true) => {
-                ioctl::btrfs_subvolume_set_read_only(&child, false)?;
+            Err(_) if raw::btrfs::subvolume_is_read_only(&child) == Ok(true) => {
+                raw::btrfs::subvolume_set_read_only(&child, false)?;
             }
             Err(_) => {}
         }
@@ -278,8 +278,8 @@ fn set_read_only(path: &Path, how: ReadOnly, read_only: bool) -> bool {
     };
     match how {
         ReadOnly::Subvolume => {
-            ioctl::btrfs_subvolume_is_read_only(&file) == Ok(!read_only)
-                && ioctl::btrfs_subvolume_set_read_only(&file, read_only).is_ok()
+            raw::btrfs::subvolume_is_read_only(&file) == Ok(!read_only)
+                && raw::btrfs::subvolume_set_read_only(&file, read_only).is_ok()
         }
         ReadOnly::Immutable => fs::ioctl_getflags(&file).is_ok_and(|found| {
             let mut wanted = found;

@@ -1,7 +1,4 @@
 //! The ioctls of btrfs, see ioctl(2) and linux/btrfs.h, for which neither rustix nor nix has a safe wrapper.
-//!
-//! The only module with unsafe code: nothing here but the calls and the layout of their arguments.
-#![allow(unsafe_code)]
 
 use std::ffi::{CString, OsStr, OsString};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
@@ -64,7 +61,7 @@ const _: () = assert!(size_of::<RootRefArgs>() == 4096);
 const _: () = assert!(size_of::<LookupArgs>() == 4096);
 
 /// Makes an empty subvolume `name` in `directory`.
-pub(crate) fn btrfs_subvolume_create(directory: impl AsFd, name: &OsStr) -> Result<(), Errno> {
+pub(crate) fn subvolume_create(directory: impl AsFd, name: &OsStr) -> Result<(), Errno> {
     let args = VolumeArgs {
         fd: 0,
         name: padded(name)?,
@@ -74,7 +71,7 @@ pub(crate) fn btrfs_subvolume_create(directory: impl AsFd, name: &OsStr) -> Resu
 }
 
 /// Removes the subvolume `name` in `directory` with all its files; `ENOTEMPTY` if it has subvolumes inside.
-pub(crate) fn btrfs_subvolume_destroy(directory: impl AsFd, name: &OsStr) -> Result<(), Errno> {
+pub(crate) fn subvolume_destroy(directory: impl AsFd, name: &OsStr) -> Result<(), Errno> {
     let args = VolumeArgs {
         fd: 0,
         name: padded(name)?,
@@ -84,7 +81,7 @@ pub(crate) fn btrfs_subvolume_destroy(directory: impl AsFd, name: &OsStr) -> Res
 }
 
 /// Makes `name` in `directory` a writable snapshot of the subvolume whose root directory is `source`.
-pub(crate) fn btrfs_snapshot_create(directory: impl AsFd, name: &OsStr, source: BorrowedFd<'_>) -> Result<(), Errno> {
+pub(crate) fn snapshot_create(directory: impl AsFd, name: &OsStr, source: BorrowedFd<'_>) -> Result<(), Errno> {
     let args = SnapshotArgs {
         fd: source.as_raw_fd().into(),
         transid: 0,
@@ -98,21 +95,21 @@ pub(crate) fn btrfs_snapshot_create(directory: impl AsFd, name: &OsStr, source: 
 }
 
 /// Whether a subvolume is read-only.
-pub(crate) fn btrfs_subvolume_is_read_only(subvolume: impl AsFd) -> Result<bool, Errno> {
+pub(crate) fn subvolume_is_read_only(subvolume: impl AsFd) -> Result<bool, Errno> {
     // SAFETY: the kernel writes one u64.
     let flags = unsafe { ioctl(subvolume, Getter::<SUBVOL_GETFLAGS, u64>::new()) }?;
     Ok(flags & SUBVOL_RDONLY != 0)
 }
 
 /// Makes a subvolume read-only or writable.
-pub(crate) fn btrfs_subvolume_set_read_only(subvolume: impl AsFd, read_only: bool) -> Result<(), Errno> {
+pub(crate) fn subvolume_set_read_only(subvolume: impl AsFd, read_only: bool) -> Result<(), Errno> {
     let flags = if read_only { SUBVOL_RDONLY } else { 0 };
     // SAFETY: the kernel reads one u64.
     unsafe { ioctl(subvolume, Setter::<SUBVOL_SETFLAGS, u64>::new(flags)) }
 }
 
 /// The subvolumes directly inside of one (not those inside of these), by path relative to its root directory.
-pub(crate) fn btrfs_subvolumes_inside(subvolume: impl AsFd) -> Result<Vec<OsString>, Errno> {
+pub(crate) fn subvolumes_inside(subvolume: impl AsFd) -> Result<Vec<OsString>, Errno> {
     let mut paths = Vec::new();
     let mut args = RootRefArgs {
         min_treeid: 0,

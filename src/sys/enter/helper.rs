@@ -1,0 +1,285 @@
+//! The helper: this program again, from a sealed memfd, as a process of one thread that joins a machine.
+//!
+//! It stays outside of the guest's process id namespace, where nobody inside can see or trace it, until it has no more
+//! privileges than the guest's PID 1; only then it makes the process that the guest sees. After the join nothing is loaded:
+//! no name service, no locale, no library. See setns(2), namespaces(7), user_namespaces(7).
+
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, setns};
+use nix::sys::personality::{self, Persona};
+use nix::unistd;
+use rustix::fs::Mode;
+use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior, set_parent_process_death_signal};
+use rustix::thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+
+use super::privileges::{Privileges, is_init};
+use super::protocol::{Order, Reply, Run, Task, receive, send};
+use super::{is_hung_up, is_readable, terminal};
+use crate::sys::raw::enter::{self as raw, Cloned};
+
+/// What the helper is called, as argument 0: nobody else is.
+pub(super) const NAME: &str = "machinist: enter";
+
+/// `CGROUP2_SUPER_MAGIC`, see statfs(2).
+const CGROUP2: rustix::fs::FsWord = 0x6367_7270;
+
+/// The namespaces of a process, by their names in `/proc/PID/ns`.
+const NAMESPACES: [(&str, CloneFlags); 7] = [
+    ("user", CloneFlags::CLONE_NEWUSER),
+    ("mnt", CloneFlags::CLONE_NEWNS),
+    ("pid", CloneFlags::CLONE_NEWPID),
+    ("net", CloneFlags::CLONE_NEWNET),
+    ("uts", CloneFlags::CLONE_NEWUTS),
+    ("ipc", CloneFlags::CLONE_NEWIPC),
+    ("cgroup", CloneFlags::CLONE_NEWCGROUP),
+];
+
+/// Does the helper's work if this process is one; to be called before anything else.
+#[must_use]
+pub fn helper_main() -> bool {
+    if std::env::args_os().next().is_none_or(|name| name != NAME) {
+        return false;
+    }
+    // The caller's socket is standard input.
+    let Ok(control) = io::stdin().as_fd().try_clone_to_owned() else {
+        return true;
+    };
+    if let Err(reply) = work(&control) {
+        let _ = send(&control, &reply, &[]);
+    }
+    true
+}
+
+fn failed<E: std::fmt::Display>(doing: &str) -> impl FnOnce(E) -> Reply {
+    move |error| Reply::Failed(format!("cannot {doing}: {error}"))
+}
+
+fn work(control: &OwnedFd) -> Result<(), Reply> {
+    // The caller's death is ours until there is a program; nobody reads our memory or opens our files.
+    set_parent_process_death_signal(Some(Signal::KILL)).map_err(failed("bind to the caller"))?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(failed("hide the memory"))?;
+    let (order, fds) = receive_order(control)?;
+    let mut fds = fds.into_iter();
+    let leader = fds.next().ok_or_else(|| failed("read the order")("no leader"))?;
+    let streams: Vec<OwnedFd> = fds.collect();
+
+    let pid = order.leader;
+    let privileges = Privileges::of(pid).map_err(|error| Reply::Refused(error.to_string()))?;
+    let persona = fs::read_to_string(format!("/proc/{pid}/personality"))
+        .ok()
+        .and_then(|text| i32::from_str_radix(text.trim(), 16).ok())
+        .unwrap_or(0);
+    let root = File::open(format!("/proc/{pid}/root")).map_err(failed("open its root"))?;
+    let namespaces = namespaces_to_join(pid).map_err(failed("look at its namespaces"))?;
+    take_attributes(pid, &order.unit)?;
+    // All that was read by number was the leader's if the leader still lives.
+    if is_readable(&leader) {
+        return Err(Reply::Failed("the machine has stopped".into()));
+    }
+
+    raw::join_anonymous_keyring().map_err(failed("leave the session keyring"))?;
+    setns(&leader, namespaces).map_err(failed("join the namespaces"))?;
+    unistd::fchdir(&root)
+        .and_then(|()| unistd::chroot("."))
+        .and_then(|()| unistd::chdir("/"))
+        .map_err(failed("enter the root directory"))?;
+    drop((root, leader));
+    set_thread_groups(&[])
+        .and_then(|()| set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT))
+        .and_then(|()| set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT))
+        .map_err(failed("become root of the machine"))?;
+    // Changing users makes the memory readable again and forgets the death signal.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(failed("hide the memory"))?;
+    set_parent_process_death_signal(Some(Signal::KILL)).map_err(failed("bind to the caller"))?;
+    let umask = Mode::from_bits_truncate(privileges.umask());
+    rustix::process::umask(umask);
+
+    match order.task {
+        Task::Connect(path) => {
+            let socket = connect(&path).map_err(failed("connect to the machine's systemd"))?;
+            send(control, &Reply::Connected, &[socket.as_fd()]).map_err(failed("answer"))
+        }
+        Task::Run(run) => {
+            let terminal = run.terminal.map(terminal::open_inside).transpose();
+            let terminal = terminal.map_err(failed("open a terminal in the machine"))?;
+            privileges
+                .take_on()
+                .map_err(|error| Reply::Refused(error.to_string()))?;
+            personality::set(Persona::from_bits_retain(persona)).map_err(failed("set the personality"))?;
+            start(control, &run, streams, terminal)
+        }
+    }
+}
+
+fn receive_order(control: &OwnedFd) -> Result<(Order, Vec<OwnedFd>), Reply> {
+    let failed = |error: io::Error| failed("read the order")(error);
+    let ((), mut fds) = receive::<()>(control)
+        .map_err(failed)?
+        .filter(|((), fds)| !fds.is_empty())
+        .ok_or_else(|| failed(io::ErrorKind::UnexpectedEof.into()))?;
+    let file = io::BufReader::new(File::from(fds.remove(0)));
+    let order = serde_json::from_reader(file).map_err(|error| failed(error.into()))?;
+    Ok((order, fds))
+}
+
+/// Those that are not ours already: joining the own user namespace is an error.
+fn namespaces_to_join(pid: i32) -> io::Result<CloneFlags> {
+    let mut flags = CloneFlags::empty();
+    for (name, flag) in NAMESPACES {
+        if fs::read_link(format!("/proc/{pid}/ns/{name}"))? != fs::read_link(format!("/proc/self/ns/{name}"))? {
+            flags |= flag;
+        }
+    }
+    if flags.contains(CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS) {
+        Ok(flags)
+    } else {
+        Err(io::Error::other("it has no process ids or no mounts of its own"))
+    }
+}
+
+/// Takes on what is not in credentials: control group, resource limits, the OOM killer's liking.
+fn take_attributes(pid: i32, unit: &str) -> Result<(), Reply> {
+    let refused = |doing: &str, error: &dyn std::fmt::Display| Reply::Refused(format!("cannot {doing}: {error}"));
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).map_err(failed("read the status of PID 1"))?;
+    let groups =
+        fs::read_to_string(format!("/proc/{pid}/cgroup")).map_err(failed("read the control group of PID 1"))?;
+    // Hierarchies of cgroup v1 that nobody has mounted are named, too, and mean nothing.
+    let unified = rustix::fs::statfs("/sys/fs/cgroup").is_ok_and(|stat| stat.f_type == CGROUP2);
+    let group = groups
+        .lines()
+        .find_map(|line| line.strip_prefix("0::"))
+        .filter(|_| unified)
+        .ok_or_else(|| refused("join its control group", &"this host has no unified hierarchy"))?;
+    let mut parts = group.split('/');
+    if !is_init(&status) || !parts.clone().any(|part| part == unit) || parts.any(|part| part == "..") {
+        return Err(Reply::Failed(format!(
+            "its leader is no PID 1 in the control group of {unit}"
+        )));
+    }
+    fs::OpenOptions::new()
+        .write(true)
+        .open(format!("/sys/fs/cgroup{group}/cgroup.procs"))
+        .and_then(|mut file| file.write_all(b"0"))
+        .map_err(|error| refused("join its control group", &error))?;
+    raw::take_resource_limits_of(pid).map_err(|error| refused("take on its resource limits", &error))?;
+    fs::read_to_string(format!("/proc/{pid}/oom_score_adj"))
+        .and_then(|score| fs::write("/proc/self/oom_score_adj", score))
+        .map_err(|error| refused("take on its OOM score", &error))
+}
+
+fn connect(path: &str) -> io::Result<OwnedFd> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket)
+}
+
+/// Makes the process that the guest sees, and tells the caller, whose child it is.
+fn start(control: &OwnedFd, run: &Run, streams: Vec<OwnedFd>, terminal: Option<terminal::Inside>) -> Result<(), Reply> {
+    match raw::clone_sibling().map_err(failed("make a process"))? {
+        Cloned::Child => {
+            let Err(reply) = become_program(control, run, streams, terminal);
+            let _ = send(control, &reply, &[]);
+            raw::exit_now()
+        }
+        Cloned::Caller(pidfd) => {
+            let mut fds = vec![pidfd.as_fd()];
+            fds.extend(terminal.as_ref().map(|terminal| terminal.master.as_fd()));
+            send(control, &Reply::Started, &fds).map_err(failed("answer"))?;
+            Ok(())
+        }
+    }
+}
+
+/// In the guest's sight, with the guest's privileges: becomes the user, and then the program.
+fn become_program(
+    control: &OwnedFd,
+    run: &Run,
+    streams: Vec<OwnedFd>,
+    terminal: Option<terminal::Inside>,
+) -> Result<Infallible, Reply> {
+    // A session of its own: nothing inside can reach the caller's terminal or process group.
+    unistd::setsid().map_err(failed("make a session"))?;
+    let streams = match terminal {
+        Some(terminal) => terminal
+            .into_streams(run.uid)
+            .map_err(failed("take the terminal"))?
+            .into(),
+        None => streams,
+    };
+    let [stdin, stdout, stderr] =
+        <[OwnedFd; 3]>::try_from(streams).map_err(|_| failed("read the order")("no streams"))?;
+    rustix::stdio::dup2_stdin(stdin)
+        .and_then(|()| rustix::stdio::dup2_stdout(stdout))
+        .and_then(|()| rustix::stdio::dup2_stderr(stderr))
+        .map_err(failed("set the streams"))?;
+    raw::close_on_exec_from(3).map_err(failed("close what is open"))?;
+
+    let groups: Vec<Gid> = run.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+    let (gid, uid) = (Gid::from_raw(run.gid), Uid::from_raw(run.uid));
+    set_thread_groups(&groups)
+        .and_then(|()| set_thread_res_gid(gid, gid, gid))
+        .and_then(|()| set_thread_res_uid(uid, uid, uid))
+        .map_err(failed("become the user"))?;
+    if run.detached {
+        set_parent_process_death_signal(None).map_err(failed("let go of the caller"))?;
+    } else {
+        // Changing users has undone this. If the caller died before, its end of the socket is closed.
+        set_parent_process_death_signal(Some(Signal::KILL)).map_err(failed("bind to the caller"))?;
+        if is_hung_up(control) {
+            raw::exit_now();
+        }
+    }
+    change_directory(&run.directories)?;
+    raw::reset_signals();
+    Err(execute(run))
+}
+
+/// Goes to the first directory that there is, as the user, and sees that it is inside.
+fn change_directory(directories: &[Vec<u8>]) -> Result<(), Reply> {
+    let mut result = Err(rustix::io::Errno::NOENT);
+    for directory in directories {
+        result = rustix::process::chdir(directory.as_slice());
+        if result.is_ok() {
+            break;
+        }
+    }
+    let shown =
+        || crate::machine::text::printable(&String::from_utf8_lossy(directories.last().map_or(b"", Vec::as_slice)));
+    result.map_err(|error| failed(&format!("change to directory '{}'", shown()))(error))?;
+    // The kernel says "(unreachable)" of a place that is not below the root directory.
+    let here = rustix::process::getcwd(Vec::new()).map_err(failed("look at the directory"))?;
+    if here.to_bytes().starts_with(b"/") {
+        Ok(())
+    } else {
+        Err(Reply::Failed(format!(
+            "directory '{}' is not inside the machine",
+            shown()
+        )))
+    }
+}
+
+/// Tries every place; returns only if none of them could be executed.
+fn execute(run: &Run) -> Reply {
+    let strings = |list: &[Vec<u8>]| list.iter().cloned().map(CString::new).collect::<Result<Vec<_>, _>>();
+    let (Ok(candidates), Ok(args), Ok(env)) = (strings(&run.candidates), strings(&run.args), strings(&run.env)) else {
+        return failed("read the order")("a NUL in it");
+    };
+    let mut worst = Reply::NotFound;
+    for path in candidates {
+        let Err(error) = unistd::execve(&path, &args, &env);
+        match error {
+            Errno::ENOENT | Errno::ENOTDIR => {}
+            // Another place may have one that can be executed, as execvp(3) does it.
+            Errno::EACCES => worst = Reply::NotExecutable(error as i32),
+            error => return Reply::NotExecutable(error as i32),
+        }
+    }
+    worst
+}

@@ -1,0 +1,227 @@
+//! What PID 1 of a machine may do: read from it, and taken on by the process that joins it.
+
+use std::fs;
+use std::io;
+use std::num::ParseIntError;
+
+use nix::sys::ptrace;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set, clear_ambient_capability_set,
+    configure_capability_in_ambient_set, remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
+};
+
+use crate::sys::raw::enter as raw;
+
+/// A process's privileges, as `/proc/PID/status` and ptrace(2) tell them.
+#[derive(Debug)]
+pub(super) struct Privileges {
+    inheritable: u64,
+    permitted: u64,
+    effective: u64,
+    bounding: u64,
+    ambient: u64,
+    no_new_privs: bool,
+    umask: u32,
+    /// The oldest first, each with its flags.
+    filters: Vec<(Vec<raw::Instruction>, u64)>,
+}
+
+/// Why the same privileges cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PrivilegeError {
+    /// Something of it cannot be read or set.
+    #[error("cannot {doing}: {source}")]
+    Io { doing: &'static str, source: io::Error },
+    /// It has seccomp filters, and the kernel does not show them to us.
+    #[error(
+        "its seccomp filters cannot be read{}: {source}",
+        if *.filtered { ", because this process is filtered itself" } else { "" }
+    )]
+    Hidden { filtered: bool, source: io::Error },
+    /// Its label is not ours.
+    #[error("its security label is '{0}', which cannot be taken on")]
+    Label(String),
+}
+
+impl PrivilegeError {
+    fn io<E: Into<io::Error>>(doing: &'static str) -> impl FnOnce(E) -> Self {
+        move |source| Self::Io {
+            doing,
+            source: source.into(),
+        }
+    }
+}
+
+fn invalid() -> io::Error {
+    io::ErrorKind::InvalidData.into()
+}
+
+/// A field of `/proc/PID/status`.
+fn field<'a>(status: &'a str, name: &str) -> io::Result<&'a str> {
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .map(str::trim)
+        .ok_or_else(invalid)
+}
+
+fn number(status: &str, name: &str, radix: u32) -> io::Result<u64> {
+    u64::from_str_radix(field(status, name)?, radix).map_err(|_: ParseIntError| invalid())
+}
+
+/// Whether PID 1 of a process id namespace has this status: the last number it is known by is 1, and not the only one.
+pub(super) fn is_init(status: &str) -> bool {
+    let numbers = field(status, "NSpid").unwrap_or_default();
+    numbers.split_whitespace().count() > 1 && numbers.split_whitespace().last() == Some("1")
+}
+
+impl Privileges {
+    /// Reads those of the process `pid`, with its seccomp filters, for which it is stopped for a moment.
+    pub(super) fn of(pid: i32) -> Result<Self, PrivilegeError> {
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))
+            .map_err(PrivilegeError::io("read the status of PID 1"))?;
+        let read = |name, radix| number(&status, name, radix).map_err(PrivilegeError::io("read the status of PID 1"));
+        same_label(pid)?;
+        let filters = match read("Seccomp", 10)? {
+            0 => Vec::new(),
+            _ => filters_of(pid)?,
+        };
+        Ok(Self {
+            inheritable: read("CapInh", 16)?,
+            permitted: read("CapPrm", 16)?,
+            effective: read("CapEff", 16)?,
+            bounding: read("CapBnd", 16)?,
+            ambient: read("CapAmb", 16)?,
+            no_new_privs: read("NoNewPrivs", 10)? != 0,
+            umask: u32::try_from(read("Umask", 8)?).unwrap_or(0o022),
+            filters,
+        })
+    }
+
+    /// The umask, as a number.
+    pub(super) fn umask(&self) -> u32 {
+        self.umask
+    }
+
+    /// Takes them on, for good. To be called after the join, which gives all capabilities of the user namespace, and
+    /// before the process is seen by the guest.
+    pub(super) fn take_on(mut self) -> Result<(), PrivilegeError> {
+        for capability in all_capabilities() {
+            if !self.bounding & capability.bits() != 0 && capability_is_in_bounding_set(capability).unwrap_or(false) {
+                remove_capability_from_bounding_set(capability)
+                    .map_err(PrivilegeError::io("drop a capability from the bounding set"))?;
+            }
+        }
+        clear_ambient_capability_set().map_err(PrivilegeError::io("clear the ambient capabilities"))?;
+        // no_new_privs first would be simpler and let anybody install filters, but it would stay. CAP_SYS_ADMIN allows it, too;
+        // where PID 1 has not got that, it is given up after the filters.
+        for (filter, flags) in &mut self.filters {
+            raw::install_seccomp_filter(filter, *flags).map_err(PrivilegeError::io("install a seccomp filter"))?;
+        }
+        let ours = capabilities(None)
+            .map_err(PrivilegeError::io("read the capabilities"))?
+            .permitted;
+        // A caller that was itself given less stays with less.
+        let of = |bits| CapabilitySet::from_bits_retain(bits) & ours;
+        let sets = CapabilitySets {
+            effective: of(self.effective),
+            permitted: of(self.permitted),
+            inheritable: of(self.inheritable),
+        };
+        set_capabilities(None, sets).map_err(PrivilegeError::io("take on the capabilities of PID 1"))?;
+        for capability in all_capabilities().filter(|capability| self.ambient & capability.bits() & ours.bits() != 0) {
+            configure_capability_in_ambient_set(capability, true)
+                .map_err(PrivilegeError::io("take on the ambient capabilities of PID 1"))?;
+        }
+        if self.no_new_privs {
+            set_no_new_privs(true).map_err(PrivilegeError::io("set no_new_privs"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Every capability that the kernel knows.
+fn all_capabilities() -> impl Iterator<Item = CapabilitySet> {
+    (0..64)
+        .map(|number| CapabilitySet::from_bits_retain(1 << number))
+        .take_while(|capability| capability_is_in_bounding_set(*capability).is_ok())
+}
+
+/// Entering does not change the label of a process: where the guest's is another one, we would stay outside of it.
+fn same_label(pid: i32) -> Result<(), PrivilegeError> {
+    // Without a security module that labels processes there is nothing to read.
+    let label = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let theirs = label(&format!("/proc/{pid}/attr/current"));
+    if theirs == label("/proc/self/attr/current") {
+        return Ok(());
+    }
+    let theirs = theirs.trim_end_matches(['\0', '\n']);
+    Err(PrivilegeError::Label(crate::machine::text::printable(theirs)))
+}
+
+fn is_filtered() -> bool {
+    fs::read_to_string("/proc/self/status")
+        .is_ok_and(|status| number(&status, "Seccomp", 10).is_ok_and(|mode| mode != 0))
+}
+
+/// Reads all seccomp filters of a process. Needs CAP_SYS_ADMIN on the host, and no filter of our own.
+fn filters_of(pid: i32) -> Result<Vec<(Vec<raw::Instruction>, u64)>, PrivilegeError> {
+    let hidden = |source: io::Error| PrivilegeError::Hidden {
+        filtered: is_filtered(),
+        source,
+    };
+    let traced = Traced::stop(Pid::from_raw(pid)).map_err(hidden)?;
+    let mut filters = Vec::new();
+    while let Some(filter) = raw::seccomp_filter(traced.0.as_raw(), filters.len()).map_err(hidden)? {
+        let flags = raw::seccomp_flags(traced.0.as_raw(), filters.len()).map_err(hidden)?;
+        filters.push((filter, flags));
+    }
+    Ok(filters)
+}
+
+/// A process that we trace and that is stopped; it goes on when this is dropped, or when we die.
+struct Traced(Pid);
+
+impl Traced {
+    fn stop(pid: Pid) -> io::Result<Self> {
+        ptrace::seize(pid, ptrace::Options::empty())?;
+        let traced = Self(pid);
+        ptrace::interrupt(pid)?;
+        match waitpid(pid, Some(WaitPidFlag::__WALL))? {
+            WaitStatus::PtraceEvent(..) | WaitStatus::Stopped(..) => Ok(traced),
+            _ => Err(io::Error::from(nix::errno::Errno::ESRCH)),
+        }
+    }
+}
+
+impl Drop for Traced {
+    fn drop(&mut self) {
+        let _ = ptrace::detach(self.0, None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn init_is_told_by_its_last_number() {
+        assert!(is_init("Name:\tsystemd\nNSpid:\t4711\t1\n"));
+        assert!(is_init("NSpid:\t4711\t33\t1\n"));
+        assert!(!is_init("NSpid:\t1\n"), "the host's own");
+        assert!(!is_init("NSpid:\t4711\t12\n"));
+        assert!(!is_init("NSpid:\t4711\n"), "a supervisor");
+        assert!(!is_init("Name:\tx\n"));
+    }
+
+    #[test]
+    fn fields_are_found_by_their_whole_name() {
+        let status = "Seccomp_filters:\t3\nSeccomp:\t2\nCapBnd:\t00000000fdecafff\nUmask:\t0022\n";
+        assert_eq!(number(status, "Seccomp", 10).unwrap(), 2);
+        assert_eq!(number(status, "CapBnd", 16).unwrap(), 0xfdec_afff);
+        assert_eq!(number(status, "Umask", 8).unwrap(), 0o022);
+        assert!(number(status, "CapAmb", 16).is_err());
+    }
+}

@@ -1,0 +1,203 @@
+//! What entering a guest asks of the kernel: clone(2), ptrace(2), seccomp(2), prlimit(2), keyctl(2), close_range(2),
+//! sigaction(2).
+
+use std::io;
+use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
+
+use nix::libc;
+use tokio::io::unix::AsyncFd;
+
+/// One instruction of a seccomp filter, see seccomp(2).
+pub(crate) type Instruction = libc::sock_filter;
+
+const PTRACE_SECCOMP_GET_FILTER: libc::c_uint = 0x420c;
+const PTRACE_SECCOMP_GET_METADATA: libc::c_uint = 0x420d;
+/// `BPF_MAXINSNS`
+const INSTRUCTIONS_MAX: usize = 4096;
+
+/// `struct seccomp_metadata`
+#[repr(C)]
+struct Metadata {
+    filter_off: u64,
+    flags: u64,
+}
+
+/// Which side of [`clone_sibling`] goes on.
+pub(crate) enum Cloned {
+    /// The new process.
+    Child,
+    /// The caller, with a pidfd of the new process.
+    Caller(OwnedFd),
+}
+
+/// Makes a copy of the calling process whose parent is the caller's parent. The caller must have one thread only.
+pub(crate) fn clone_sibling() -> io::Result<Cloned> {
+    let mut pidfd: RawFd = -1;
+    let flags = libc::CLONE_PARENT | libc::CLONE_PIDFD | libc::SIGCHLD;
+    let place: *mut RawFd = &raw mut pidfd;
+    // SAFETY: without CLONE_VM this is fork(2): the child has a copy of all memory, and a null stack means its own copy of
+    // ours. The kernel writes the pidfd through a valid pointer. There is no other thread whose locks could be lost.
+    let result = unsafe {
+        #[cfg(target_arch = "s390x")]
+        let result = libc::syscall(
+            libc::SYS_clone,
+            0_usize,
+            libc::c_long::from(flags),
+            place,
+            0_usize,
+            0_usize,
+        );
+        #[cfg(not(target_arch = "s390x"))]
+        let result = libc::syscall(
+            libc::SYS_clone,
+            libc::c_long::from(flags),
+            0_usize,
+            place,
+            0_usize,
+            0_usize,
+        );
+        result
+    };
+    match result {
+        ..0 => Err(io::Error::last_os_error()),
+        0 => Ok(Cloned::Child),
+        // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
+        _ => Ok(Cloned::Caller(unsafe { OwnedFd::from_raw_fd(pidfd) })),
+    }
+}
+
+/// A seccomp filter of a process that we trace and that is stopped, the oldest has number 0; `None` past the last.
+pub(crate) fn seccomp_filter(pid: i32, number: usize) -> io::Result<Option<Vec<Instruction>>> {
+    let mut filter = vec![
+        libc::sock_filter {
+            code: 0,
+            jt: 0,
+            jf: 0,
+            k: 0
+        };
+        INSTRUCTIONS_MAX
+    ];
+    // SAFETY: the kernel writes at most BPF_MAXINSNS instructions, for which there is room.
+    let count = unsafe { libc::ptrace(PTRACE_SECCOMP_GET_FILTER, pid, number, filter.as_mut_ptr()) };
+    let Ok(count) = usize::try_from(count) else {
+        let error = io::Error::last_os_error();
+        return if error.raw_os_error() == Some(libc::ENOENT) {
+            Ok(None)
+        } else {
+            Err(error)
+        };
+    };
+    filter.truncate(count);
+    Ok(Some(filter))
+}
+
+/// The flags that a seccomp filter was installed with (`SECCOMP_FILTER_FLAG_LOG` is the only one that is kept).
+pub(crate) fn seccomp_flags(pid: i32, number: usize) -> io::Result<u64> {
+    let mut metadata = Metadata {
+        filter_off: number as u64,
+        flags: 0,
+    };
+    // SAFETY: the kernel reads and writes at most the given number of bytes, which is the structure's size.
+    let result = unsafe {
+        libc::ptrace(
+            PTRACE_SECCOMP_GET_METADATA,
+            pid,
+            size_of::<Metadata>(),
+            &raw mut metadata,
+        )
+    };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(metadata.flags)
+    }
+}
+
+/// Installs a seccomp filter on the calling thread, for good.
+pub(crate) fn install_seccomp_filter(filter: &mut [Instruction], flags: u64) -> io::Result<()> {
+    let program = libc::sock_fprog {
+        len: u16::try_from(filter.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
+        filter: filter.as_mut_ptr(),
+    };
+    // SAFETY: the kernel copies `len` instructions from a slice of that length, and checks them.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            flags,
+            &raw const program,
+        )
+    };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// Gives the calling process all resource limits of another, see prlimit(2).
+pub(crate) fn take_resource_limits_of(pid: i32) -> io::Result<()> {
+    /// `RLIM_NLIMITS`
+    const COUNT: libc::c_uint = 16;
+    for resource in 0..COUNT {
+        let mut limit = libc::rlimit64 {
+            rlim_cur: 0,
+            rlim_max: 0,
+        };
+        // SAFETY: the kernel writes one rlimit64 through the last pointer; a null pointer changes nothing.
+        let got = unsafe { libc::syscall(libc::SYS_prlimit64, pid, resource, 0_usize, &raw mut limit) };
+        if got < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the kernel reads one rlimit64, and a null pointer gets nothing written.
+        let set = unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const limit, 0_usize) };
+        if set < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Leaves the caller's session keyring for an anonymous, empty one, see keyctl(2).
+pub(crate) fn join_anonymous_keyring() -> io::Result<()> {
+    // SAFETY: a null name means an anonymous keyring; no memory is handed over.
+    let result = unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, 0_usize) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// Has execve(2) close every descriptor from `first` on.
+pub(crate) fn close_on_exec_from(first: u32) -> io::Result<()> {
+    // SAFETY: setting the close-on-exec flag breaks no descriptor that anybody owns.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// Gives every signal its default action and unblocks it: execve(2) hands on what is ignored or blocked.
+pub(crate) fn reset_signals() {
+    for number in 1..=libc::SIGRTMAX() {
+        // SAFETY: the default action runs no code of ours. What cannot be set (SIGKILL, SIGSTOP) is default anyway.
+        unsafe { libc::signal(number, libc::SIG_DFL) };
+    }
+    let _ = nix::sys::signal::SigSet::empty().thread_set_mask();
+}
+
+/// Ends the process at once, without running what is registered for its end: that belongs to the process it was cloned
+/// from.
+pub(crate) fn exit_now() -> ! {
+    // SAFETY: it does not return, and touches no memory.
+    unsafe { libc::_exit(libc::EXIT_FAILURE) }
+}
+
+/// Watches a descriptor, which it owns, for the runtime.
+pub(crate) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd stays the same open descriptor until it is dropped, and only the AsyncFd has it.
+    unsafe { AsyncFd::register(fd) }.map_err(Into::into)
+}
