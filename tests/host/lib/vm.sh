@@ -119,8 +119,10 @@ vm_poweroff() {
     local image
     image=$(need_image "${1:-}")
     vm_is_running "$image" || return 0
-    (vm_exec "$1" -t 60 -- systemctl --no-block poweroff) >&2
-    wait_until "${2:-120}" is_gone "$qemu" "$qemu_start" || fail 'the virtual machine does not shut down'
+    # It may be off before the answer is out.
+    (vm_exec "$1" -t 60 -- systemctl --no-block poweroff) >"$image/poweroff" 2>&1 || true
+    wait_until "${2:-120}" is_gone "$qemu" "$qemu_start" ||
+        fail "the virtual machine does not shut down: $(tail -n 3 "$image/poweroff")"
 }
 
 vm_kill() {
