@@ -128,6 +128,26 @@ impl Leader {
             _ => None,
         }
     }
+
+    /// The numbers that a user and a group of the guest have on the host.
+    #[must_use]
+    pub fn ids_on_host(&self, uid: u32, gid: u32) -> Option<(u32, u32)> {
+        let id = |map: &str, id| mapped(&std::fs::read_to_string(self.proc(map)).ok()?, id);
+        let ids = (id("uid_map", uid)?, id("gid_map", gid)?);
+        self.is_alive().then_some(ids)
+    }
+}
+
+/// What number of the host's a user or group of the guest is, by a map of user_namespaces(7): lines of the first number
+/// inside, the first outside, and how many.
+#[must_use]
+pub fn mapped(map: &str, id: u32) -> Option<u32> {
+    map.lines().find_map(|line| {
+        let mut fields = line.split_whitespace().map(str::parse::<u32>);
+        let (inside, outside, count) = (fields.next()?.ok()?, fields.next()?.ok()?, fields.next()?.ok()?);
+        let offset = id.checked_sub(inside).filter(|offset| *offset < count)?;
+        outside.checked_add(offset)
+    })
 }
 
 /// The os-release of a root filesystem: `/etc/os-release`, otherwise `/usr/lib/os-release`.
@@ -169,5 +189,21 @@ impl AddressReader {
         }
         nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).ok()?;
         super::netlink::addresses(&self.runtime).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::mapped;
+
+    #[test]
+    fn numbers_are_mapped_within_their_ranges() {
+        let map = "         0     524288      65536\n     70000       1000          1\n";
+        assert_eq!(mapped(map, 0), Some(524_288));
+        assert_eq!(mapped(map, 65_535), Some(589_823));
+        assert_eq!(mapped(map, 65_536), None);
+        assert_eq!(mapped(map, 70_000), Some(1000));
+        assert_eq!(mapped("0 0 4294967295\n", 4711), Some(4711));
+        assert_eq!(mapped("0 4294967290 100\nx\n", 50), None);
     }
 }

@@ -22,6 +22,7 @@ mod clean;
 mod create;
 mod create_bad;
 mod exec;
+mod exec_service;
 mod failures;
 mod images;
 mod kill;

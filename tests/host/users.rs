@@ -1,7 +1,7 @@
 //! Without root: reading works, changing is refused with status 4.
 
 use crate::create::traces;
-use crate::support::{Guest, Run, There, agree, run, shared};
+use crate::support::{Guest, Run, There, agree, alone, machinist, run, shared, wait_until};
 
 /// machinist as an ordinary user, without any terminal.
 fn as_tester(words: &[&str]) -> Run {
@@ -20,7 +20,7 @@ fn an_ordinary_user_may_look() {
     let _host = shared();
     let guest = Guest::new("user");
     let name = &guest.name;
-    crate::support::machinist(["create", name, "template:busybox", "--start"]).ok();
+    machinist(["create", name, "template:busybox", "--start"]).ok();
     let filter = format!("name={name}");
     let rows = as_tester(&["list", "--json", "--filter", &filter]).ok().json();
     assert_eq!(
@@ -90,4 +90,68 @@ fn an_ordinary_user_may_not_change_anything() {
         .filter(|path| !path.contains("/run/systemd/"))
         .collect();
     assert_eq!(left, before);
+}
+
+#[test]
+fn an_ordinary_user_runs_commands_if_polkit_permits() {
+    let _host = alone();
+    let guest = Guest::debian("polkit");
+    let name = &guest.name;
+    machinist(["start", "--wait", name]).ok();
+    let exec = |options: &[&str], script: &str| {
+        as_tester(&[&["exec", name.as_str()], options, &["--", "sh", "-c", script]].concat())
+    };
+    exec(&["-t"], "id").status(4).fails_with(
+        &format!("not permitted to run a command in machine '{name}'"),
+        "sudo machinist",
+    );
+    let _rule = Rule::new(
+        "polkit.addRule(function(action, subject) {\n\
+         if (action.id == \"org.freedesktop.machine1.shell\" && subject.user == \"tester\") return polkit.Result.YES;\n});\n",
+    );
+    // polkitd reads its rules anew by itself, a little later.
+    wait_until("polkit permits", || exec(&["-t"], "true").any().status == 0);
+    let output = exec(
+        &["-t", "-u", "nobody", "--cwd", "/etc", "-e", "A=b c"],
+        "id -un; pwd; echo \"$A\" '$A ${A} %n'; exit 42",
+    )
+    .status(42);
+    output.stdout_is("nobody\r\n/etc\r\nb c $A ${A} %n\r\n");
+    exec(&["-t"], "kill -KILL $$").status(137);
+    as_tester(&["exec", "-t", name, "--", "nosuch"]).status(127);
+    as_tester(&["exec", "-t", name, "--", "/etc/passwd"]).status(126);
+    exec(&["-t", "-u", "eve"], "true")
+        .status(125)
+        .stderr_has("did not say how the command ended");
+    exec(&["-t", "--cwd", "/no/such"], "true").status(125);
+    let echoed = as_tester(&["exec", "-t", name, "--", "cat"]).stdin("hello\n").ok();
+    assert_eq!(echoed.stdout, "hello\r\nhello\r\n", "by the terminal, and by cat");
+    exec(&[], "true").status(4).fails_with(
+        "without root a command gets a terminal, and no streams of its own",
+        "--terminal",
+    );
+    exec(&["-t", "-u", "root:adm"], "true")
+        .status(4)
+        .stderr_has("needs root");
+    let unregistered = as_tester(&["exec", "-t", "nosuch", "--", "true"]);
+    unregistered.status(3);
+}
+
+/// A polkit rule that goes with its guard.
+struct Rule;
+
+impl Rule {
+    const PATH: &str = "/etc/polkit-1/rules.d/50-machinist-test.rules";
+
+    fn new(text: &str) -> Self {
+        std::fs::create_dir_all("/etc/polkit-1/rules.d").expect("making a directory");
+        std::fs::write(Self::PATH, text).expect("writing a rule");
+        Self
+    }
+}
+
+impl Drop for Rule {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(Self::PATH);
+    }
 }

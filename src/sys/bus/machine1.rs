@@ -1,5 +1,7 @@
 //! `org.freedesktop.machine1`, see org.freedesktop.machine1(5): registered machines and images.
 
+use std::os::fd::OwnedFd;
+
 use zbus::wire::OwnedObjectPath;
 
 use super::{Bus, BusError, Properties, classify};
@@ -28,6 +30,15 @@ pub(crate) trait Manager {
     fn kill_machine(&self, name: &str, whom: &str, signal: i32) -> zbus::Result<()>;
     #[zbus(allow_interactive_auth)]
     fn terminate_machine(&self, name: &str) -> zbus::Result<()>;
+    #[zbus(allow_interactive_auth)]
+    fn open_machine_shell(
+        &self,
+        name: &str,
+        user: &str,
+        path: &str,
+        args: &[String],
+        environment: &[String],
+    ) -> zbus::Result<(zbus::OwnedFd, String)>;
     fn get_machine_addresses(&self, name: &str) -> zbus::Result<Vec<(i32, Vec<u8>)>>;
     #[zbus(name = "GetMachineOSRelease")]
     fn get_machine_os_release(&self, name: &str) -> zbus::Result<std::collections::HashMap<String, String>>;
@@ -140,6 +151,25 @@ impl Bus {
             .kill_machine(name, whom, signal)
             .await
             .map_err(|error| classify(&error, SERVICE, &doing, name))
+    }
+
+    /// Has the machine's systemd run a program on a new terminal in a session of that user; returns the terminal's master.
+    pub async fn open_machine_shell(
+        &self,
+        name: &str,
+        user: &str,
+        path: &str,
+        args: &[String],
+        environment: &[String],
+    ) -> Result<OwnedFd, BusError> {
+        let doing = format!("run a command in machine '{name}'");
+        let (master, _) = self
+            .machined()
+            .await?
+            .open_machine_shell(name, user, path, args, environment)
+            .await
+            .map_err(|error| classify(&error, SERVICE, &doing, name))?;
+        Ok(master.into())
     }
 
     /// Where an image lies.

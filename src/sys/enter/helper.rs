@@ -18,9 +18,11 @@ use rustix::fs::Mode;
 use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior, set_parent_process_death_signal};
 use rustix::thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
-use super::privileges::{Privileges, is_init};
-use super::protocol::{Order, Reply, Run, Task, receive, send};
-use super::{is_hung_up, is_readable, terminal};
+use super::events::{is_hung_up, is_readable, wait_for_either};
+use super::privileges::{self, Privileges, is_init};
+use super::protocol::{Order, Reply, Run, Size, Task, receive, send};
+use super::relay::write_all;
+use super::terminal;
 use crate::sys::raw::enter::{self as raw, Cloned};
 
 /// What the helper is called, as argument 0: nobody else is.
@@ -70,42 +72,25 @@ fn work(control: &OwnedFd) -> Result<(), Reply> {
     let streams: Vec<OwnedFd> = fds.collect();
 
     let pid = order.leader;
-    let privileges = Privileges::of(pid).map_err(|error| Reply::Refused(error.to_string()))?;
-    let persona = fs::read_to_string(format!("/proc/{pid}/personality"))
-        .ok()
-        .and_then(|text| i32::from_str_radix(text.trim(), 16).ok())
-        .unwrap_or(0);
-    let root = File::open(format!("/proc/{pid}/root")).map_err(failed("open its root"))?;
-    let namespaces = namespaces_to_join(pid).map_err(failed("look at its namespaces"))?;
-    take_attributes(pid, &order.unit)?;
-    // All that was read by number was the leader's if the leader still lives.
-    if is_readable(&leader) {
-        return Err(Reply::Failed("the machine has stopped".into()));
-    }
-
-    raw::join_anonymous_keyring().map_err(failed("leave the session keyring"))?;
-    setns(&leader, namespaces).map_err(failed("join the namespaces"))?;
-    unistd::fchdir(&root)
-        .and_then(|()| unistd::chroot("."))
-        .and_then(|()| unistd::chdir("/"))
-        .map_err(failed("enter the root directory"))?;
-    drop((root, leader));
-    set_thread_groups(&[])
-        .and_then(|()| set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT))
-        .and_then(|()| set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT))
-        .map_err(failed("become root of the machine"))?;
-    // Changing users makes the memory readable again and forgets the death signal.
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(failed("hide the memory"))?;
-    set_parent_process_death_signal(Some(Signal::KILL)).map_err(failed("bind to the caller"))?;
-    let umask = Mode::from_bits_truncate(privileges.umask());
-    rustix::process::umask(umask);
-
     match order.task {
-        Task::Connect(path) => {
-            let socket = connect(&path).map_err(failed("connect to the machine's systemd"))?;
-            send(control, &Reply::Connected, &[socket.as_fd()]).map_err(failed("answer"))
+        Task::LastWords(words) => {
+            let stream = streams.first().ok_or_else(|| failed("read the order")("no stream"))?;
+            join_control_group(pid, &order.unit)?;
+            wait_and_say(control, &leader, stream, &words).map_err(failed("wait for the caller"))
+        }
+        Task::Connect { path, terminal } => {
+            join(pid, &leader, &order.unit)?;
+            connect_from_inside(control, &path, terminal)
         }
         Task::Run(run) => {
+            let privileges = Privileges::of(pid).map_err(|error| Reply::Refused(error.to_string()))?;
+            let persona = fs::read_to_string(format!("/proc/{pid}/personality"))
+                .ok()
+                .and_then(|text| i32::from_str_radix(text.trim(), 16).ok())
+                .unwrap_or(0);
+            take_attributes(pid)?;
+            join(pid, &leader, &order.unit)?;
+            rustix::process::umask(Mode::from_bits_truncate(privileges.umask()));
             let terminal = run.terminal.map(terminal::open_inside).transpose();
             let terminal = terminal.map_err(failed("open a terminal in the machine"))?;
             privileges
@@ -115,6 +100,28 @@ fn work(control: &OwnedFd) -> Result<(), Reply> {
             start(control, &run, streams, terminal)
         }
     }
+}
+
+/// Joins the machine, as its root. What was read by the leader's number before was the leader's if this succeeds.
+fn join(pid: i32, leader: &OwnedFd, unit: &str) -> Result<(), Reply> {
+    let root = File::open(format!("/proc/{pid}/root")).map_err(failed("open its root"))?;
+    let namespaces = namespaces_to_join(pid).map_err(failed("look at its namespaces"))?;
+    join_control_group(pid, unit)?;
+    if is_readable(leader) {
+        return Err(Reply::Failed("the machine has stopped".into()));
+    }
+    setns(leader, namespaces).map_err(failed("join the namespaces"))?;
+    unistd::fchdir(&root)
+        .and_then(|()| unistd::chroot("."))
+        .and_then(|()| unistd::chdir("/"))
+        .map_err(failed("enter the root directory"))?;
+    set_thread_groups(&[])
+        .and_then(|()| set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT))
+        .and_then(|()| set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT))
+        .map_err(failed("become root of the machine"))?;
+    // Changing users makes the memory readable again and forgets the death signal.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(failed("hide the memory"))?;
+    set_parent_process_death_signal(Some(Signal::KILL)).map_err(failed("bind to the caller"))
 }
 
 fn receive_order(control: &OwnedFd) -> Result<(Order, Vec<OwnedFd>), Reply> {
@@ -143,9 +150,9 @@ fn namespaces_to_join(pid: i32) -> io::Result<CloneFlags> {
     }
 }
 
-/// Takes on what is not in credentials: control group, resource limits, the OOM killer's liking.
-fn take_attributes(pid: i32, unit: &str) -> Result<(), Reply> {
-    let refused = |doing: &str, error: &dyn std::fmt::Display| Reply::Refused(format!("cannot {doing}: {error}"));
+/// Joins the control group of the leader, which must be a PID 1 in the unit's.
+fn join_control_group(pid: i32, unit: &str) -> Result<(), Reply> {
+    let refused = |error: &dyn std::fmt::Display| Reply::Refused(format!("cannot join its control group: {error}"));
     let status = fs::read_to_string(format!("/proc/{pid}/status")).map_err(failed("read the status of PID 1"))?;
     let groups =
         fs::read_to_string(format!("/proc/{pid}/cgroup")).map_err(failed("read the control group of PID 1"))?;
@@ -155,7 +162,7 @@ fn take_attributes(pid: i32, unit: &str) -> Result<(), Reply> {
         .lines()
         .find_map(|line| line.strip_prefix("0::"))
         .filter(|_| unified)
-        .ok_or_else(|| refused("join its control group", &"this host has no unified hierarchy"))?;
+        .ok_or_else(|| refused(&"this host has no unified hierarchy"))?;
     let mut parts = group.split('/');
     if !is_init(&status) || !parts.clone().any(|part| part == unit) || parts.any(|part| part == "..") {
         return Err(Reply::Failed(format!(
@@ -166,18 +173,56 @@ fn take_attributes(pid: i32, unit: &str) -> Result<(), Reply> {
         .write(true)
         .open(format!("/sys/fs/cgroup{group}/cgroup.procs"))
         .and_then(|mut file| file.write_all(b"0"))
-        .map_err(|error| refused("join its control group", &error))?;
-    raw::take_resource_limits_of(pid).map_err(|error| refused("take on its resource limits", &error))?;
-    fs::read_to_string(format!("/proc/{pid}/oom_score_adj"))
-        .and_then(|score| fs::write("/proc/self/oom_score_adj", score))
-        .map_err(|error| refused("take on its OOM score", &error))
+        .map_err(|error| refused(&error))
 }
 
-fn connect(path: &str) -> io::Result<OwnedFd> {
+/// Takes on what is not in credentials: no keyring of ours, resource limits, the OOM killer's liking.
+fn take_attributes(pid: i32) -> Result<(), Reply> {
+    let refused = |doing: &str, error: io::Error| Reply::Refused(format!("cannot {doing}: {error}"));
+    raw::join_anonymous_keyring().map_err(|error| refused("leave the session keyring", error))?;
+    raw::take_resource_limits_of(pid).map_err(|error| refused("take on its resource limits", error))?;
+    fs::read_to_string(format!("/proc/{pid}/oom_score_adj"))
+        .and_then(|score| fs::write("/proc/self/oom_score_adj", score))
+        .map_err(|error| refused("take on its OOM score", error))
+}
+
+/// Speaks for a caller that could not: ends when the machine does, or after the words.
+fn wait_and_say(control: &OwnedFd, leader: &OwnedFd, stream: &OwnedFd, words: &[u8]) -> io::Result<()> {
+    // What ends the caller, a key or a signal to its group, is not to end us.
+    unistd::setsid()?;
+    set_parent_process_death_signal(None)?;
+    wait_for_either(control, leader)?;
+    if !is_readable(leader) {
+        write_all(stream.as_fd(), words)?;
+    }
+    Ok(())
+}
+
+/// Connects to a socket whose owner wants to see a process of the machine: its systemd believes nobody else.
+///
+/// For that moment there is one, with no capability and a filter that lets it do nothing but this: PID 1's own filters may
+/// be hidden from us, and it is to have no more than PID 1.
+fn connect_from_inside(control: &OwnedFd, path: &str, size: Option<Size>) -> Result<(), Reply> {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    connect(&socket, &SocketAddrUnix::new(path)?)?;
-    Ok(socket)
+    let terminal = size.map(terminal::open_inside).transpose();
+    let terminal = terminal.map_err(failed("open a terminal in the machine"))?;
+    // Non-blocking: whoever listens may never accept.
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(failed("make a socket"))?;
+    let address = SocketAddrUnix::new(path).map_err(failed("connect"))?;
+    let mut fds = vec![socket.as_fd()];
+    fds.extend(
+        terminal
+            .iter()
+            .flat_map(|terminal| [terminal.master.as_fd(), terminal.slave.as_fd()]),
+    );
+    send(control, &Reply::Connecting, &fds).map_err(failed("answer"))?;
+    privileges::keep_only_connect().map_err(|error| Reply::Refused(error.to_string()))?;
+    // From here on every other system call is the end of the process.
+    if let Ok(true) = raw::clone_child() {
+        let _ = connect(&socket, &address);
+    }
+    raw::exit_now()
 }
 
 /// Makes the process that the guest sees, and tells the caller, whose child it is.

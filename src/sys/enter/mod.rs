@@ -2,40 +2,41 @@
 //!
 //! A helper (this program again, from a sealed memfd, so that `/proc/PID/exe` leads nowhere) joins all namespaces of the
 //! leader, takes on its control group, capabilities, seccomp filters, limits and the rest, and only then makes the process
-//! that the guest sees. Where the same privileges cannot be had it refuses ([`EnterError::Refused`]); then the guest's own
-//! systemd can start the program, with the privileges that it has itself.
+//! that the guest sees ([`joined`]). Where the same privileges cannot be had, because this process is itself filtered or
+//! labelled otherwise, the guest's own systemd starts the program, with the privileges that it has itself ([`transient`]).
+//! Where there is none, nothing is run ([`EnterError::Refused`]).
 //!
 //! What is only read (os-release, addresses) needs no such process: see [`super::guest`].
 
+mod caller;
+mod events;
 mod helper;
+mod joined;
+mod private;
 mod privileges;
 mod protocol;
 pub mod relay;
 mod terminal;
+mod transient;
 
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt as _;
-use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
-use tokio::io::unix::AsyncFd;
+use rustix::fs::{Gid, Uid};
+use rustix::process::Signal;
 
 pub use helper::helper_main;
 pub use terminal::{RawTerminal, copy_size};
 
-use self::protocol::{Order, Reply, Run, Task, as_file, receive, send};
+use self::joined::Joined;
+use self::protocol::Run;
+use self::transient::Service;
 use super::files::Root;
 use super::guest::Leader;
-use super::raw::enter as raw;
 use crate::machine::text::printable;
 use crate::machine::users::{User, UserError, find_user};
 
@@ -105,11 +106,20 @@ pub enum Streams {
     Detached,
 }
 
-/// A program that runs in a machine, as a child of this process.
+/// A program that runs in a machine.
 #[derive(Debug)]
 pub struct Running {
-    pidfd: AsyncFd<OwnedFd>,
+    process: Process,
     ends: Ends,
+}
+
+/// Whose child the program is.
+#[derive(Debug)]
+enum Process {
+    /// Ours.
+    Joined(Joined),
+    /// The machine's systemd's.
+    Service(Box<Service>),
 }
 
 /// Our ends of a program's streams.
@@ -175,78 +185,79 @@ fn accounts(root: &Root, file: &str) -> String {
 /// Starts a program in the machine whose leader and unit these are. To be called on the main thread: when the thread ends,
 /// the program is killed.
 pub async fn start(leader: &Leader, unit: &str, program: &Program) -> Result<Running, EnterError> {
-    let (mut ours, mut theirs): (Vec<OwnedFd>, Vec<OwnedFd>) = (Vec::new(), Vec::new());
-    match program.streams {
+    let run = run_order(program);
+    let (ours, theirs) = match program.streams {
         Streams::Pipes => {
-            for is_output in [false, true, true] {
-                let (reader, writer) = relay::wide_pipe().map_err(failed("make a pipe"))?;
-                let (our, their) = if is_output { (reader, writer) } else { (writer, reader) };
-                ours.push(our);
-                theirs.push(their);
-            }
+            let (their_stdin, stdin) = pipe()?;
+            let (stdout, their_stdout) = pipe()?;
+            let (stderr, their_stderr) = pipe()?;
+            let theirs = vec![their_stdin, their_stdout, their_stderr];
+            give(&theirs, leader, &program.user);
+            (Ends::Pipes { stdin, stdout, stderr }, theirs)
         }
         Streams::Detached => {
             let null = File::options().read(true).write(true).open("/dev/null");
             let null: OwnedFd = null.map_err(failed("open /dev/null"))?.into();
-            for _ in 0..3 {
-                theirs.push(null.try_clone().map_err(failed("open /dev/null"))?);
-            }
+            let copy = || null.try_clone().map_err(failed("open /dev/null"));
+            (Ends::Detached, vec![copy()?, copy()?, copy()?])
         }
-        Streams::Terminal => {}
-    }
-    let mut helper = Helper::start(leader, unit, Task::Run(run_order(program)), &theirs)?;
-    drop(theirs);
-    let (reply, mut fds) = helper
-        .reply()
-        .await?
-        .ok_or_else(|| EnterError::Failed("the helper died".into()))?;
-    let Reply::Started = reply else {
-        return Err(explain(reply, program));
+        Streams::Terminal => (Ends::Detached, Vec::new()),
     };
-    let terminal = (program.streams == Streams::Terminal).then(|| fds.pop()).flatten();
-    let pidfd = fds
-        .pop()
-        .ok_or_else(|| EnterError::Failed("the helper sent nothing".into()))?;
-    let running = Running {
-        pidfd: raw::watch(pidfd).map_err(failed("watch the program"))?,
-        ends: match (program.streams, terminal) {
-            (Streams::Terminal, Some(master)) => Ends::Terminal(master),
-            (Streams::Terminal, None) => return Err(EnterError::Failed("the helper sent no terminal".into())),
-            (Streams::Detached, _) => Ends::Detached,
-            (Streams::Pipes, _) => {
-                let stderr = ours.pop();
-                let stdout = ours.pop();
-                match (ours.pop(), stdout, stderr) {
-                    (Some(stdin), Some(stdout), Some(stderr)) => Ends::Pipes { stdin, stdout, stderr },
-                    _ => return Err(EnterError::Failed("no pipes".into())),
-                }
-            }
-        },
+    let (process, master) = match joined::start(leader, unit, &run, &theirs).await {
+        Ok((joined, master)) => (Process::Joined(joined), master),
+        Err(EnterError::Refused(why)) => {
+            let started = transient::start(leader, unit, &run, &theirs).await;
+            let (service, master) = started.map_err(|error| match error {
+                EnterError::Refused(too) => EnterError::Refused(format!("{why}; nor can its systemd start it: {too}")),
+                other => other,
+            })?;
+            (Process::Service(Box::new(service)), master)
+        }
+        Err(error) => return Err(error),
     };
-    // The socket is closed by execve(2): then the program runs. A word instead is the reason why it does not.
-    match helper.reply().await? {
-        None => Ok(running),
-        Some((reply, _)) => {
-            running.wait().await?;
-            Err(explain(reply, program))
+    let ends = match (program.streams, master) {
+        (Streams::Terminal, Some(master)) => Ends::Terminal(master),
+        (Streams::Terminal, None) => return Err(EnterError::Failed("there is no terminal".into())),
+        _ => ours,
+    };
+    Ok(Running { process, ends })
+}
+
+/// Makes the program's user the owner of its pipes, who may then open them again as /dev/stderr and the like.
+fn give(pipes: &[OwnedFd], leader: &Leader, user: &User) {
+    if let Some((uid, gid)) = leader.ids_on_host(user.uid, user.gid) {
+        for pipe in pipes {
+            // Whoever runs us may not be allowed to; then only that does not work.
+            let _ = rustix::fs::fchown(pipe, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
         }
     }
 }
 
-fn explain(reply: Reply, program: &Program) -> EnterError {
-    let name = || {
-        program
-            .command
-            .first()
-            .map(|name| name.to_string_lossy().into_owned())
-            .unwrap_or_default()
-    };
-    match reply {
-        Reply::Refused(reason) => EnterError::Refused(printable(&reason)),
-        Reply::Failed(reason) => EnterError::Failed(printable(&reason)),
-        Reply::NotFound => EnterError::NotFound(name()),
-        Reply::NotExecutable(errno) => EnterError::NotExecutable(name(), io::Error::from_raw_os_error(errno)),
-        Reply::Started | Reply::Connected => EnterError::Failed("the helper answered strangely".into()),
+/// A pipe: (reader, writer).
+fn pipe() -> Result<(OwnedFd, OwnedFd), EnterError> {
+    relay::wide_pipe().map_err(failed("make a pipe"))
+}
+
+impl Running {
+    /// Our ends of its streams; none the second time.
+    pub fn take_ends(&mut self) -> Ends {
+        std::mem::replace(&mut self.ends, Ends::Detached)
+    }
+
+    /// Waits for its end.
+    pub async fn wait(&self) -> Result<Exit, EnterError> {
+        match &self.process {
+            Process::Joined(joined) => joined.wait().await,
+            Process::Service(service) => service.wait().await,
+        }
+    }
+
+    /// Sends a signal to it and to what it started in its process group: a shell's children are to hear it, too.
+    pub async fn signal(&self, signal: Signal) {
+        match &self.process {
+            Process::Joined(joined) => joined.signal(signal),
+            Process::Service(service) => service.signal(signal).await,
+        }
     }
 }
 
@@ -297,153 +308,4 @@ fn run_order(program: &Program) -> Run {
         terminal: (program.streams == Streams::Terminal).then(|| terminal::size_of(io::stdin())),
         detached: program.streams == Streams::Detached,
     }
-}
-
-/// Connects to a socket inside the machine, by its path there, as the machine's root.
-pub async fn connect(leader: &Leader, unit: &str, path: &str) -> Result<OwnedFd, EnterError> {
-    let mut helper = Helper::start(leader, unit, Task::Connect(path.to_owned()), &[])?;
-    match helper.reply().await? {
-        Some((Reply::Connected, mut fds)) if fds.len() == 1 => Ok(fds.remove(0)),
-        Some((Reply::Failed(reason) | Reply::Refused(reason), _)) => Err(EnterError::Failed(printable(&reason))),
-        _ => Err(EnterError::Failed("the helper answered strangely".into())),
-    }
-}
-
-impl Running {
-    /// Our ends of its streams; none the second time.
-    pub fn take_ends(&mut self) -> Ends {
-        std::mem::replace(&mut self.ends, Ends::Detached)
-    }
-
-    /// Waits for its end.
-    pub async fn wait(&self) -> Result<Exit, EnterError> {
-        let _ = self.pidfd.readable().await.map_err(failed("watch the program"))?;
-        let status = loop {
-            match waitid(WaitId::PidFd(self.pidfd.get_ref().as_fd()), WaitIdOptions::EXITED) {
-                Err(Errno::INTR) => {}
-                other => break other.map_err(failed("wait for the program"))?,
-            }
-        };
-        let status = status.ok_or_else(|| EnterError::Failed("the program has no status".into()))?;
-        let byte = |number: Option<i32>| number.and_then(|number| u8::try_from(number & 0xff).ok());
-        Ok(match (byte(status.exit_status()), byte(status.terminating_signal())) {
-            (Some(status), _) => Exit::Status(status),
-            (None, Some(number)) => Exit::Signal(number),
-            (None, None) => return Err(EnterError::Failed("the program has no status".into())),
-        })
-    }
-
-    /// Sends it a signal, and to its process group: a shell's children are to hear it, too.
-    pub fn signal(&self, signal: Signal) {
-        // It is a session leader and our child, not yet waited for: its number is nobody else's.
-        if let Some(pid) = pid_of(self.pidfd.get_ref().as_fd())
-            && rustix::process::kill_process_group(pid, signal).is_ok()
-        {
-            return;
-        }
-        let _ = pidfd_send_signal(self.pidfd.get_ref(), signal);
-    }
-}
-
-/// The number behind a pidfd.
-fn pid_of(pidfd: BorrowedFd<'_>) -> Option<rustix::process::Pid> {
-    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
-    let number = info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim();
-    rustix::process::Pid::from_raw(number.parse().ok()?)
-}
-
-/// The helper process, which is gone when this is dropped. What it has made stays: that is our child, not its.
-#[derive(Debug)]
-struct Helper {
-    child: Child,
-    control: AsyncFd<OwnedFd>,
-}
-
-impl Helper {
-    fn start(leader: &Leader, unit: &str, task: Task, streams: &[OwnedFd]) -> Result<Self, EnterError> {
-        let order = Order {
-            leader: i32::try_from(leader.pid()).map_err(|_| EnterError::Failed("no leader".into()))?,
-            unit: unit.to_owned(),
-            task,
-        };
-        let order = as_file(&order).map_err(failed("write the order"))?;
-        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-            .map_err(failed("make a socket"))?;
-        let mut fds = vec![order.as_fd(), leader.pidfd()];
-        fds.extend(streams.iter().map(AsFd::as_fd));
-        send(&ours, &(), &fds).map_err(failed("send the order"))?;
-        rustix::io::ioctl_fionbio(&ours, true).map_err(failed("make a socket"))?;
-
-        let program = sealed_copy_of_ourselves().map_err(failed("copy this program into memory"))?;
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "no program of the system but ourselves, with a socket as input"
-        )]
-        let mut command = std::process::Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
-        let child = command
-            .arg0(helper::NAME)
-            .env_clear()
-            .current_dir("/")
-            .stdin(Stdio::from(theirs))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(failed("start the helper"))?;
-        Ok(Self {
-            child,
-            control: raw::watch(ours).map_err(failed("watch the helper"))?,
-        })
-    }
-
-    /// The next word of the helper; `None` when nobody on its side is left.
-    async fn reply(&mut self) -> Result<Option<(Reply, Vec<OwnedFd>)>, EnterError> {
-        loop {
-            let mut ready = self.control.readable().await.map_err(failed("listen to the helper"))?;
-            match ready.try_io(|control| receive(control.get_ref())) {
-                Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
-                Ok(reply) => return reply.map_err(failed("understand the helper")),
-                Err(_would_block) => {}
-            }
-        }
-    }
-}
-
-impl Drop for Helper {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// This program in a memfd that cannot be changed any more: whoever gets hold of `/proc/PID/exe` inside has a copy.
-fn sealed_copy_of_ourselves() -> io::Result<OwnedFd> {
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    // Kernels before 6.3 do not know the flag; later ones may want it, see sysctl vm.memfd_noexec.
-    let copy = memfd_create("machinist", flags | MemfdFlags::EXEC).or_else(|_| memfd_create("machinist", flags))?;
-    let ourselves = File::open("/proc/self/exe")?;
-    let mut left = usize::try_from(ourselves.metadata()?.len()).unwrap_or(usize::MAX);
-    while left > 0 {
-        match rustix::fs::sendfile(&copy, &ourselves, None, left)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            count => left -= count,
-        }
-    }
-    protocol::seal(&copy)?;
-    Ok(copy)
-}
-
-/// Whether something can be read; of a pidfd: whether its process has ended.
-fn is_readable(fd: impl AsFd) -> bool {
-    has_event(fd, PollFlags::IN)
-}
-
-/// Whether the other side of a socket is closed.
-fn is_hung_up(fd: impl AsFd) -> bool {
-    has_event(fd, PollFlags::HUP)
-}
-
-fn has_event(fd: impl AsFd, event: PollFlags) -> bool {
-    let mut fds = [PollFd::new(&fd, event)];
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    matches!(poll(&mut fds, Some(&now)), Ok(1..)) && fds[0].revents().intersects(event)
 }

@@ -142,6 +142,25 @@ impl Privileges {
     }
 }
 
+/// Gives up all that a process can do but connect(2), clone(2) as fork(2) does it, and ending; for good.
+pub(super) fn keep_only_connect() -> Result<(), PrivilegeError> {
+    for capability in all_capabilities() {
+        // Without CAP_SETPCAP it stays there, out of reach: no_new_privs below.
+        let _ = remove_capability_from_bounding_set(capability);
+    }
+    set_capabilities(
+        None,
+        CapabilitySets {
+            effective: CapabilitySet::empty(),
+            permitted: CapabilitySet::empty(),
+            inheritable: CapabilitySet::empty(),
+        },
+    )
+    .map_err(PrivilegeError::io("give up all capabilities"))?;
+    set_no_new_privs(true).map_err(PrivilegeError::io("set no_new_privs"))?;
+    raw::allow_connect_only().map_err(PrivilegeError::io("install a seccomp filter"))
+}
+
 /// Every capability that the kernel knows.
 fn all_capabilities() -> impl Iterator<Item = CapabilitySet> {
     (0..64)

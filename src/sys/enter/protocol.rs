@@ -32,8 +32,10 @@ pub(super) struct Order {
 pub(super) enum Task {
     /// Run a program.
     Run(Run),
-    /// Connect to a socket and send it back.
-    Connect(String),
+    /// Connect to a socket by its path inside, and open a terminal of this size there.
+    Connect { path: String, terminal: Option<Size> },
+    /// When the caller is gone, write these bytes to the stream that comes along. Nothing is joined.
+    LastWords(Vec<u8>),
 }
 
 /// Of a terminal: rows and columns.
@@ -50,12 +52,19 @@ pub(super) struct Run {
     pub(super) uid: u32,
     pub(super) gid: u32,
     pub(super) groups: Vec<u32>,
-    /// Tried in their order; the last must be there.
+    /// Tried in their order; the last must be there. Never empty.
     pub(super) directories: Vec<Vec<u8>>,
     /// A terminal of the guest of this size instead of the three streams.
     pub(super) terminal: Option<Size>,
     /// Goes on when the caller is gone.
     pub(super) detached: bool,
+}
+
+impl Run {
+    /// What the program was called.
+    pub(super) fn name(&self) -> String {
+        String::from_utf8_lossy(self.args.first().map_or(&[], Vec::as_slice)).into_owned()
+    }
 }
 
 /// What the helper, or the program it became, answers.
@@ -64,8 +73,9 @@ pub(super) enum Reply {
     /// The program's process is there: its pidfd comes along, and the terminal's master if there is one. If nothing follows
     /// until the socket closes, the program runs.
     Started,
-    /// Connected: the socket comes along.
-    Connected,
+    /// A socket that is about to be connected comes along; then a terminal's master and slave, if one was wanted. The
+    /// outcome is the socket's, once the helper and its child have closed theirs.
+    Connecting,
     /// The same privileges as PID 1 has cannot be had; nothing was done.
     Refused(String),
     /// Something failed before the program could run.

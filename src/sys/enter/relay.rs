@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use rustix::pipe::{SpliceFlags, splice};
+use tokio::sync::oneshot;
 
 /// The most bytes that are moved at once; a pipe of this size is asked for.
 const CHUNK: usize = 1 << 20;
@@ -86,6 +87,57 @@ pub fn read_lines(from: OwnedFd, ended: Ended, mut take: impl FnMut(&[u8]) + Sen
     })
 }
 
+/// Carries to the caller what a terminal shows between two lines that begin with `mark`, and returns the number in the
+/// second. At the first, `begin` is told.
+#[must_use]
+pub fn carry_between(from: OwnedFd, to: OwnedFd, mark: Vec<u8>, begin: oneshot::Sender<()>) -> JoinHandle<Option<u8>> {
+    let mut begin = Some(begin);
+    std::thread::spawn(move || {
+        let mut from = std::fs::File::from(from);
+        let mut buffer = vec![0; BUFFER];
+        // What was not carried yet: a mark may be incomplete.
+        let mut held: Vec<u8> = Vec::new();
+        // A terminal whose other side is closed gives an error.
+        while let Ok(count @ 1..) = from.read(&mut buffer) {
+            held.extend_from_slice(&buffer[..count]);
+            let mut marked = held.windows(mark.len()).position(|window| window == mark);
+            while let Some(place) = marked {
+                let word = &held[place + mark.len()..];
+                let Some(length) = word.iter().position(|byte| *byte == b'\n') else {
+                    break;
+                };
+                let Some(begin) = begin.take() else {
+                    let _ = write_all(to.as_fd(), &held[..place]);
+                    return std::str::from_utf8(&word[..length]).ok()?.trim_end().parse().ok();
+                };
+                let _ = begin.send(());
+                held.drain(..=place + mark.len() + length);
+                marked = held.windows(mark.len()).position(|window| window == mark);
+            }
+            if marked.is_some() && held.len() < 2 * BUFFER {
+                continue;
+            }
+            let sure = held.len() - overlap(&held, &mark);
+            if begin.is_none() {
+                let _ = write_all(to.as_fd(), &held[..sure]);
+            }
+            held.drain(..sure);
+        }
+        if begin.is_none() {
+            let _ = write_all(to.as_fd(), &held);
+        }
+        None
+    })
+}
+
+/// How many bytes at the end of `text` begin `mark`.
+fn overlap(text: &[u8], mark: &[u8]) -> usize {
+    (0..=mark.len().min(text.len()))
+        .rev()
+        .find(|count| text.ends_with(&mark[..*count]))
+        .unwrap_or(0)
+}
+
 /// Waits for something to read. Before the program's end that may take for ever; after it, only what is there counts.
 fn has_more(from: BorrowedFd<'_>, ended: &Ended) -> bool {
     let mut fds = [PollFd::new(&from, PollFlags::IN), PollFd::new(&ended.0, PollFlags::IN)];
@@ -134,7 +186,7 @@ fn copy_some(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<usize> {
     }
 }
 
-fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
+pub(super) fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match rustix::io::write(to, bytes) {
             Ok(count) => bytes = &bytes[count..],
@@ -158,5 +210,53 @@ fn wait_until(fd: BorrowedFd<'_>, what: PollFlags) -> io::Result<()> {
             Err(Errno::INTR) => {}
             other => return Ok(other.map(drop)?),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    fn carried(pieces: &[&str]) -> (String, Option<u8>) {
+        let (from, mut input) = io::pipe().unwrap();
+        let (mut output, to) = io::pipe().unwrap();
+        let (begin, _begun) = oneshot::channel();
+        let carrier = carry_between(from.into(), to.into(), b"\x1ex:".to_vec(), begin);
+        for piece in pieces {
+            let _ = input.write_all(piece.as_bytes());
+            // So that pieces come one by one, most of the time; it must not matter.
+            std::thread::yield_now();
+        }
+        drop(input);
+        let status = carrier.join().unwrap();
+        let mut text = String::new();
+        output.read_to_string(&mut text).unwrap();
+        (text, status)
+    }
+
+    #[test]
+    fn what_is_between_the_marks_is_shown() {
+        assert_eq!(carried(&["reset\x1ex:\r\nout\x1ex:7\r\n"]), ("out".into(), Some(7)));
+        let pieces = ["re\x1e", "set\x1ex", ":\r", "\nout\x1e", "x", ":25", "5\r\n", "more"];
+        assert_eq!(carried(&pieces), ("out".into(), Some(255)));
+        assert_eq!(carried(&["\x1ex:\n", "\x1e", "y\x1ex"]), ("\x1ey\x1ex".into(), None));
+        assert_eq!(carried(&["\x1ex:\n\x1ex:", "300\n"]), (String::new(), None));
+        assert_eq!(carried(&["never begun"]), (String::new(), None));
+    }
+
+    #[test]
+    fn a_mark_without_an_end_is_not_held_for_ever() {
+        let long = "1".repeat(300_000);
+        let (text, status) = carried(&["\x1ex:\n", "\x1ex:", &long]);
+        assert_eq!((text.len(), status), (long.len() + 3, None));
+    }
+
+    #[test]
+    fn what_may_begin_the_mark_is_held() {
+        assert_eq!(overlap(b"ab", b"bc"), 1);
+        assert_eq!(overlap(b"abc", b"bcd"), 2);
+        assert_eq!(overlap(b"", b"bc"), 0);
+        assert_eq!(overlap(b"bb", b"bbc"), 2);
     }
 }

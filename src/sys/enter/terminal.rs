@@ -15,7 +15,13 @@ const DEVPTS: rustix::fs::FsWord = 0x1cd1;
 #[derive(Debug)]
 pub(super) struct Inside {
     pub(super) master: OwnedFd,
-    slave: OwnedFd,
+    pub(super) slave: OwnedFd,
+}
+
+/// The path, inside, of the slave of a master that [`open_inside`] opened there.
+pub(super) fn path_inside(master: impl AsFd) -> io::Result<String> {
+    let path = rustix::pty::ptsname(master, Vec::new())?;
+    path.into_string().map_err(io::Error::other)
 }
 
 /// Opens a new pseudo terminal; to be called inside of the guest. What lies at its path is not trusted.

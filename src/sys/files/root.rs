@@ -100,6 +100,18 @@ impl Root {
         }
     }
 
+    /// Whether the file where `rel` ends can be executed by anybody; `None` if there is no file.
+    #[must_use]
+    pub fn is_executable(&self, rel: impl AsRef<Path>) -> Option<bool> {
+        let stat = self
+            .open_at(rel.as_ref(), OFlags::PATH)
+            .and_then(|fd| fs::fstat(&fd))
+            .ok()?;
+        let mode = Mode::from_raw_mode(stat.st_mode);
+        let is_file = Kind::from_mode(stat.st_mode) == Kind::File;
+        is_file.then(|| mode.intersects(Mode::XUSR | Mode::XGRP | Mode::XOTH))
+    }
+
     /// The path within the root, without a leading `/`, where `rel` ends once all links are followed; it exists. Empty
     /// for the root itself. At most 40 links are followed.
     pub fn resolve(&self, rel: impl AsRef<Path>) -> Result<PathBuf, FileError> {

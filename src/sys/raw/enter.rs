@@ -34,36 +34,69 @@ pub(crate) enum Cloned {
 pub(crate) fn clone_sibling() -> io::Result<Cloned> {
     let mut pidfd: RawFd = -1;
     let flags = libc::CLONE_PARENT | libc::CLONE_PIDFD | libc::SIGCHLD;
-    let place: *mut RawFd = &raw mut pidfd;
-    // SAFETY: without CLONE_VM this is fork(2): the child has a copy of all memory, and a null stack means its own copy of
-    // ours. The kernel writes the pidfd through a valid pointer. There is no other thread whose locks could be lost.
-    let result = unsafe {
-        #[cfg(target_arch = "s390x")]
-        let result = libc::syscall(
-            libc::SYS_clone,
-            0_usize,
-            libc::c_long::from(flags),
-            place,
-            0_usize,
-            0_usize,
-        );
-        #[cfg(not(target_arch = "s390x"))]
-        let result = libc::syscall(
-            libc::SYS_clone,
-            libc::c_long::from(flags),
-            0_usize,
-            place,
-            0_usize,
-            0_usize,
-        );
-        result
-    };
-    match result {
-        ..0 => Err(io::Error::last_os_error()),
-        0 => Ok(Cloned::Child),
-        // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
-        _ => Ok(Cloned::Caller(unsafe { OwnedFd::from_raw_fd(pidfd) })),
+    if clone_process(flags, &raw mut pidfd)? {
+        return Ok(Cloned::Child);
     }
+    // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
+    Ok(Cloned::Caller(unsafe { OwnedFd::from_raw_fd(pidfd) }))
+}
+
+/// Makes a copy of the calling process, of which it is the parent: true in the copy. The caller must have one thread only.
+pub(crate) fn clone_child() -> io::Result<bool> {
+    clone_process(libc::SIGCHLD, std::ptr::null_mut())
+}
+
+/// clone(2) without CLONE_VM. With CLONE_PIDFD, `pidfd` must be valid for a write.
+fn clone_process(flags: libc::c_int, pidfd: *mut RawFd) -> io::Result<bool> {
+    let (flags, stack) = (libc::c_long::from(flags), 0_usize);
+    #[cfg(target_arch = "s390x")]
+    let (first, second) = (stack, flags);
+    #[cfg(not(target_arch = "s390x"))]
+    let (first, second) = (flags, stack);
+    // SAFETY: without CLONE_VM this is fork(2): the child has a copy of all memory, and a null stack means its own copy of
+    // ours. The kernel writes to the pointer only with CLONE_PIDFD, and then it is valid. There is no other thread whose
+    // locks could be lost.
+    match unsafe { libc::syscall(libc::SYS_clone, first, second, pidfd, 0_usize, 0_usize) } {
+        ..0 => Err(io::Error::last_os_error()),
+        0 => Ok(true),
+        _ => Ok(false),
+    }
+}
+
+/// What `struct seccomp_data` says of the architecture: `AUDIT_ARCH_*` of <linux/audit.h>.
+const AUDIT_ARCH: Option<u32> = {
+    if cfg!(target_arch = "x86_64") {
+        Some(0xc000_003e)
+    } else if cfg!(target_arch = "aarch64") {
+        Some(0xc000_00b7)
+    } else if cfg!(target_arch = "riscv64") {
+        Some(0xc000_00f3)
+    } else {
+        None
+    }
+};
+
+/// Installs a seccomp filter that lets the thread call connect(2), exit_group(2), and clone(2) as [`clone_child`] does. It
+/// needs no_new_privs.
+pub(crate) fn allow_connect_only() -> io::Result<()> {
+    let arch = AUDIT_ARCH.ok_or(io::ErrorKind::Unsupported)?;
+    let step = |code, k, jt, jf| libc::sock_filter { code, jt, jf, k };
+    let load = |offset| step(0x20, offset, 0, 0);
+    let unless_equal = |number: u32, jt, jf| step(0x15, number, jt, jf);
+    let number = |number: libc::c_long| u32::try_from(number).unwrap_or(u32::MAX);
+    let mut filter = [
+        load(4),
+        unless_equal(arch, 0, 6),
+        load(0),
+        unless_equal(number(libc::SYS_connect), 5, 0),
+        unless_equal(number(libc::SYS_exit_group), 4, 0),
+        unless_equal(number(libc::SYS_clone), 0, 2),
+        load(16),
+        unless_equal(libc::SIGCHLD.unsigned_abs(), 1, 0),
+        step(0x06, libc::SECCOMP_RET_KILL_PROCESS, 0, 0),
+        step(0x06, libc::SECCOMP_RET_ALLOW, 0, 0),
+    ];
+    install_seccomp_filter(&mut filter, 0)
 }
 
 /// A seccomp filter of a process that we trace and that is stopped, the oldest has number 0; `None` past the last.

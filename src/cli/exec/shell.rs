@@ -1,0 +1,113 @@
+//! `exec` without root: systemd-machined has the machine's systemd start the command, if polkit permits it.
+//!
+//! All that comes with it is a terminal, see OpenMachineShell() in org.freedesktop.machine1(5): a shell inside says, after
+//! a word that nothing else writes, how the command ended.
+
+use std::fs;
+use std::io::{stdin, stdout};
+use std::os::fd::OwnedFd;
+
+use futures_util::FutureExt as _;
+use tokio::sync::oneshot;
+
+use super::signals::{Event, Signals};
+use super::{Args, audited, carry_keys, copy, find_registered, inherited, interrupted};
+use crate::cli::context::Ctx;
+use crate::cli::error::{CliError, Kind};
+use crate::machine::MachineName;
+use crate::ops::OpError;
+use crate::sys::enter::copy_size;
+use crate::sys::enter::relay::carry_between;
+
+/// Says `$1`, runs the rest of its arguments in directory `$2` unless that is empty, and says `$1` and the status. Ctrl-C is
+/// the command's.
+const SCRIPT: &str = r#"m=$1 d=$2; shift 2; trap : INT QUIT; printf '%s\n' "$m"
+if [ -z "$d" ] || cd -- "$d"; then "$@"; else (exit 125); fi
+printf '%s%d\n' "$m" "$?""#;
+
+pub(super) async fn run(ctx: &Ctx, args: &Args, name: &MachineName) -> Result<u8, CliError> {
+    if !args.wants_terminal() || ctx.voice.json {
+        let message = "without root a command gets a terminal, and no streams of its own";
+        let hint = "add --terminal, or run it as root: `sudo machinist …`";
+        return Err(CliError::new(Kind::Denied, message).hint(hint));
+    }
+    let mut signals = Signals::listen()?;
+    let id = fs::read_to_string("/proc/sys/kernel/random/uuid")?;
+    let mark = format!("\x1e{}:", id.trim());
+    let master = tokio::select! {
+        master = open(ctx, args, name, &mark) => audited(name, master)?,
+        () = signals.interruption() => return Err(interrupted()),
+    };
+    // It may be a pipe that has no size.
+    let _ = copy_size(stdin(), &master);
+    let (begin, begun) = oneshot::channel();
+    let mut begun = begun.fuse();
+    let output = carry_between(copy(&master)?, copy(stdout())?, mark.into_bytes(), begin);
+    let mut ended = tokio::task::spawn_blocking(|| output.join());
+    // What is typed before is lost: systemd empties the terminal.
+    let mut raw = None;
+    let status = loop {
+        tokio::select! {
+            Ok(()) = &mut begun, if raw.is_none() => raw = Some(carry_keys(&master)?),
+            ended = &mut ended => break ended.ok().and_then(Result::ok).flatten(),
+            event = signals.next() => match event {
+                Event::Resized => drop(copy_size(stdin(), &master)),
+                // The terminal goes with us, and its end is all that the command can be told.
+                Event::Signal(signal) => {
+                    drop(raw);
+                    return Ok(128_u8.saturating_add(u8::try_from(signal.as_raw()).unwrap_or(0)));
+                }
+            },
+        }
+    };
+    drop(raw);
+    status.ok_or_else(|| {
+        let message = format!("machine '{name}' did not say how the command ended");
+        let hint = format!(
+            "`journalctl -M {name}` has the machine's own words; has it a user '{}'?",
+            args.user
+        );
+        CliError::new(Kind::NotRun, message).hint(hint)
+    })
+}
+
+/// Has machined open the terminal; returns its master.
+async fn open(ctx: &Ctx, args: &Args, name: &MachineName, mark: &str) -> Result<OwnedFd, CliError> {
+    let text = |word: &std::ffi::OsStr| {
+        let not_utf8 = || CliError::usage("without root all words of the command have to be UTF-8");
+        word.to_str().map(str::to_owned).ok_or_else(not_utf8)
+    };
+    if args.user.contains(':') {
+        return Err(OpError::NeedsRoot {
+            verb: "exec with a group",
+        }
+        .into());
+    }
+    ctx.authorize().await;
+    let bus = ctx.bus().await?;
+    find_registered(bus, name).await?;
+    let directory = args
+        .cwd
+        .as_ref()
+        .map_or(Ok(String::new()), |path| text(path.as_os_str()))?;
+    let mut words = vec![
+        "sh".to_owned(),
+        "-c".to_owned(),
+        SCRIPT.to_owned(),
+        "sh".to_owned(),
+        mark.to_owned(),
+        directory,
+    ];
+    for word in &args.command {
+        words.push(text(word)?);
+    }
+    // The machine's systemd replaces variables in a service's command.
+    let words: Vec<String> = words.iter().map(|word| word.replace('$', "$$")).collect();
+    let mut env = Vec::new();
+    for (name, value) in inherited(true).chain(args.env.clone()) {
+        env.push(format!("{}={}", text(&name)?, text(&value)?));
+    }
+    Ok(bus
+        .open_machine_shell(name.as_str(), &args.user, "/bin/sh", &words, &env)
+        .await?)
+}

@@ -1,0 +1,115 @@
+//! The caller's side of a [`helper`]: starts it and hears it.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Stdio};
+use std::sync::OnceLock;
+
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, shutdown, socketpair};
+use tokio::io::unix::AsyncFd;
+
+use super::protocol::{self, Order, Reply, Task, as_file, receive, send};
+use super::{EnterError, failed, helper};
+use crate::sys::guest::Leader;
+use crate::sys::raw::enter as raw;
+
+/// The helper process, which is gone when this is dropped. What it has made stays: that is our child, not its.
+#[derive(Debug)]
+pub(super) struct Helper {
+    child: Child,
+    control: AsyncFd<OwnedFd>,
+}
+
+impl Helper {
+    pub(super) fn start(leader: &Leader, unit: &str, task: Task, streams: &[OwnedFd]) -> Result<Self, EnterError> {
+        let order = Order {
+            leader: i32::try_from(leader.pid()).map_err(|_| EnterError::Failed("no leader".into()))?,
+            unit: unit.to_owned(),
+            task,
+        };
+        let order = as_file(&order).map_err(failed("write the order"))?;
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .map_err(failed("make a socket"))?;
+        let mut fds = vec![order.as_fd(), leader.pidfd()];
+        fds.extend(streams.iter().map(AsFd::as_fd));
+        send(&ours, &(), &fds).map_err(failed("send the order"))?;
+        rustix::io::ioctl_fionbio(&ours, true).map_err(failed("make a socket"))?;
+
+        let program = sealed_copy_of_ourselves()?;
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "no program of the system but ourselves, with a socket as input"
+        )]
+        let mut command = std::process::Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
+        let child = command
+            .arg0(helper::NAME)
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(failed("start the helper"))?;
+        Ok(Self {
+            child,
+            control: raw::watch(ours).map_err(failed("watch the helper"))?,
+        })
+    }
+
+    /// The next word of the helper; `None` when nobody on its side is left.
+    pub(super) async fn reply(&mut self) -> Result<Option<(Reply, Vec<OwnedFd>)>, EnterError> {
+        loop {
+            let mut ready = self.control.readable().await.map_err(failed("listen to the helper"))?;
+            match ready.try_io(|control| receive(control.get_ref())) {
+                Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+                Ok(reply) => return reply.map_err(failed("understand the helper")),
+                Err(_would_block) => {}
+            }
+        }
+    }
+}
+
+impl Helper {
+    /// Tells it that we are done, and waits for its end.
+    pub(super) fn finish(mut self) {
+        let _ = shutdown(self.control.get_ref(), Shutdown::Both);
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// This program in a memfd that cannot be changed any more: whoever gets hold of `/proc/PID/exe` inside has a copy. One is
+/// enough for all helpers.
+fn sealed_copy_of_ourselves() -> Result<&'static OwnedFd, EnterError> {
+    static COPY: OnceLock<OwnedFd> = OnceLock::new();
+    if let Some(copy) = COPY.get() {
+        return Ok(copy);
+    }
+    let copy = copy_ourselves().map_err(failed("copy this program into memory"))?;
+    Ok(COPY.get_or_init(|| copy))
+}
+
+fn copy_ourselves() -> io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // Kernels before 6.3 do not know the flag; later ones may want it, see sysctl vm.memfd_noexec.
+    let copy = memfd_create("machinist", flags | MemfdFlags::EXEC).or_else(|_| memfd_create("machinist", flags))?;
+    let ourselves = File::open("/proc/self/exe")?;
+    let mut left = usize::try_from(ourselves.metadata()?.len()).unwrap_or(usize::MAX);
+    while left > 0 {
+        match rustix::fs::sendfile(&copy, &ourselves, None, left)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count => left -= count,
+        }
+    }
+    protocol::seal(&copy)?;
+    Ok(copy)
+}

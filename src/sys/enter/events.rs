@@ -1,0 +1,38 @@
+//! What is waited for, or looked at, on a descriptor: see poll(2).
+
+use std::io;
+use std::os::fd::AsFd;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+/// Whether something can be read; of a pidfd: whether its process has ended.
+pub(super) fn is_readable(fd: impl AsFd) -> bool {
+    has_event(fd, PollFlags::IN)
+}
+
+/// Whether the other side of a socket is closed.
+pub(super) fn is_hung_up(fd: impl AsFd) -> bool {
+    has_event(fd, PollFlags::HUP)
+}
+
+fn has_event(fd: impl AsFd, event: PollFlags) -> bool {
+    let mut fds = [PollFd::new(&fd, event)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    matches!(poll(&mut fds, Some(&now)), Ok(1..)) && fds[0].revents().intersects(event)
+}
+
+/// Waits until the other side of a socket is closed or a process has ended.
+pub(super) fn wait_for_either(socket: impl AsFd, pidfd: impl AsFd) -> io::Result<()> {
+    // A socket's end is always told.
+    let mut fds = [
+        PollFd::new(&socket, PollFlags::empty()),
+        PollFd::new(&pidfd, PollFlags::IN),
+    ];
+    loop {
+        match poll(&mut fds, None) {
+            Err(Errno::INTR) => {}
+            other => return Ok(other.map(drop)?),
+        }
+    }
+}

@@ -1,0 +1,485 @@
+//! The other way in: the machine's own systemd starts the program, as a transient service that can do no more than itself.
+//!
+//! It is asked at its private socket, so that no D-Bus daemon is needed inside. What is set is described in
+//! org.freedesktop.systemd1(5), systemd.service(5) and systemd.exec(5).
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use rustix::process::Signal;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::Mutex;
+use zbus::message::{Flags, Type as Kind};
+use zbus::zvariant::{DynamicType, Type};
+use zbus::{Connection, Fd, Message, MessageStream, OwnedObjectPath, OwnedVariant, Variant};
+
+use super::caller::Helper;
+use super::private::converse;
+use super::protocol::{Reply, Run, Size, Task};
+use super::terminal::path_inside;
+use super::{EnterError, Exit, failed};
+use crate::machine::text::printable;
+use crate::sys::files::Root;
+use crate::sys::guest::Leader;
+use crate::sys::raw::enter as raw;
+
+/// Where systemd listens for root, with or without a message bus.
+const SOCKET: &str = "/run/systemd/private";
+const SERVICE: &str = "org.freedesktop.systemd1";
+const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
+const MANAGER: &str = "org.freedesktop.systemd1.Manager";
+/// How long a machine may take to go after its systemd hung up.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// How a process can end, see waitid(2).
+const CLD_EXITED: i32 = 1;
+const CLD_KILLED: i32 = 2;
+const CLD_DUMPED: i32 = 3;
+
+/// Variables that systemd gives a service of its own accord.
+const UNWANTED: [&str; 6] = [
+    "CREDENTIALS_DIRECTORY",
+    "INVOCATION_ID",
+    "JOURNAL_STREAM",
+    "MEMORY_PRESSURE_WATCH",
+    "MEMORY_PRESSURE_WRITE",
+    "SYSTEMD_EXEC_PID",
+];
+
+/// Resource limits as `/proc/PID/limits` names them, and the properties that set them.
+const LIMITS: [(&str, &str); 16] = [
+    ("Max cpu time", "LimitCPU"),
+    ("Max file size", "LimitFSIZE"),
+    ("Max data size", "LimitDATA"),
+    ("Max stack size", "LimitSTACK"),
+    ("Max core file size", "LimitCORE"),
+    ("Max resident set", "LimitRSS"),
+    ("Max processes", "LimitNPROC"),
+    ("Max open files", "LimitNOFILE"),
+    ("Max locked memory", "LimitMEMLOCK"),
+    ("Max address space", "LimitAS"),
+    ("Max file locks", "LimitLOCKS"),
+    ("Max pending signals", "LimitSIGPENDING"),
+    ("Max msgqueue size", "LimitMSGQUEUE"),
+    ("Max nice priority", "LimitNICE"),
+    ("Max realtime priority", "LimitRTPRIO"),
+    ("Max realtime timeout", "LimitRTTIME"),
+];
+
+/// A program that the machine's systemd runs.
+#[derive(Debug)]
+pub(super) struct Service {
+    bus: Connection,
+    unit: String,
+    /// The machine's leader, readable when it has ended.
+    leader: AsyncFd<OwnedFd>,
+    heard: Mutex<Heard>,
+    /// Kills the program if we die, or drop this before its end.
+    watcher: Option<Helper>,
+}
+
+/// What systemd tells of the service.
+#[derive(Debug)]
+struct Heard {
+    messages: MessageStream,
+    /// The service's object.
+    path: String,
+    /// Neither running nor about to.
+    is_dead: bool,
+    /// How the program ended, as waitid(2) tells it: `CLD_EXITED` or another, and the status or signal.
+    end: (i32, i32),
+}
+
+/// A terminal of the guest, held open until the program has opened it.
+#[derive(Debug)]
+struct Terminal {
+    master: OwnedFd,
+    _slave: OwnedFd,
+    /// Where it is, inside.
+    path: String,
+}
+
+/// Has the machine's systemd start the program with these streams, or with a terminal, whose master is returned.
+pub(super) async fn start(
+    leader: &Leader,
+    machine_unit: &str,
+    run: &Run,
+    streams: &[OwnedFd],
+) -> Result<(Service, Option<OwnedFd>), EnterError> {
+    let gone = || EnterError::Failed("the machine has stopped".into());
+    let (socket, terminal) = connect(leader, machine_unit, run.terminal).await?;
+    let place = find_program(&leader.root().ok_or_else(gone)?, run)?;
+    let mut properties = properties_of(run, &place)?;
+    properties.extend(attributes_of(leader).ok_or_else(gone)?);
+    properties.extend(streams_or_terminal(streams, terminal.as_ref())?);
+    let id = fs::read_to_string("/proc/sys/kernel/random/uuid").map_err(failed("get a random number"))?;
+    let id = id.trim().replace('-', "");
+    let unit = format!("machinist-exec-{id}.service");
+    let watcher = if run.detached {
+        None
+    } else {
+        let words = Task::LastWords(kill_message(&unit).map_err(|error| from_bus(&error))?);
+        let second = socket.try_clone().map_err(failed("keep the connection"))?;
+        Some(Helper::start(leader, machine_unit, words, &[second])?)
+    };
+    let bus = converse(socket).await.map_err(|error| from_bus(&error))?;
+    let heard = Heard {
+        messages: MessageStream::from(&bus),
+        path: format!("{MANAGER_PATH}/unit/machinist_2dexec_2d{id}_2eservice"),
+        is_dead: false,
+        end: (0, 0),
+    };
+    let leader = leader
+        .pidfd()
+        .try_clone_to_owned()
+        .map_err(failed("watch the machine"))?;
+    let mut service = Service {
+        bus,
+        unit,
+        leader: raw::watch(leader).map_err(failed("watch the machine"))?,
+        heard: Mutex::new(heard),
+        watcher,
+    };
+    properties.push(property("UnsetEnvironment", service.unwanted(run).await?));
+    service.launch(&properties, run).await?;
+    Ok((service, terminal.map(|terminal| terminal.master)))
+}
+
+impl Service {
+    async fn call<B, R>(&self, interface: &str, method: &str, body: &B) -> Result<R, EnterError>
+    where
+        B: Serialize + DynamicType,
+        R: DeserializeOwned + Type,
+    {
+        let reply = self
+            .bus
+            .call_method(Some(SERVICE), MANAGER_PATH, Some(interface), method, body)
+            .await;
+        reply
+            .and_then(|reply| reply.body().deserialize())
+            .map_err(|error| from_bus(&error))
+    }
+
+    /// The names of the variables that its systemd would set and nobody asked for.
+    async fn unwanted(&self, run: &Run) -> Result<Vec<String>, EnterError> {
+        let value: OwnedVariant = self
+            .call("org.freedesktop.DBus.Properties", "Get", &(MANAGER, "Environment"))
+            .await?;
+        let of_manager: Vec<String> = value.try_into().unwrap_or_default();
+        let is_wanted = |name: &str| {
+            run.env
+                .iter()
+                .any(|entry| entry.split(|byte| *byte == b'=').next() == Some(name.as_bytes()))
+        };
+        Ok(of_manager
+            .iter()
+            .filter_map(|entry| Some(entry.split_once('=')?.0))
+            .chain(UNWANTED)
+            .filter(|name| !is_wanted(name))
+            .map(str::to_owned)
+            .collect())
+    }
+
+    /// Starts it, and waits until the program is executed.
+    async fn launch(&mut self, properties: &[Property], run: &Run) -> Result<(), EnterError> {
+        let auxiliary: [(&str, &[Property]); 0] = [];
+        let order = (&self.unit, "fail", properties, &auxiliary[..]);
+        let job: OwnedObjectPath = self.call(MANAGER, "StartTransientUnit", &order).await?;
+        let heard = self.heard.get_mut();
+        let result = loop {
+            let Some(Ok(message)) = heard.messages.next().await else {
+                return Err(EnterError::Failed("the machine's systemd hung up".into()));
+            };
+            heard.note(&message);
+            if let Some((_, removed, _, result)) =
+                signal_of::<(u32, OwnedObjectPath, String, String)>(&message, "JobRemoved")
+                && removed == job
+            {
+                break result;
+            }
+        };
+        // Statuses that systemd gives a service which it could not execute, see systemd.exec(5). Before 256 it may hear of
+        // a program's end before it hears of its beginning: then that is the end of a program that ran.
+        Err(match heard.end {
+            _ if result == "done" => return Ok(()),
+            (CLD_EXITED, 203) => {
+                EnterError::NotExecutable(run.name(), io::Error::other("its systemd could not execute it"))
+            }
+            (CLD_EXITED, 200) => EnterError::Failed(format!(
+                "cannot change to directory '{}' in the machine",
+                printable(&String::from_utf8_lossy(&run.directories[0]))
+            )),
+            (CLD_EXITED, 217) => EnterError::Failed(format!("the machine's systemd knows no user {}", run.uid)),
+            (CLD_EXITED, ..200 | 246..) | (CLD_KILLED | CLD_DUMPED, _) => return Ok(()),
+            (_, status) => EnterError::Failed(format!(
+                "the machine's systemd did not start the program: {}, status {status}",
+                printable(&result)
+            )),
+        })
+    }
+
+    /// Waits for the program's end.
+    pub(super) async fn wait(&self) -> Result<Exit, EnterError> {
+        let mut heard = self.heard.lock().await;
+        while !heard.is_dead {
+            match heard.messages.next().await {
+                Some(Ok(message)) => heard.note(&message),
+                _ => return self.hung_up().await,
+            }
+        }
+        // Only the low bits of a number count, see exit(3).
+        match heard.end {
+            (CLD_EXITED, status) => Ok(Exit::Status(status.to_le_bytes()[0])),
+            (CLD_KILLED | CLD_DUMPED, signal) => Ok(Exit::Signal(signal.to_le_bytes()[0])),
+            _ => Err(EnterError::Failed(
+                "the machine's systemd did not say how the program ended".into(),
+            )),
+        }
+    }
+
+    /// Nobody speaks for systemd any more: the machine went down, and the program with it; or it executed itself anew.
+    async fn hung_up(&self) -> Result<Exit, EnterError> {
+        match tokio::time::timeout(GRACE, self.leader.readable()).await {
+            Ok(_) => Ok(Exit::Signal(9)),
+            Err(_) => Err(EnterError::Failed(format!(
+                "the machine's systemd hung up; how the program ends is in the machine's journal, unit {}",
+                self.unit
+            ))),
+        }
+    }
+
+    /// Sends a signal to all its processes.
+    pub(super) async fn signal(&self, signal: Signal) {
+        let _: Result<(), EnterError> = self
+            .call(MANAGER, "KillUnit", &(&self.unit, "all", signal.as_raw()))
+            .await;
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        if let Some(watcher) = self.watcher.take()
+            && !self.heard.get_mut().is_dead
+        {
+            watcher.finish();
+        }
+    }
+}
+
+impl Heard {
+    /// Takes note of what a message says about the service.
+    fn note(&mut self, message: &Message) {
+        let is_ours = message.header().path().is_some_and(|path| path.as_str() == self.path);
+        let Some((_, changed, _)) = signal_of::<Changed>(message, "PropertiesChanged").filter(|_| is_ours) else {
+            return;
+        };
+        let number = |name| changed.get(name).and_then(|value| i32::try_from(value).ok());
+        if let (Some(code), Some(status)) = (number("ExecMainCode"), number("ExecMainStatus")) {
+            self.end = (code, status);
+        }
+        let state = changed
+            .get("ActiveState")
+            .and_then(|value| <&str>::try_from(value).ok());
+        // It is inactive, too, before it is started.
+        self.is_dead |= self.end.0 != 0 && matches!(state, Some("inactive" | "failed"));
+    }
+}
+
+/// `PropertiesChanged`: interface, new values, names of those without.
+type Changed = (String, HashMap<String, OwnedVariant>, Vec<String>);
+
+/// What a signal of this name says; `None` if it is another message.
+fn signal_of<T: DeserializeOwned + Type>(message: &Message, name: &str) -> Option<T> {
+    let is_it = message.message_type() == Kind::Signal
+        && message.header().member().is_some_and(|member| member.as_str() == name);
+    is_it.then(|| message.body().deserialize().ok()).flatten()
+}
+
+/// A call that kills all of the unit, as it goes over the wire.
+fn kill_message(unit: &str) -> zbus::Result<Vec<u8>> {
+    let message = Message::method_call(MANAGER_PATH, "KillUnit")
+        .destination(SERVICE)
+        .interface(MANAGER)
+        .with_flags(Flags::NO_REPLY_EXPECTED)
+        .build(&(unit, "all", Signal::KILL.as_raw()))?;
+    Ok(message.data().bytes().to_vec())
+}
+
+fn from_bus(error: &zbus::Error) -> EnterError {
+    let text = match error {
+        zbus::Error::MethodError(name, message, _) => message.clone().unwrap_or_else(|| name.to_string()),
+        other => other.to_string(),
+    };
+    EnterError::Failed(format!("the machine's systemd says: {}", printable(&text)))
+}
+
+/// Connects to the machine's systemd, and opens a terminal inside if it is to have this size.
+async fn connect(
+    leader: &Leader,
+    unit: &str,
+    terminal: Option<Size>,
+) -> Result<(OwnedFd, Option<Terminal>), EnterError> {
+    let task = Task::Connect {
+        path: SOCKET.to_owned(),
+        terminal,
+    };
+    let mut helper = Helper::start(leader, unit, task, &[])?;
+    let strange = || EnterError::Failed("the helper answered strangely".into());
+    let mut fds = match helper.reply().await?.ok_or_else(strange)? {
+        (Reply::Connecting, fds) => fds.into_iter(),
+        (Reply::Failed(reason) | Reply::Refused(reason), _) => return Err(EnterError::Failed(printable(&reason))),
+        _ => return Err(strange()),
+    };
+    let socket = fds.next().ok_or_else(strange)?;
+    let terminal = match (fds.next(), fds.next()) {
+        (Some(master), Some(slave)) => Some(Terminal {
+            path: path_inside(&master).map_err(failed("find the terminal"))?,
+            master,
+            _slave: slave,
+        }),
+        _ => None,
+    };
+    // It has tried when nobody has the other end of the helper's socket any more.
+    while helper.reply().await?.is_some() {}
+    if rustix::net::getpeername(&socket).is_err() {
+        return Err(EnterError::Refused(format!(
+            "nobody listens at {SOCKET} in the machine"
+        )));
+    }
+    Ok((socket, terminal))
+}
+
+/// The first place where there is an executable file.
+fn find_program(root: &Root, run: &Run) -> Result<String, EnterError> {
+    let mut worst = EnterError::NotFound(run.name());
+    for place in &run.candidates {
+        let place = from_directory(&text(place, "the command")?, run)?;
+        match root.is_executable(&place) {
+            None => {}
+            Some(true) => return Ok(place),
+            Some(false) => worst = EnterError::NotExecutable(run.name(), io::ErrorKind::PermissionDenied.into()),
+        }
+    }
+    Err(worst)
+}
+
+/// A path as seen from the directory that the program is started in.
+fn from_directory(path: &str, run: &Run) -> Result<String, EnterError> {
+    if path.starts_with('/') {
+        return Ok(path.to_owned());
+    }
+    let directory = text(&run.directories[0], "the directory")?;
+    Ok(format!("/{}/{path}", directory.trim_matches('/')))
+}
+
+fn text(bytes: &[u8], what: &str) -> Result<String, EnterError> {
+    String::from_utf8(bytes.to_vec())
+        .map_err(|_| EnterError::Refused(format!("it takes UTF-8 only, and {what} is something else")))
+}
+
+fn texts(list: &[Vec<u8>], what: &str) -> Result<Vec<String>, EnterError> {
+    list.iter().map(|bytes| text(bytes, what)).collect()
+}
+
+type Property = (String, Variant<'static>);
+
+fn property(name: impl Into<String>, value: impl Into<Variant<'static>>) -> Property {
+    (name.into(), value.into())
+}
+
+/// What is to run, as whom and where.
+fn properties_of(run: &Run, place: &str) -> Result<Vec<Property>, EnterError> {
+    // Taken as it is: `$` in an argument is nothing special.
+    let command = vec![(
+        place.to_owned(),
+        texts(&run.args, "an argument")?,
+        vec!["no-env-expand"],
+    )];
+    let mut list = vec![
+        property("Description", "Command run by machinist"),
+        // It counts as started when the program is executed, and is forgotten when that has ended.
+        property("Type", "exec"),
+        property("CollectMode", "inactive-or-failed"),
+        property("DefaultDependencies", false),
+        // What the program leaves running goes on, as it does without systemd.
+        property("KillMode", "process"),
+        property("IgnoreSIGPIPE", false),
+        property("ExecStartEx", command),
+        property("Environment", texts(&run.env, "a variable")?),
+        property("WorkingDirectory", working_directory(run)?),
+    ];
+    if (run.uid, run.gid, run.groups.as_slice()) != (0, 0, &[]) {
+        let groups: Vec<String> = run.groups.iter().map(u32::to_string).collect();
+        list.extend([
+            property("User", run.uid.to_string()),
+            property("Group", run.gid.to_string()),
+            property("SupplementaryGroups", groups),
+        ]);
+    }
+    Ok(list)
+}
+
+/// With `-` it may be missing: then it is `/`.
+fn working_directory(run: &Run) -> Result<String, EnterError> {
+    let optional = if run.directories.len() > 1 { "-" } else { "" };
+    let directory = text(&run.directories[0], "the directory")?;
+    // systemd does not take these.
+    if !directory.split('/').any(|part| [".", ".."].contains(&part)) {
+        Ok(format!("{optional}/{}", directory.trim_matches('/')))
+    } else if optional.is_empty() {
+        let directory = printable(&directory);
+        Err(EnterError::Failed(format!(
+            "its systemd takes no '.' or '..' in directory '{directory}'"
+        )))
+    } else {
+        Ok("/".to_owned())
+    }
+}
+
+/// What a service is not given by itself as PID 1 has it: resource limits, umask, OOM score. `None` if it is gone.
+fn attributes_of(leader: &Leader) -> Option<Vec<Property>> {
+    let read = |file: &str| fs::read_to_string(format!("/proc/{}/{file}", leader.pid())).ok();
+    let (limits, status, score) = (read("limits")?, read("status")?, read("oom_score_adj")?);
+    let umask = status.lines().find_map(|line| line.strip_prefix("Umask:"))?.trim();
+    let mut list = limits_in(&limits)?;
+    list.push(property("UMask", u32::from_str_radix(umask, 8).ok()?));
+    list.push(property("OOMScoreAdjust", score.trim().parse::<i32>().ok()?));
+    leader.is_alive().then_some(list)
+}
+
+/// All limits of a `/proc/PID/limits`, soft and hard.
+fn limits_in(text: &str) -> Option<Vec<Property>> {
+    let number = |word: &str| match word {
+        "unlimited" => Some(u64::MAX),
+        word => word.parse().ok(),
+    };
+    let mut list = Vec::new();
+    for (name, property_name) in LIMITS {
+        let values = text.lines().find_map(|line| line.strip_prefix(name))?;
+        let mut values = values.split_whitespace();
+        list.push(property(format!("{property_name}Soft"), number(values.next()?)?));
+        list.push(property(property_name, number(values.next()?)?));
+    }
+    Some(list)
+}
+
+fn streams_or_terminal(streams: &[OwnedFd], terminal: Option<&Terminal>) -> Result<Vec<Property>, EnterError> {
+    let names = ["StandardInput", "StandardOutput", "StandardError"];
+    if let Some(terminal) = terminal {
+        let mut list: Vec<_> = names.map(|name| property(name, "tty")).into();
+        list.push(property("TTYPath", terminal.path.clone()));
+        return Ok(list);
+    }
+    let pairs = names.iter().zip(streams);
+    let properties = pairs.map(|(name, stream)| {
+        let stream = stream.try_clone().map_err(failed("hand on a stream"))?;
+        Ok(property(format!("{name}FileDescriptor"), Variant::Fd(Fd::from(stream))))
+    });
+    properties.collect()
+}
