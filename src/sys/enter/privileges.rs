@@ -3,7 +3,9 @@
 use std::fs;
 use std::io;
 use std::num::ParseIntError;
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -13,6 +15,11 @@ use rustix::thread::{
 };
 
 use crate::sys::raw::enter as raw;
+
+/// How long somebody else's tracer is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often in a row nobody is seen tracing before a refusal counts as one.
+const LOOKS: u32 = 10;
 
 /// A process's privileges, as `/proc/PID/status` and ptrace(2) tell them.
 #[derive(Debug)]
@@ -205,14 +212,39 @@ struct Traced(Pid);
 
 impl Traced {
     fn stop(pid: Pid) -> io::Result<Self> {
-        ptrace::seize(pid, ptrace::Options::empty())?;
-        let traced = Self(pid);
+        let traced = Self::seize(pid)?;
         ptrace::interrupt(pid)?;
         match waitpid(pid, Some(WaitPidFlag::__WALL))? {
             WaitStatus::PtraceEvent(..) | WaitStatus::Stopped(..) => Ok(traced),
-            _ => Err(io::Error::from(nix::errno::Errno::ESRCH)),
+            _ => Err(io::Error::from(Errno::ESRCH)),
         }
     }
+
+    /// A process has one tracer at a time: that of another command on its way in is gone in a moment.
+    fn seize(pid: Pid) -> io::Result<Self> {
+        let end = Instant::now() + PATIENCE;
+        let mut seen_free = 0;
+        loop {
+            match ptrace::seize(pid, ptrace::Options::empty()) {
+                Err(Errno::EPERM) => {}
+                other => return Ok(other.map(|()| Self(pid))?),
+            }
+            // The tracer may have left between the call and the look; whoever may not trace at all sees none time and again.
+            seen_free = if is_traced(pid)? { 0 } else { seen_free + 1 };
+            if seen_free == LOOKS {
+                return Err(Errno::EPERM.into());
+            }
+            if Instant::now() > end {
+                return Err(io::Error::other("another process traces it"));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+fn is_traced(pid: Pid) -> io::Result<bool> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    Ok(number(&status, "TracerPid", 10)? != 0)
 }
 
 impl Drop for Traced {
