@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::support::{Guest, holds_within, machinist, run, sh, shared, wait_until};
 
 /// A guest with all of busybox's programs.
-fn running(stem: &str) -> Guest {
+pub(crate) fn running(stem: &str) -> Guest {
     let guest = Guest::new(stem);
     machinist(["create", &guest.name, "template:busybox"]).ok();
     guest.start();
@@ -17,7 +17,7 @@ fn running(stem: &str) -> Guest {
 }
 
 /// Runs a shell script inside, as root.
-fn inside(guest: &Guest, script: &str) -> crate::support::Run {
+pub(crate) fn inside(guest: &Guest, script: &str) -> crate::support::Run {
     machinist(["exec", &guest.name, "--", "sh", "-c", script])
 }
 

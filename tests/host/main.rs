@@ -23,6 +23,7 @@ mod create;
 mod create_bad;
 mod exec;
 mod exec_service;
+mod exec_faults;
 mod failures;
 mod images;
 mod kill;
