@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
-use rustix::pipe::{SpliceFlags, splice};
+use rustix::pipe::{SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, splice};
 use tokio::sync::oneshot;
 
 /// The most bytes that are moved at once; a pipe of this size is asked for.
@@ -39,12 +39,20 @@ impl Ended {
 /// A pipe with room for [`CHUNK`] bytes where the kernel allows: (reader, writer).
 pub(super) fn wide_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let (reader, writer) = io::pipe()?;
-    let _ = rustix::pipe::fcntl_setpipe_size(&writer, CHUNK);
+    widen(&writer);
     Ok((reader.into(), writer.into()))
+}
+
+/// Gives a pipe room for [`CHUNK`] bytes where it is one and the kernel allows: each switch between processes carries more.
+fn widen(pipe: impl AsFd) {
+    if fcntl_getpipe_size(&pipe).is_ok_and(|size| size < CHUNK) {
+        let _ = fcntl_setpipe_size(pipe, CHUNK);
+    }
 }
 
 /// Carries the caller's input to the program until either ends. The thread is not waited for: it may sit in a read.
 pub fn carry_input(from: OwnedFd, to: OwnedFd, at_end: &'static [u8]) {
+    widen(&from);
     std::thread::spawn(move || {
         while let Ok(1..) = move_some(from.as_fd(), to.as_fd()) {}
         // A terminal has no end of its own: the program is told by Ctrl-D.
@@ -56,6 +64,7 @@ pub fn carry_input(from: OwnedFd, to: OwnedFd, at_end: &'static [u8]) {
 /// closed, the program's becomes so, too.
 #[must_use]
 pub fn carry_output(from: OwnedFd, to: OwnedFd, ended: Ended) -> JoinHandle<()> {
+    widen(&to);
     std::thread::spawn(move || {
         while has_more(from.as_fd(), &ended) {
             if !matches!(move_some(from.as_fd(), to.as_fd()), Ok(1..)) {
