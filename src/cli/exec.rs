@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use self::signals::{Event, Signals};
+use self::signals::{Event, Signals, start_between};
 use super::complete;
 use super::context::{Ctx, is_root};
 use super::error::{CliError, Kind};
@@ -190,10 +190,8 @@ async fn run_one(ctx: &Ctx, args: &Args, name: &MachineName) -> Result<u8, CliEr
         false => Streams::Pipes,
     };
     let mut signals = Signals::listen()?;
-    let (target, mut running) = tokio::select! {
-        started = start(ctx, args, name, streams) => started?,
-        () = signals.interruption() => return Err(interrupted()),
-    };
+    let started = start(ctx, args, name, streams);
+    let ((target, mut running), early) = start_between(started, async || signals.next_to_pass().await).await?;
     let ended = Ended::new()?;
     let mut relays = Vec::new();
     let mut raw = None;
@@ -214,6 +212,9 @@ async fn run_one(ctx: &Ctx, args: &Args, name: &MachineName) -> Result<u8, CliEr
             relays.push(carry_output(copy(&terminal)?, copy(stdout())?, ended.try_clone()?));
             master = Some(terminal);
         }
+    }
+    for signal in early {
+        running.signal(signal).await;
     }
     let exit = {
         let mut exit = std::pin::pin!(running.wait());
@@ -249,10 +250,6 @@ fn carry_keys(master: &OwnedFd) -> std::io::Result<Option<RawTerminal>> {
 
 fn copy(fd: impl AsFd) -> std::io::Result<OwnedFd> {
     fd.as_fd().try_clone_to_owned()
-}
-
-fn interrupted() -> CliError {
-    CliError::new(Kind::Interrupted, "interrupted")
 }
 
 /// Waits until all that was written is carried.

@@ -8,10 +8,10 @@ use rustix::process::Signal;
 use serde::Serialize;
 use tokio::sync::broadcast::Receiver;
 
-use super::signals::{Event, Signals};
-use super::{Args, copy, finish, interrupted, start};
+use super::signals::{Event, Signals, start_between};
+use super::{Args, copy, finish, start};
 use crate::cli::context::Ctx;
-use crate::cli::error::CliError;
+use crate::cli::error::{CliError, Kind};
 use crate::machine::MachineName;
 use crate::output::{Stream, write_line};
 use crate::sys::enter::relay::{Ended, carry_input, read_lines};
@@ -82,11 +82,14 @@ async fn run_watched(
     only: bool,
 ) -> Result<Report, CliError> {
     let streams = if args.detach { Streams::Detached } else { Streams::Pipes };
-    let (_, mut running) = tokio::select! {
-        biased;
-        _ = heard.recv() => return Err(interrupted()),
-        started = start(ctx, args, &name, streams) => started?,
+    if heard.try_recv().is_ok() {
+        return Err(CliError::new(Kind::Interrupted, "interrupted"));
+    }
+    let next = async || match heard.recv().await {
+        Ok(signal) => signal,
+        Err(_) => std::future::pending().await,
     };
+    let ((_, mut running), early) = start_between(start(ctx, args, &name, streams), next).await?;
     let mut report = Report {
         machine: name,
         status: 0,
@@ -112,6 +115,9 @@ async fn run_watched(
         read_lines(output, ended.try_clone()?, of_output),
         read_lines(errors, ended.try_clone()?, of_errors),
     ];
+    for signal in early {
+        running.signal(signal).await;
+    }
     let exit = {
         let mut exit = std::pin::pin!(running.wait());
         loop {

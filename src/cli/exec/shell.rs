@@ -8,16 +8,17 @@ use std::io::{stdin, stdout};
 use std::os::fd::OwnedFd;
 
 use futures_util::FutureExt as _;
+use rustix::process::Signal;
 use tokio::sync::oneshot;
 
-use super::signals::{Event, Signals};
-use super::{Args, audited, carry_keys, copy, find_registered, inherited, interrupted};
+use super::signals::{Event, Signals, start_between};
+use super::{Args, audited, carry_keys, copy, find_registered, inherited};
 use crate::cli::context::Ctx;
 use crate::cli::error::{CliError, Kind};
 use crate::machine::MachineName;
 use crate::ops::OpError;
-use crate::sys::enter::copy_size;
 use crate::sys::enter::relay::carry_between;
+use crate::sys::enter::{Exit, copy_size};
 
 /// Says `$1`, runs the rest of its arguments in directory `$2` unless that is empty, and says `$1` and the status. Ctrl-C is
 /// the command's.
@@ -34,10 +35,11 @@ pub(super) async fn run(ctx: &Ctx, args: &Args, name: &MachineName) -> Result<u8
     let mut signals = Signals::listen()?;
     let id = fs::read_to_string("/proc/sys/kernel/random/uuid")?;
     let mark = format!("\x1e{}:", id.trim());
-    let master = tokio::select! {
-        master = open(ctx, args, name, &mark) => audited(name, master)?,
-        () = signals.interruption() => return Err(interrupted()),
-    };
+    let opened = async { audited(name, open(ctx, args, name, &mark).await) };
+    let (master, early) = start_between(opened, async || signals.next_to_pass().await).await?;
+    if let Some(signal) = early.first() {
+        return Ok(status_of(*signal));
+    }
     // It may be a pipe that has no size.
     let _ = copy_size(stdin(), &master);
     let (begin, begun) = oneshot::channel();
@@ -55,7 +57,7 @@ pub(super) async fn run(ctx: &Ctx, args: &Args, name: &MachineName) -> Result<u8
                 // The terminal goes with us, and its end is all that the command can be told.
                 Event::Signal(signal) => {
                     drop(raw);
-                    return Ok(128_u8.saturating_add(u8::try_from(signal.as_raw()).unwrap_or(0)));
+                    return Ok(status_of(signal));
                 }
             },
         }
@@ -69,6 +71,11 @@ pub(super) async fn run(ctx: &Ctx, args: &Args, name: &MachineName) -> Result<u8
         );
         CliError::new(Kind::NotRun, message).hint(hint)
     })
+}
+
+/// As shells tell that a signal has ended a program.
+fn status_of(signal: Signal) -> u8 {
+    Exit::Signal(signal.as_raw().to_le_bytes()[0]).code()
 }
 
 /// Has machined open the terminal; returns its master.

@@ -1,9 +1,16 @@
 //! Our own signals while a command runs: they are meant for the command.
 
 use std::task::Poll;
+use std::time::Duration;
 
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
+
+use crate::cli::error::{CliError, Kind};
+
+/// How long a command may take to start once we are to end.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// What our own signals ask for. What the terminal sends with a key reaches only us: the command has a session of its own.
 #[derive(Clone)]
@@ -46,11 +53,73 @@ impl Signals {
         .await
     }
 
-    /// Returns when somebody wants us to end.
-    pub(super) async fn interruption(&mut self) {
-        while !matches!(
-            self.next().await,
-            Event::Signal(Signal::INT | Signal::TERM | Signal::HUP | Signal::QUIT)
-        ) {}
+    /// The next one that is to be passed on.
+    pub(super) async fn next_to_pass(&mut self) -> Signal {
+        loop {
+            if let Event::Signal(signal) = self.next().await {
+                return signal;
+            }
+        }
+    }
+}
+
+/// Waits for the start of a command, and returns with it the signals that came meanwhile: they are the command's. If one of
+/// them ends programs and the command does not start soon, nothing is started.
+pub(super) async fn start_between<T>(
+    start: impl Future<Output = Result<T, CliError>>,
+    mut next: impl AsyncFnMut() -> Signal,
+) -> Result<(T, Vec<Signal>), CliError> {
+    let mut start = std::pin::pin!(start);
+    let (mut heard, mut end) = (Vec::new(), None);
+    loop {
+        let too_late = async {
+            match end {
+                Some(end) => tokio::time::sleep_until(end).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            started = &mut start => return Ok((started?, heard)),
+            () = too_late => return Err(CliError::new(Kind::Interrupted, "interrupted")),
+            signal = next() => {
+                heard.push(signal);
+                if [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT].contains(&signal) {
+                    end.get_or_insert(Instant::now() + GRACE);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn hear(signals: &mut Vec<Signal>) -> Signal {
+        match signals.pop() {
+            Some(signal) => signal,
+            None => std::future::pending().await,
+        }
+    }
+
+    #[tokio::test]
+    async fn signals_during_the_start_are_the_commands() {
+        let mut coming = vec![Signal::TERM, Signal::USR1];
+        let start = async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            Ok("up")
+        };
+        let (started, heard) = start_between(start, async || hear(&mut coming).await).await.unwrap();
+        assert_eq!((started, heard), ("up", vec![Signal::USR1, Signal::TERM]));
+    }
+
+    #[tokio::test]
+    async fn what_does_not_start_is_given_up() {
+        let mut coming = vec![Signal::INT];
+        let never = std::future::pending::<Result<(), CliError>>();
+        let error = start_between(never, async || hear(&mut coming).await)
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind, Kind::Interrupted);
     }
 }
