@@ -87,10 +87,12 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     let names = resolve(ctx, &args.names, Pool::Running).await?;
     // From here on signals are the command's.
     let _busy = ctx.hold();
+    // What a pattern shows does not depend on how many it matches.
+    let is_one = matches!((names.as_slice(), args.names.as_slice()), ([name], [given]) if name.as_str() == given);
     match names.as_slice() {
         [name] if !is_root() => shell::run(ctx, &args, name).await,
         _ if !is_root() => Err(OpError::NeedsRoot { verb: "exec" }.into()),
-        [name] if !ctx.voice.json => run_one(ctx, &args, name).await,
+        [name] if is_one && !ctx.voice.json => run_one(ctx, &args, name).await,
         _ if args.terminal => Err(CliError::usage("a terminal is for one machine, and not for --json")),
         _ => many::run(ctx, &args, names).await,
     }

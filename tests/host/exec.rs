@@ -1,6 +1,5 @@
 //! `exec`: exact statuses and streams, and never more than the machine's PID 1 may do.
 
-use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -327,5 +326,55 @@ fn several_machines_answer_at_once() {
     let report = exec(&["--json"], &failed).status(1).json();
     let of = |name: &str, status: u8| json!({ "machine": name, "status": status, "stdout": "", "stderr": "", "truncated": false });
     assert_eq!(report, json!([of(names[0], 0), of(names[1], 9)]));
-    assert!(Path::new("/usr/bin/machinist").exists());
+    // A pattern shows the same for one machine.
+    let pattern = format!("{}*", a.name);
+    machinist(["exec", &pattern, "--", "echo", "one"])
+        .ok()
+        .stdout_is(&format!("{}: one\n", a.name));
+}
+
+#[test]
+fn nothing_of_the_guests_is_loaded_on_the_way_in() {
+    let _host = shared();
+    let guest = running("load");
+    inside(
+        &guest,
+        "mkdir -p /lib/x86_64-linux-gnu; echo 'passwd: evil' >/etc/nsswitch.conf; : >/etc/ld.so.preload",
+    )
+    .ok();
+    let log = format!("/run/{}.strace", guest.name);
+    let options = ["-f", "-o", &log, "-e", "trace=setns,execve,open,openat,openat2"];
+    let command = ["machinist", "exec", guest.name.as_str(), "-u", "nobody", "--", "true"];
+    run("strace", options.iter().chain(&command)).ok();
+    let log = std::fs::read_to_string(&log).expect("what strace wrote");
+    let joined = log
+        .lines()
+        .find(|line| line.contains(" setns(") && line.ends_with("= 0"))
+        .expect("the join");
+    let pid = joined.split_whitespace().next().expect("a process");
+    let helper: Vec<&str> = log
+        .lines()
+        .skip_while(|line| *line != joined)
+        .filter(|line| line.starts_with(pid))
+        .collect();
+    assert!(!helper.is_empty());
+    for line in &helper {
+        assert!(
+            !line.contains(".so") && !line.contains("nsswitch") && !line.contains("/etc/"),
+            "{line}"
+        );
+    }
+    // What it became opened nothing, either, before it was the program.
+    let child: Vec<&str> = log
+        .lines()
+        .skip_while(|line| *line != joined)
+        .filter(|line| !line.starts_with(pid))
+        .take_while(|line| !line.contains("execve("))
+        .collect();
+    assert!(
+        !child
+            .iter()
+            .any(|line| line.contains(".so") || line.contains("nsswitch")),
+        "{child:#?}"
+    );
 }

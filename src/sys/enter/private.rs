@@ -5,6 +5,7 @@
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
+use std::num::NonZeroUsize;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,8 @@ use zbus::export::async_trait::async_trait;
 const CALL_TIMEOUT: Duration = Duration::from_secs(25);
 /// The longest message that is read, in bytes; the specification allows 128 MiB.
 const MESSAGE_MAX: usize = 16 << 20;
+/// How many messages wait to be looked at.
+const QUEUE_MAX: NonZeroUsize = NonZeroUsize::new(8192).unwrap();
 /// The longest answer to our introduction, in bytes.
 const GREETING_MAX: usize = 256;
 /// What comes before the header's fields: byte order, type, flags, version, length of the body, serial, length of the fields.
@@ -37,6 +40,8 @@ pub(super) async fn converse(socket: OwnedFd) -> zbus::Result<Connection> {
     let guid = introduced.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     zbus::connection::Builder::authenticated_socket(Stream(Arc::new(stream)), guid)
         .p2p()
+        // systemd tells everything on this socket, and what nobody takes holds up the answers behind it.
+        .max_queued(QUEUE_MAX)
         .method_timeout(CALL_TIMEOUT)
         .build()
         .await
