@@ -191,6 +191,7 @@ fn wait_and_say(control: &OwnedFd, leader: &OwnedFd, stream: &OwnedFd, words: &[
     // What ends the caller, a key or a signal to its group, is not to end us.
     unistd::setsid()?;
     set_parent_process_death_signal(None)?;
+    send(control, &Reply::Watching, &[])?;
     wait_for_either(control, leader)?;
     if !is_readable(leader) {
         write_all(stream.as_fd(), words)?;

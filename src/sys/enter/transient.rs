@@ -121,7 +121,7 @@ pub(super) async fn start(
     let id = fs::read_to_string("/proc/sys/kernel/random/uuid").map_err(failed("get a random number"))?;
     let id = id.trim().replace('-', "");
     let unit = format!("machinist-exec-{id}.service");
-    let watcher = if run.detached {
+    let mut watcher = if run.detached {
         None
     } else {
         let words = Task::LastWords(kill_message(&unit).map_err(|error| from_bus(&error))?);
@@ -129,6 +129,13 @@ pub(super) async fn start(
         Some(Helper::start(leader, machine_unit, words, &[second])?)
     };
     let bus = converse(socket).await.map_err(|error| from_bus(&error))?;
+    if let Some(watcher) = &mut watcher {
+        // Before it is where our own end does not reach it, nothing is started.
+        match watcher.reply().await? {
+            Some((Reply::Watching, _)) => {}
+            _ => return Err(EnterError::Failed("nobody would end the program with us".into())),
+        }
+    }
     let heard = Heard {
         messages: MessageStream::from(&bus),
         path: format!("{MANAGER_PATH}/unit/machinist_2dexec_2d{id}_2eservice"),
