@@ -28,6 +28,19 @@ pub(super) struct Item {
     pub(super) open: bool,
 }
 
+impl Item {
+    pub(super) fn entry<'a>(&self, index: usize, section: Option<&'a str>, key: &'a str, value: &'a str) -> Entry<'a> {
+        Entry {
+            section,
+            key,
+            value,
+            line: self.line,
+            first_line: self.first_line,
+            index,
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Header(Box<str>),
@@ -128,14 +141,7 @@ impl Document {
     pub fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
         self.with_sections()
             .filter_map(|(index, section, item)| match &item.kind {
-                Kind::Entry { key, value } => Some(Entry {
-                    section,
-                    key,
-                    value,
-                    line: item.line,
-                    first_line: item.first_line,
-                    index,
-                }),
+                Kind::Entry { key, value } => Some(item.entry(index, section, key, value)),
                 _ => None,
             })
     }
@@ -176,7 +182,8 @@ impl Document {
         &self.items
     }
 
-    fn with_sections(&self) -> impl Iterator<Item = (usize, Option<&str>, &Item)> {
+    /// The items with their places and the sections they stand in; a header stands in its own.
+    pub(super) fn with_sections(&self) -> impl Iterator<Item = (usize, Option<&str>, &Item)> {
         self.items.iter().enumerate().scan(None, |section, (index, item)| {
             if let Kind::Header(name) = &item.kind {
                 *section = Some(&**name);

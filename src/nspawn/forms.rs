@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 
 use super::number::integer_in;
-use super::words::{Unbalanced, split_field};
+use super::value::ValueType;
+use super::words::{Unbalanced, split_field, split_fields};
 
 /// The protocol and the host's port of a `Port=` value, which must not come twice.
 pub(super) fn port(value: &str) -> Option<(&'static str, u16)> {
@@ -101,4 +102,19 @@ pub(super) fn is_overlay(fields: &[String]) -> bool {
 /// What of a list systemd takes only once: the protocol and host port of [`ValueType::Port`].
 pub(super) fn is_repeated_port(seen: &mut HashSet<(&'static str, u16)>, value: &str) -> bool {
     port(value).is_some_and(|port| !seen.insert(port))
+}
+
+/// The paths of the host that a valid `Bind=` or `Overlay=` value, or one of their kind, needs.
+pub(super) fn sources_of(kind: ValueType, value: &str) -> Vec<String> {
+    let mut paths = match kind {
+        ValueType::Bind => split_field(value).map(|(source, _)| vec![source]).unwrap_or_default(),
+        _ => split_fields(value).unwrap_or_default(),
+    };
+    // The last of three or more is where they are mounted inside.
+    if kind == ValueType::Overlay && paths.len() > 2 {
+        paths.pop();
+    }
+    // Behind `+` stands a path of the image; nothing stands for a directory that systemd-nspawn makes.
+    paths.retain(|path| is_absolute(path));
+    paths
 }

@@ -7,10 +7,12 @@
 //! | [`schema`] | the one table of keys, with types and versions |
 //! | [`value`] | what each type of value may be |
 //! | [`settings`] | what is in force, and which lines are ignored and why |
+//! | [`check`] | what is wrong with a file, with place and hint |
 //! | [`assignment`] | `Section.Key=Value` of the command line |
 //! | [`edit`] | changes that touch only the lines they must |
 
 pub mod assignment;
+pub mod check;
 pub mod document;
 pub mod edit;
 #[cfg(test)]

@@ -2,11 +2,10 @@
 
 use std::collections::HashSet;
 
-use super::document::{Document, Entry, FaultKind};
+use super::document::{Document, Entry, FaultKind, Kind};
 use super::forms::is_repeated_port;
 pub use super::ignored::{Ignored, Reason};
 use super::schema::{KEYS, Key, NEWEST_SYSTEMD, SECTIONS};
-use super::suggest::{nearest_key, nearest_section};
 use super::value::{Empty, ValueType};
 
 /// What a .nspawn file means.
@@ -124,63 +123,37 @@ enum DocumentLine<'a> {
 }
 
 /// Assignments in known sections, and what else systemd has to say, in the order of the file.
-fn read_lines(document: &Document, systemd: u32) -> Vec<DocumentLine<'_>> {
-    let known = |section: Option<&str>| section.is_some_and(|section| SECTIONS.contains(&section));
-    let mut lines: Vec<(usize, DocumentLine<'_>)> = Vec::new();
-    let ignored = |line, reason| {
-        DocumentLine::Other(Ignored {
-            line,
-            reason,
-            fatal: false,
-        })
-    };
-    for entry in document.entries() {
-        if known(entry.section) {
-            lines.push((entry.line, DocumentLine::Entry(entry)));
-        } else if entry.section.is_none() {
-            lines.push((entry.line, ignored(entry.line, Reason::OutsideSection)));
-        }
-    }
-    for (section, line) in document.sections() {
-        if systemd >= STRICT_HEADERS_SINCE && (section.is_empty() || section.contains(['*', '?', '['])) {
-            let reason = FaultKind::UnsafeHeader.into();
-            lines.push((
+fn read_lines(document: &Document, systemd: u32) -> impl Iterator<Item = DocumentLine<'_>> {
+    let known = |section: &str| SECTIONS.contains(&section);
+    document.with_sections().filter_map(move |(index, section, item)| {
+        let ignored = |reason, fatal| {
+            let line = item.line;
+            Some(DocumentLine::Other(Ignored {
                 line,
-                DocumentLine::Other(Ignored {
-                    line,
-                    reason,
-                    fatal: true,
-                }),
-            ));
-        } else if !known(Some(section)) && !section.starts_with("X-") {
-            let nearest = nearest_section(section).map(str::to_owned);
-            lines.push((
-                line,
-                ignored(
-                    line,
-                    Reason::UnknownSection {
-                        section: section.to_owned(),
-                        nearest,
-                    },
-                ),
-            ));
+                reason,
+                fatal,
+                index,
+            }))
+        };
+        match (&item.kind, section) {
+            (Kind::Header(name), _)
+                if systemd >= STRICT_HEADERS_SINCE && (name.is_empty() || name.contains(['*', '?', '['])) =>
+            {
+                ignored(FaultKind::UnsafeHeader.into(), true)
+            }
+            (Kind::Header(name), _) if !known(name) && !name.starts_with("X-") => {
+                let section = name.to_string();
+                ignored(Reason::UnknownSection { section }, false)
+            }
+            (Kind::Entry { .. }, None) => ignored(Reason::OutsideSection, false),
+            (Kind::Entry { key, value }, Some(section)) if known(section) => {
+                Some(DocumentLine::Entry(item.entry(index, Some(section), key, value)))
+            }
+            (Kind::Fault(kind), _) if kind.is_fatal() => ignored((*kind).into(), true),
+            (Kind::Fault(kind), Some(section)) if known(section) => ignored((*kind).into(), false),
+            _ => None,
         }
-    }
-    for fault in document.faults() {
-        let fatal = fault.kind.is_fatal();
-        if fatal || known(fault.section) {
-            lines.push((
-                fault.line,
-                DocumentLine::Other(Ignored {
-                    line: fault.line,
-                    reason: fault.kind.into(),
-                    fatal,
-                }),
-            ));
-        }
-    }
-    lines.sort_by_key(|(line, _)| *line);
-    lines.into_iter().map(|(_, line)| line).collect()
+    })
 }
 
 /// The first systemd seen to refuse a file for a header that is empty or contains `*`, `?` or `[`.
@@ -204,8 +177,28 @@ impl Reader {
         }
     }
 
-    fn ignore(&mut self, line: usize, reason: Reason, fatal: bool) {
-        self.ignored.push(Ignored { line, reason, fatal });
+    fn ignore(&mut self, entry: &Entry<'_>, reason: Reason, fatal: bool) {
+        self.ignored.push(Ignored {
+            line: entry.line,
+            reason,
+            fatal,
+            index: entry.index,
+        });
+    }
+
+    /// Takes all values of a key back.
+    fn forget(&mut self, at: usize, reason: &Reason) {
+        let mut lines: Vec<(usize, usize)> = self.values[at]
+            .drain(..)
+            .map(|value| (value.line, value.index))
+            .collect();
+        lines.dedup();
+        self.ignored.extend(lines.into_iter().map(|(line, index)| Ignored {
+            line,
+            reason: reason.clone(),
+            fatal: false,
+            index,
+        }));
     }
 
     fn entry(&mut self, entry: &Entry<'_>) {
@@ -215,9 +208,8 @@ impl Reader {
             .position(|key| key.section == section && key.name == entry.key);
         let Some(at) = found else {
             if !entry.key.starts_with("X-") {
-                let nearest = nearest_key(section, entry.key);
                 let (section, key) = (section.to_owned(), entry.key.to_owned());
-                self.ignore(entry.line, Reason::UnknownKey { section, key, nearest }, false);
+                self.ignore(entry, Reason::UnknownKey { section, key }, false);
             }
             return;
         };
@@ -228,16 +220,16 @@ impl Reader {
                 since: key.since,
                 running: self.systemd,
             };
-            self.ignore(entry.line, reason, false);
+            self.ignore(entry, reason, false);
             return;
         }
         if self.contradicts(key, entry.value) {
-            self.ignore(entry.line, Reason::StartModeConflict { path: key.path() }, false);
+            self.ignore(entry, Reason::StartModeConflict { path: key.path() }, false);
             return;
         }
         if key.value == ValueType::Port && is_repeated_port(&mut self.ports, entry.value) {
             self.ignore(
-                entry.line,
+                entry,
                 Reason::RepeatedPort {
                     value: entry.value.to_owned(),
                 },
@@ -250,7 +242,7 @@ impl Reader {
         if let Some(source) = complaint {
             let fatal = key.value.bad_value_is_fatal(entry.value, self.systemd);
             self.ignore(
-                entry.line,
+                entry,
                 Reason::Value {
                     path: key.path(),
                     source,
@@ -309,11 +301,7 @@ impl Reader {
             if !self.values[at].iter().any(|value| key.needs_trust(&value.value)) {
                 continue;
             }
-            let mut lines: Vec<usize> = self.values[at].drain(..).map(|value| value.line).collect();
-            lines.dedup();
-            for line in lines {
-                self.ignore(line, Reason::NotTrusted { path: key.path() }, false);
-            }
+            self.forget(at, &Reason::NotTrusted { path: key.path() });
         }
     }
 
@@ -332,11 +320,7 @@ impl Reader {
         else {
             return;
         };
-        let mut lines: Vec<usize> = self.values[at].drain(..).map(|value| value.line).collect();
-        lines.dedup();
-        for line in lines {
-            self.ignore(line, Reason::ParametersAlone, false);
-        }
+        self.forget(at, &Reason::ParametersAlone);
     }
 
     fn finish(mut self) -> Settings {

@@ -100,21 +100,23 @@ pub enum ValueError {
     },
 }
 
-/// `text` in single quotes, escaped, and cut after 80 characters.
+/// `text` in single quotes, as [`shown`].
 pub(super) fn quoted(text: &str) -> String {
+    format!("'{}'", shown(text))
+}
+
+/// `text` escaped, and cut after 80 characters.
+pub(super) fn shown(text: &str) -> String {
     let mut shown: String = text.chars().take(80).collect();
     if shown.len() < text.len() {
         shown.push('…');
     }
-    format!(
-        "'{}'",
-        shown
-            .escape_debug()
-            .to_string()
-            .replace("\\'", "'")
-            .replace("\\\"", "\"")
-            .replace("\\\\", "\\")
-    )
+    shown
+        .escape_debug()
+        .to_string()
+        .replace("\\'", "'")
+        .replace("\\\"", "\"")
+        .replace("\\\\", "\\")
 }
 
 impl ValueType {

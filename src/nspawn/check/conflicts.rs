@@ -1,0 +1,209 @@
+//! Settings that do not go together: what systemd-nspawn refuses, and what it silently drops.
+//!
+//! systemd-nspawn compares settings after it has read the file and merged it with its command line, here the template
+//! unit's: see `verify_arguments()` and `merge_settings()` of its source.
+
+use super::place::Part;
+use super::{Finding, Severity};
+use crate::nspawn::document::Document;
+use crate::nspawn::names::boolean;
+use crate::nspawn::settings::{EffectiveValue, Settings};
+
+/// The keys that stand in for the template's network together as soon as one of them is set; `Port=` is none of them.
+const NETWORK: [&str; 9] = [
+    "Private",
+    "VirtualEthernet",
+    "VirtualEthernetExtra",
+    "Interface",
+    "MACVLAN",
+    "IPVLAN",
+    "Bridge",
+    "Zone",
+    "NamespacePath",
+];
+
+/// Everything that does not go together.
+pub(super) fn find(document: &Document, settings: &Settings) -> Vec<Finding> {
+    let mut finder = Finder {
+        document,
+        settings,
+        findings: Vec::new(),
+    };
+    finder.network();
+    finder.users_and_files();
+    finder.start_mode();
+    finder.findings
+}
+
+struct Finder<'a> {
+    document: &'a Document,
+    settings: &'a Settings,
+    findings: Vec<Finding>,
+}
+
+impl Finder<'_> {
+    fn last(&self, section: &str, key: &str) -> Option<&EffectiveValue> {
+        self.settings.values(section, key).last()
+    }
+
+    fn is_set(&self, section: &str, key: &str) -> bool {
+        self.last(section, key).is_some()
+    }
+
+    /// A yes or no; `None` if it is neither, or not set.
+    fn flag(&self, section: &str, key: &str) -> Option<bool> {
+        self.last(section, key).and_then(|value| boolean(&value.value))
+    }
+
+    /// Tells something at the line of a setting.
+    fn tell(
+        &mut self,
+        severity: Severity,
+        code: &'static str,
+        (section, key): (&str, &str),
+        message: &str,
+        hint: &str,
+    ) {
+        let place = self
+            .last(section, key)
+            .map(|value| self.document.place(value.index, Part::Line));
+        self.findings.push(Finding {
+            place,
+            severity,
+            code,
+            message: message.to_owned(),
+            hint: Some(hint.to_owned()),
+        });
+    }
+
+    fn refused(&mut self, setting: (&str, &str), message: &str, hint: &str) {
+        let message = format!("{message}: the machine does not start");
+        self.tell(Severity::Error, "conflict", setting, &message, hint);
+    }
+
+    fn network(&mut self) {
+        let set: Vec<&str> = NETWORK.into_iter().filter(|key| self.is_set("Network", key)).collect();
+        let private = self.flag("Network", "Private");
+        let link = self.flag("Network", "VirtualEthernet");
+        let bridge_or_zone = ["Bridge", "Zone"].into_iter().find(|key| set.contains(key));
+        if set.contains(&"Bridge") && set.contains(&"Zone") {
+            self.refused(
+                ("Network", "Zone"),
+                "Bridge= and Zone= cannot be combined",
+                "a zone makes a bridge of its own: keep one of the two",
+            );
+        }
+        let others = [
+            "Interface",
+            "MACVLAN",
+            "IPVLAN",
+            "VirtualEthernetExtra",
+            "Bridge",
+            "Zone",
+        ];
+        let other = others.into_iter().find(|key| set.contains(key));
+        let other = other.or((link == Some(true)).then_some("VirtualEthernet"));
+        if let (true, Some(other)) = (set.contains(&"NamespacePath"), other) {
+            self.refused(
+                ("Network", "NamespacePath"),
+                &format!("NamespacePath= and {other}= cannot be combined"),
+                "what is in the namespace is all the network there is: keep one of the two",
+            );
+        }
+        // As `settings_private_network()` has it.
+        let is_private = private == Some(true) || other.is_some();
+        if self.is_set("Network", "Port") && !set.is_empty() && !is_private && !set.contains(&"NamespacePath") {
+            self.refused(
+                ("Network", "Port"),
+                "Port= needs a network of the machine's own",
+                "add VirtualEthernet=yes, or remove Port=: on the host's network every port is open already",
+            );
+        }
+        if let (Some(false), Some(other)) = (private, other) {
+            self.tell(
+                Severity::Warning,
+                "network-contradiction",
+                ("Network", "Private"),
+                &format!("Private=no has no effect beside {other}=, which makes the network private"),
+                "keep one of the two",
+            );
+        }
+        if let (Some(false), Some(other)) = (link, bridge_or_zone) {
+            self.tell(
+                Severity::Warning,
+                "network-contradiction",
+                ("Network", "VirtualEthernet"),
+                &format!("VirtualEthernet=no has no effect beside {other}=, which needs the link"),
+                "keep one of the two",
+            );
+        }
+        let keeps_link = link == Some(true) || bridge_or_zone.is_some();
+        // Who writes either of these knows that there is no link.
+        let meant = link == Some(false) || private == Some(false) || set.contains(&"NamespacePath");
+        if let (false, false, Some(first)) = (keeps_link, meant, set.first()) {
+            let names: Vec<String> = set.iter().map(|key| format!("{key}=")).collect();
+            self.tell(
+                Severity::Warning,
+                "host0-dropped",
+                ("Network", first),
+                &format!(
+                    "{} alone {} the link 'host0' of the machine away: network keys replace those of the unit together",
+                    names.join(" and "),
+                    if names.len() == 1 { "takes" } else { "take" }
+                ),
+                "add VirtualEthernet=yes to keep the link, or VirtualEthernet=no to say that it is not wanted",
+            );
+        }
+    }
+
+    fn users_and_files(&mut self) {
+        let chown = self
+            .last("Files", "PrivateUsersOwnership")
+            .is_some_and(|value| value.value == "chown")
+            || self.flag("Files", "PrivateUsersChown") == Some(true);
+        let owner = if self.is_set("Files", "PrivateUsersChown") {
+            "PrivateUsersChown"
+        } else {
+            "PrivateUsersOwnership"
+        };
+        let volatile = self
+            .last("Files", "Volatile")
+            .is_some_and(|value| boolean(&value.value) != Some(false));
+        if chown && (volatile || self.flag("Files", "ReadOnly") == Some(true)) {
+            let other = if volatile { "Volatile=" } else { "ReadOnly=yes" };
+            self.refused(
+                ("Files", owner),
+                &format!("the owners of files cannot be changed with {other}"),
+                "write PrivateUsersOwnership=map",
+            );
+        }
+        if self.is_set("Files", "BindUser") && self.flag("Exec", "PrivateUsers") == Some(false) {
+            self.refused(
+                ("Files", "BindUser"),
+                "BindUser= needs private users",
+                "write PrivateUsers=pick",
+            );
+        }
+        let journal = self
+            .last("Exec", "LinkJournal")
+            .is_some_and(|value| matches!(value.value.as_str(), "host" | "guest"));
+        if journal && self.flag("Exec", "Ephemeral") == Some(true) {
+            self.refused(
+                ("Exec", "LinkJournal"),
+                "the journal of an ephemeral machine cannot be linked",
+                "write LinkJournal=try-guest or LinkJournal=no",
+            );
+        }
+    }
+
+    fn start_mode(&mut self) {
+        let boots = self.flag("Exec", "ProcessTwo") != Some(true) && self.flag("Exec", "Boot") != Some(false);
+        if boots && self.is_set("Exec", "AmbientCapability") {
+            self.refused(
+                ("Exec", "AmbientCapability"),
+                "AmbientCapability= is not for machines that boot",
+                "write Capability=, or ProcessTwo=yes for a single command",
+            );
+        }
+    }
+}
