@@ -20,7 +20,7 @@ use crate::output::data;
 pub(super) struct Args {
     /// The verb whose page is printed
     #[arg(conflicts_with = "output")]
-    verb: Option<String>,
+    verb: Vec<String>,
     /// Write all pages into this directory
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
@@ -35,15 +35,13 @@ pub(super) fn run(_: &Ctx, args: &Args) -> Result<u8, CliError> {
         clap_mangen::generate_to(command, directory).map_err(failed)?;
         return Ok(0);
     }
-    let page = match &args.verb {
-        None => command,
-        Some(verb) => command
-            .get_subcommands()
-            .find(|sub| sub.get_name() == verb)
-            .cloned()
-            .ok_or_else(|| CliError::usage(format!("no verb '{}'", crate::machine::text::printable(verb))))?
-            .name(format!("machinist-{verb}")),
-    };
+    let mut page = command;
+    for word in &args.verb {
+        let name = format!("{}-{word}", page.get_name());
+        let below = page.find_subcommand(word).cloned();
+        let unknown = || CliError::usage(format!("no verb '{}'", crate::machine::text::printable(word)));
+        page = below.ok_or_else(unknown)?.name(name);
+    }
     let mut text = Vec::new();
     clap_mangen::Man::new(page).render(&mut text).map_err(failed)?;
     data(&String::from_utf8_lossy(&text))?;

@@ -8,6 +8,7 @@ pub mod names;
 
 mod clean;
 mod completions;
+mod config;
 mod create;
 mod disable;
 mod enable;
@@ -87,6 +88,7 @@ enum Verb {
     Status(status::Args),
     Show(show::Args),
     Images(images::Args),
+    Config(config::Args),
     Remove(remove::Args),
     Clean(clean::Args),
     Completions(completions::Args),
@@ -135,6 +137,7 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Result<u8, CliError> {
         Verb::Status(args) => status::run(ctx, args).await,
         Verb::Show(args) => show::run(ctx, args).await,
         Verb::Images(args) => images::run(ctx, args).await,
+        Verb::Config(args) => config::run(ctx, args).await,
         Verb::Remove(args) => remove::run(ctx, args).await,
         Verb::Clean(args) => clean::run(ctx, args).await,
         Verb::Completions(args) => completions::run(ctx, &args),

@@ -10,6 +10,7 @@ pub mod lock;
 mod owned;
 pub mod places;
 pub mod remove;
+pub mod settings_files;
 pub mod start;
 pub mod stop;
 pub mod transaction;

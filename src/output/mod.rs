@@ -2,6 +2,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+pub mod diagnostic;
 pub mod progress;
 pub mod table;
 pub mod time;

@@ -6,7 +6,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser as _};
 use machinist::cli::Cli;
 
-use super::repository;
+use super::{repository, verbs};
 
 /// Whether clap takes these words; the first is the program.
 pub(super) fn parse(words: &[String]) -> Result<(), String> {
@@ -71,7 +71,7 @@ pub(super) fn sources() -> Vec<(String, String)> {
 fn examples_of_every_help() {
     let root = Cli::command();
     let mut seen = 0;
-    for command in std::iter::once(&root).chain(root.get_subcommands()) {
+    for command in std::iter::once(root).chain(verbs().into_iter().map(|(_, verb)| verb)) {
         let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
         let examples = after.lines().skip_while(|line| *line != "Examples:").skip(1);
         for line in examples.take_while(|line| line.starts_with("  ")) {

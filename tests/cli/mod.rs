@@ -1,5 +1,6 @@
 //! Runs the built program, and gives its output in one piece for a snapshot.
 
+mod config;
 mod dbus;
 mod errors;
 mod examples;
@@ -45,12 +46,17 @@ fn repository(path: &str) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// All verbs, from the command tree itself.
-fn verbs() -> Vec<String> {
+/// All verbs with their words, from the command tree itself: "start", "config", "config check".
+fn verbs() -> Vec<(String, clap::Command)> {
     use clap::CommandFactory as _;
-    let command = machinist::cli::Cli::command();
-    command
-        .get_subcommands()
-        .map(|verb| verb.get_name().to_owned())
-        .collect()
+    let mut verbs = Vec::new();
+    for verb in machinist::cli::Cli::command().get_subcommands() {
+        let noun = verb.get_name();
+        verbs.push((noun.to_owned(), verb.clone()));
+        verbs.extend(
+            verb.get_subcommands()
+                .map(|below| (format!("{noun} {}", below.get_name()), below.clone())),
+        );
+    }
+    verbs
 }

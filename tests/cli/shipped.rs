@@ -78,7 +78,11 @@ fn units_name_verbs_that_exist() {
 
 #[test]
 fn nothing_speaks_of_verbs_that_do_not_exist() {
-    let verbs: BTreeSet<String> = verbs().into_iter().chain(["help".to_owned()]).collect();
+    let verbs: BTreeSet<String> = verbs()
+        .into_iter()
+        .map(|(verb, _)| verb)
+        .chain(["help".to_owned()])
+        .collect();
     let mut strangers = Vec::new();
     for (file, text) in super::examples::sources() {
         for (at, _) in text.match_indices("`machinist ") {

@@ -11,7 +11,15 @@ use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
 
 use super::error::{FileError, Kind};
-use super::root::replace;
+use super::root::{read_found, replace};
+
+/// Reads a regular file of the host of at most `cap` bytes, by links if there are any. Never blocks on a fifo and never
+/// opens a device.
+pub fn read_regular(path: &Path, cap: u64) -> Result<Vec<u8>, FileError> {
+    let found =
+        fs::openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(FileError::io("read", path))?;
+    read_found(found.as_fd(), path, cap)
+}
 
 /// Writes a whole file of the host atomically: a temporary file in the same folder, fsync, rename, fsync of the folder.
 ///

@@ -57,28 +57,7 @@ impl Root {
         let rel = rel.as_ref();
         let path = self.full(rel);
         let found = self.open_at(rel, OFlags::PATH).map_err(FileError::io("read", &path))?;
-        let stat = fs::fstat(&found).map_err(FileError::io("read", &path))?;
-        let kind = Kind::from_mode(stat.st_mode);
-        if kind != Kind::File {
-            return Err(FileError::NotRegular {
-                action: "read",
-                path,
-                kind,
-            });
-        }
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let file =
-            fs::openat(CWD, magic_link(found.as_fd()), flags, Mode::empty()).map_err(FileError::io("read", &path))?;
-        let mut bytes = Vec::with_capacity(usize::try_from(stat.st_size).unwrap_or(0).min(1 << 16));
-        // The size that stat tells may change meanwhile, and is 0 in proc: only what was read counts.
-        File::from(file)
-            .take(cap.saturating_add(1))
-            .read_to_end(&mut bytes)
-            .map_err(FileError::io("read", &path))?;
-        if bytes.len() as u64 > cap {
-            return Err(FileError::TooLarge { path, cap });
-        }
-        Ok(bytes)
+        read_found(found.as_fd(), &path, cap)
     }
 
     /// Like [`Root::read`], for text.
@@ -321,6 +300,32 @@ pub(crate) fn open_in(dir: BorrowedFd<'_>, rel: &Path, flags: OFlags, how: Resol
             result => return result,
         }
     }
+}
+
+/// Reads what an `O_PATH` descriptor stands for, if it is a regular file of at most `cap` bytes.
+pub(super) fn read_found(found: BorrowedFd<'_>, path: &Path, cap: u64) -> Result<Vec<u8>, FileError> {
+    let stat = fs::fstat(found).map_err(FileError::io("read", path))?;
+    let kind = Kind::from_mode(stat.st_mode);
+    if kind != Kind::File {
+        return Err(FileError::NotRegular {
+            action: "read",
+            path: path.to_path_buf(),
+            kind,
+        });
+    }
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = fs::openat(CWD, magic_link(found), flags, Mode::empty()).map_err(FileError::io("read", path))?;
+    let mut bytes = Vec::with_capacity(usize::try_from(stat.st_size).unwrap_or(0).min(1 << 16));
+    // The size that stat tells may change meanwhile, and is 0 in proc: only what was read counts.
+    File::from(file)
+        .take(cap.saturating_add(1))
+        .read_to_end(&mut bytes)
+        .map_err(FileError::io("read", path))?;
+    if bytes.len() as u64 > cap {
+        let path = path.to_path_buf();
+        return Err(FileError::TooLarge { path, cap });
+    }
+    Ok(bytes)
 }
 
 /// The path by which an `O_PATH` descriptor can be opened for reading.
