@@ -65,6 +65,12 @@ pub(super) fn is_normal_path(path: &str) -> bool {
     is_absolute(path) && path.split('/').all(|part| part != "..")
 }
 
+/// A path without `.`, `..` and `//` (`path_is_normalized()`).
+pub(super) fn is_plain_path(path: &str) -> bool {
+    let dots = path.split('/').any(|part| matches!(part, "." | ".."));
+    is_absolute(path) && !dots && !path.contains("//") && path.len() < 4096
+}
+
 pub(super) fn is_short_path(path: &str) -> bool {
     let parts: Vec<&str> = path
         .split('/')

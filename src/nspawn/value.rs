@@ -1,8 +1,8 @@
 //! What a key's value may be, checked as systemd's own parsers check it.
 
 use super::forms::{
-    cpu_bounds, cpu_range, is_absolute, is_bind, is_id128, is_normal_path, is_overlay, is_short_path, is_uid_range,
-    port,
+    cpu_bounds, cpu_range, is_absolute, is_bind, is_id128, is_normal_path, is_overlay, is_plain_path, is_short_path,
+    is_uid_range, port,
 };
 use super::names;
 use super::number::integer_in;
@@ -252,7 +252,7 @@ impl ValueType {
             Self::Ownership => "off, chown, map, foreign or auto",
             Self::Path => "an absolute path without '..'",
             Self::Personality => "x86 or x86-64, or the name of the host's architecture",
-            Self::PivotRoot => "NEW[:OLD] with absolute paths",
+            Self::PivotRoot => "NEW[:OLD] with absolute paths without '.', '..' and '//'",
             Self::Port => "[tcp:|udp:]HOSTPORT[:PORT] with ports from 1 to 65535",
             Self::PrivateUsers => "yes, no, pick, identity, managed, or FIRST-UID[:COUNT]",
             Self::ResolvConf => {
@@ -270,7 +270,7 @@ impl ValueType {
             Self::Unsigned => "a number from 0 to 4294967295",
             Self::UserName => "a user name or ID without quotes, backslashes and control characters",
             Self::UserNames => "user names, separated by spaces",
-            Self::UserShell => "an absolute path, yes or no",
+            Self::UserShell => "an absolute path without '.', '..' and '//', or yes or no",
             Self::VethExtra => "HOST-INTERFACE[:INTERFACE], at most 15 characters each",
             Self::Volatile => "no, yes, state or overlay",
             Self::Words => "words separated by spaces, quoted if there are spaces in them",
@@ -309,14 +309,14 @@ impl ValueType {
                 .chars()
                 .any(|c| c.is_ascii_control() || matches!(c, '"' | '\'' | '\\')),
             Self::UserNames => words(Quoting::Escapes)?.iter().all(|word| names::is_user_name(word)),
-            Self::UserShell => is_normal_path(value) || boolean,
+            Self::UserShell => is_plain_path(value) || boolean,
             Self::Signal => names::is_signal(value),
             Self::Personality => names::is_personality(value),
             Self::Id128 => is_id128(value),
             Self::Path => is_normal_path(value) && is_short_path(value),
             Self::PivotRoot => {
                 let (new, old) = split_field(value).map_err(unbalanced)?;
-                is_absolute(&new) && old.is_none_or(|old| old.is_empty() || is_absolute(old))
+                is_plain_path(&new) && old.is_none_or(|old| old.is_empty() || is_plain_path(old))
             }
             Self::PrivateUsers => {
                 boolean

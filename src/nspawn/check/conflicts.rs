@@ -22,9 +22,14 @@ const NETWORK: [&str; 9] = [
     "NamespacePath",
 ];
 
-/// Everything that does not go together.
-pub(super) fn find(document: &Document, settings: &Settings) -> Vec<Finding> {
+/// The first systemd seen to map the owners of files where it can with `PrivateUsers=pick`, and to take `BindUser=` without
+/// private users. Before it `pick` alone means that owners are changed on the disk.
+const MAPS_USERS_SINCE: u32 = 262;
+
+/// Everything that does not go together to that systemd.
+pub(super) fn find(document: &Document, settings: &Settings, systemd: u32) -> Vec<Finding> {
     let mut finder = Finder {
+        systemd,
         document,
         settings,
         findings: Vec::new(),
@@ -36,6 +41,7 @@ pub(super) fn find(document: &Document, settings: &Settings) -> Vec<Finding> {
 }
 
 struct Finder<'a> {
+    systemd: u32,
     document: &'a Document,
     settings: &'a Settings,
     findings: Vec<Finding>,
@@ -157,27 +163,37 @@ impl Finder<'_> {
     }
 
     fn users_and_files(&mut self) {
-        let chown = self
-            .last("Files", "PrivateUsersOwnership")
-            .is_some_and(|value| value.value == "chown")
-            || self.flag("Files", "PrivateUsersChown") == Some(true);
-        let owner = if self.is_set("Files", "PrivateUsersChown") {
-            "PrivateUsersChown"
-        } else {
-            "PrivateUsersOwnership"
+        let owner = ["PrivateUsersOwnership", "PrivateUsersChown"]
+            .into_iter()
+            .find(|key| self.is_set("Files", key));
+        let picked = self
+            .last("Exec", "PrivateUsers")
+            .is_some_and(|value| value.value == "pick");
+        let chown = match owner {
+            Some(key @ "PrivateUsersChown") => (self.flag("Files", key) == Some(true)).then_some(("Files", key)),
+            Some(key) => self
+                .last("Files", key)
+                .is_some_and(|value| value.value == "chown")
+                .then_some(("Files", key)),
+            None => (picked && self.systemd < MAPS_USERS_SINCE).then_some(("Exec", "PrivateUsers")),
         };
         let volatile = self
             .last("Files", "Volatile")
             .is_some_and(|value| boolean(&value.value) != Some(false));
-        if chown && (volatile || self.flag("Files", "ReadOnly") == Some(true)) {
+        let read_only = volatile || self.flag("Files", "ReadOnly") == Some(true);
+        if let (Some(chown), true) = (chown, read_only) {
             let other = if volatile { "Volatile=" } else { "ReadOnly=yes" };
             self.refused(
-                ("Files", owner),
-                &format!("the owners of files cannot be changed with {other}"),
-                "write PrivateUsersOwnership=map",
+                chown,
+                &format!(
+                    "with {other} the owners of files cannot be changed, as {}= does",
+                    chown.1
+                ),
+                "write PrivateUsersOwnership=map into section [Files]",
             );
         }
-        if self.is_set("Files", "BindUser") && self.flag("Exec", "PrivateUsers") == Some(false) {
+        let shared_users = self.flag("Exec", "PrivateUsers") == Some(false);
+        if self.is_set("Files", "BindUser") && shared_users && self.systemd < MAPS_USERS_SINCE {
             self.refused(
                 ("Files", "BindUser"),
                 "BindUser= needs private users",
@@ -203,6 +219,17 @@ impl Finder<'_> {
                 ("Exec", "AmbientCapability"),
                 "AmbientCapability= is not for machines that boot",
                 "write Capability=, or ProcessTwo=yes for a single command",
+            );
+        } else if self
+            .settings
+            .values("Exec", "AmbientCapability")
+            .iter()
+            .any(|value| value.value == "all")
+        {
+            self.refused(
+                ("Exec", "AmbientCapability"),
+                "AmbientCapability= does not take all",
+                "name the capabilities",
             );
         }
     }

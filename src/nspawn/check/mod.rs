@@ -117,7 +117,7 @@ pub fn check(document: &Document, reader: &Reader<'_>) -> Vec<Finding> {
         .collect();
     if settings.fatal().is_none() {
         findings.extend(repeated(document, &settings));
-        findings.extend(conflicts::find(document, &settings));
+        findings.extend(conflicts::find(document, &settings, reader.systemd));
         if let Some(host) = &reader.host {
             findings.extend(host::find(document, &settings, host));
         }

@@ -99,6 +99,8 @@ fn what_systemd_refuses_to_combine_is_an_error() {
     for text in [
         "[Files]\nReadOnly=yes\nPrivateUsersOwnership=chown",
         "[Files]\nVolatile=state\nPrivateUsersChown=yes",
+        "[Exec]\nPrivateUsers=pick\n[Files]\nReadOnly=yes",
+        "[Exec]\nProcessTwo=yes\nAmbientCapability=all",
         "[Exec]\nPrivateUsers=no\n[Files]\nBindUser=me",
         "[Exec]\nEphemeral=yes\nLinkJournal=host",
         "[Exec]\nAmbientCapability=CAP_CHOWN",
