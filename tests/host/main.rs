@@ -30,6 +30,7 @@ mod kill;
 mod life;
 mod list;
 mod many;
+mod oracle;
 mod others;
 mod quirks;
 mod remove;
