@@ -2,10 +2,11 @@
 
 use super::document::{Document, Item};
 use super::forms::port;
+use super::ignored::Reason;
 use super::line::LINE_MAX;
 use super::patch::Patch;
 use super::schema::{self, Key};
-use super::settings::{EffectiveValue, effective_values};
+use super::settings::{EffectiveValue, Settings, effective_values};
 use super::value::{Empty, ValueError, ValueType, quoted};
 use super::words::{Quoting, split_words};
 
@@ -157,6 +158,30 @@ impl Document {
             }
         };
         Ok(self.patch(patches))
+    }
+
+    /// Makes comments of the assignments that systemd does not heed in a file beside the image; says how many there were.
+    ///
+    /// In /etc/systemd/nspawn they would be heeded: a copy of the file must not give the image more than it had.
+    pub fn comment_out_untrusted(&mut self, systemd: u32) -> usize {
+        let settings = Settings::effective(self, systemd, false);
+        let untrusted = settings
+            .ignored()
+            .iter()
+            .filter(|ignored| matches!(ignored.reason, Reason::NotTrusted { .. }));
+        let mut patches = Vec::new();
+        let mut count = 0;
+        for ignored in untrusted {
+            count += 1;
+            let lines = self.lines_of(&self.items()[ignored.index]);
+            patches.extend(
+                lines
+                    .filter(|line| !line.is_comment())
+                    .map(|line| (line.start..line.start, b"#".to_vec())),
+            );
+        }
+        self.patch(patches);
+        count
     }
 
     /// Items of one key in order, with their values.

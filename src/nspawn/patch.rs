@@ -31,7 +31,7 @@ impl Document {
     }
 
     /// The physical lines of an item.
-    fn lines_of(&self, item: &Item) -> impl Iterator<Item = Line<'_>> {
+    pub(super) fn lines_of(&self, item: &Item) -> impl Iterator<Item = Line<'_>> {
         let end = item.span.end;
         Lines::from(self.as_bytes(), item.span.start, item.first_line).take_while(move |line| line.start < end)
     }

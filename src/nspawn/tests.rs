@@ -412,3 +412,16 @@ fn what_is_fatal_leaves_nothing_in_force() {
         assert!(settings.settings().is_empty());
     }
 }
+
+#[test]
+fn what_was_not_heeded_becomes_a_comment() {
+    let mut document = Document::parse(
+        b"\xef\xbb\xbf[Exec]\nBoot=yes\nCapability=CAP_SYS_ADMIN \\\n# why\n  CAP_SYS_RAWIO\n[Network]\n Private=no\n",
+    );
+    assert_eq!(document.comment_out_untrusted(NEWEST_SYSTEMD), 2);
+    assert_eq!(
+        document.as_bytes(),
+        b"\xef\xbb\xbf[Exec]\nBoot=yes\n#Capability=CAP_SYS_ADMIN \\\n# why\n#  CAP_SYS_RAWIO\n[Network]\n# Private=no\n"
+    );
+    assert_eq!(document.comment_out_untrusted(NEWEST_SYSTEMD), 0);
+}
