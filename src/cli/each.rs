@@ -1,7 +1,7 @@
 //! One verb on many machines: in parallel, and one failure does not stop the others.
 
 use futures_util::StreamExt as _;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::context::Ctx;
 use super::error::CliError;
@@ -15,6 +15,8 @@ pub struct Outcome {
     pub result: &'static str,
     /// The line for people: "started web".
     pub line: String,
+    /// What scripts are told besides.
+    pub fields: Map<String, Value>,
 }
 
 impl Outcome {
@@ -24,7 +26,15 @@ impl Outcome {
         Self {
             result,
             line: line.into(),
+            fields: Map::new(),
         }
+    }
+
+    /// Adds something for scripts.
+    #[must_use]
+    pub fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
+        self.fields.insert(key.to_owned(), value.into());
+        self
     }
 }
 
@@ -84,7 +94,10 @@ where
             Ok(outcome) => {
                 audit(name.as_str(), verb, Ok(()));
                 ctx.voice.status(&outcome.line);
-                results.push((name.clone(), json!({ "machine": name, "result": outcome.result })));
+                let mut fields = outcome.fields;
+                fields.insert("machine".to_owned(), json!(name));
+                fields.insert("result".to_owned(), outcome.result.into());
+                results.push((name.clone(), Value::Object(fields)));
             }
             Err(error) => {
                 audit(name.as_str(), verb, Err(&error.message));

@@ -13,6 +13,7 @@ use crate::ops::boot::wait_for_boot;
 use crate::ops::start::{StartOptions, find_image_or_drop_in, start};
 use crate::ops::stop::{StopOptions, reboot_inside, stop, unit_to_stop};
 use crate::sys::bus::Bus;
+use crate::sys::bus::jobs::Jobs;
 
 /// Stop and start machines, or reboot them from inside
 ///
@@ -80,30 +81,33 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
             }
             return Ok(Outcome::new("rebooted", format!("rebooted {name}")));
         }
-        unit_to_restart(bus, &name).await?;
-        stop(
+        let (wait, timeout) = (args.wait, args.timeout);
+        let force = args.force;
+        restart(
             bus,
             &jobs,
             &name,
-            StopOptions {
-                timeout: args.timeout,
-                force: args.force,
-            },
-        )
-        .await?;
-        start(
-            bus,
-            &jobs,
-            &name,
-            StartOptions {
-                wait: args.wait,
-                timeout: args.timeout,
-            },
+            StopOptions { timeout, force },
+            StartOptions { wait, timeout },
         )
         .await?;
         Ok(Outcome::new("restarted", format!("restarted {name}")))
     })
     .await
+}
+
+/// Stops a machine and starts it again; one that does not run is started.
+pub(super) async fn restart(
+    bus: &Bus,
+    jobs: &Jobs,
+    name: &MachineName,
+    going_down: StopOptions,
+    coming_up: StartOptions,
+) -> Result<(), OpError> {
+    unit_to_restart(bus, name).await?;
+    stop(bus, jobs, name, going_down).await?;
+    start(bus, jobs, name, coming_up).await?;
+    Ok(())
 }
 
 /// The unit that is stopped first, if it runs. What could not be started again is not stopped.

@@ -2,6 +2,7 @@
 
 pub mod boot;
 pub mod clean;
+pub mod config;
 pub mod create;
 pub mod diagnose;
 pub mod enable;
@@ -10,7 +11,6 @@ pub mod lock;
 mod owned;
 pub mod places;
 pub mod remove;
-pub mod settings_files;
 pub mod start;
 pub mod stop;
 pub mod transaction;

@@ -124,6 +124,12 @@ impl Places {
         self.state.join("trash")
     }
 
+    /// Where the former settings of a machine are kept.
+    #[must_use]
+    pub fn history(&self, name: &MachineName) -> PathBuf {
+        self.state.join("history").join(name.as_str())
+    }
+
     /// Whether a directory is the default one: only there do systemd's own tools look.
     #[must_use]
     pub fn is_default(directory: &Path) -> bool {

@@ -62,6 +62,19 @@ pub fn data(text: &str) -> io::Result<()> {
     io::stdout().lock().write_all(text.as_bytes())
 }
 
+/// A text file on stdout, byte for byte; on a terminal nothing in it can steer that.
+pub fn text_file(bytes: &[u8]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    if !out.is_terminal() {
+        return out.write_all(bytes);
+    }
+    for line in String::from_utf8_lossy(bytes).lines() {
+        let shown: Vec<String> = line.split('\t').map(printable).collect();
+        writeln!(out, "{}", shown.join("\t"))?;
+    }
+    Ok(())
+}
+
 /// One of our two outputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {

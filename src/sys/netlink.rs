@@ -63,6 +63,14 @@ pub fn addresses(runtime: &Runtime) -> Result<Vec<IpAddr>, NetlinkError> {
     Ok(found.into_iter().map(|(.., ip)| ip).collect())
 }
 
+/// The index of a network interface of this network namespace, if there is one of that name. Does not wait.
+#[must_use]
+pub fn interface_index(name: &str) -> Option<u32> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice::name_to_index, socket_with};
+    let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None).ok()?;
+    name_to_index(&socket, name).ok()
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

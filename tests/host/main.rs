@@ -19,6 +19,7 @@ mod support;
 
 mod agree;
 mod clean;
+mod config;
 mod create;
 mod create_bad;
 mod exec;

@@ -1,23 +1,24 @@
 //! `machinist config check`
 
 use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+use super::find;
 use crate::cli::complete;
 use crate::cli::context::Ctx;
 use crate::cli::error::CliError;
 use crate::cli::names::{Pool, resolve};
 use crate::machine::MachineName;
-use crate::nspawn::check::{Finding, Host, Link, Reader, Severity, check};
+use crate::nspawn::check::{Finding, Severity};
 use crate::nspawn::document::Document;
 use crate::nspawn::schema::{NEWEST_SYSTEMD, OLDEST_SYSTEMD};
 use crate::ops::Places;
-use crate::ops::settings_files::{self, MAX_BYTES, SettingsFile};
-use crate::ops::start::find_image;
+use crate::ops::config::files::{self, MAX_BYTES, SettingsFile};
+use crate::ops::config::findings::{Viewpoint, findings};
 use crate::output::diagnostic::{self, Diagnostic, Spot};
-use crate::sys::files::{Root, shown};
+use crate::sys::files::shown;
 
 /// Check .nspawn files as systemd reads them
 ///
@@ -101,7 +102,7 @@ pub(in crate::cli) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
 
 async fn subjects(ctx: &Ctx, what: &[String]) -> Result<Vec<Subject>, CliError> {
     if what.is_empty() {
-        let names = settings_files::all_names(&ctx.places);
+        let names = files::all_names(&ctx.places);
         return Ok(names.into_iter().map(Subject::Machine).collect());
     }
     let mut subjects = Vec::new();
@@ -112,22 +113,12 @@ async fn subjects(ctx: &Ctx, what: &[String]) -> Result<Vec<Subject>, CliError> 
             subjects.push(Subject::File(word.into()));
         } else {
             for name in resolve(ctx, std::slice::from_ref(word), Pool::Images).await? {
-                exists(ctx, &name).await?;
+                find(ctx, &name).await?;
                 subjects.push(Subject::Machine(name));
             }
         }
     }
     Ok(subjects)
-}
-
-/// A machine without settings is one, too; the bus is asked only where no file tells.
-async fn exists(ctx: &Ctx, name: &MachineName) -> Result<(), CliError> {
-    let known =
-        !settings_files::of_machine(name, &ctx.places).is_empty() || settings_files::image(name, &ctx.places).is_some();
-    if !known {
-        find_image(ctx.bus().await?, name).await?;
-    }
-    Ok(())
 }
 
 struct Checker {
@@ -151,9 +142,9 @@ impl Checker {
                 };
                 vec![self.report("<stdin>".to_owned(), bytes, true, None)]
             }
-            Subject::File(path) => vec![self.file(&settings_files::by_path(path, &self.places))],
+            Subject::File(path) => vec![self.file(&files::by_path(path, &self.places))],
             Subject::Machine(name) => {
-                let files = settings_files::of_machine(name, &self.places);
+                let files = files::of_machine(name, &self.places);
                 let Some((first, others)) = files.split_first() else {
                     return Vec::new();
                 };
@@ -199,48 +190,19 @@ impl Checker {
             }
         };
         let document = Document::from_bytes(bytes);
-        let image_hostname = machine
-            .filter(|_| self.is_this_host)
-            .and_then(|name| settings_files::image(name, &self.places))
-            .and_then(|image| hostname_in(&image));
-        let host = Host {
-            has_path: &|path| Path::new(path).symlink_metadata().is_ok(),
-            link: &link,
-            image_hostname: image_hostname.as_deref(),
-        };
-        let reader = Reader {
+        let view = Viewpoint {
             systemd: self.systemd,
             trusted,
-            host: self.is_this_host.then_some(host),
+            machine,
+            on_this_host: self.is_this_host,
         };
-        let findings = check(&document, &reader);
+        let findings = findings(&document, view, &self.places);
         Report {
             name,
             bytes: document.as_bytes().to_vec(),
             findings,
         }
     }
-}
-
-/// A network interface of the host, by sysfs.
-fn link(name: &str) -> Option<Link> {
-    let entry = Path::new("/sys/class/net").join(name);
-    entry.exists().then(|| {
-        if entry.join("bridge").exists() {
-            Link::Bridge
-        } else {
-            Link::Other
-        }
-    })
-}
-
-/// What /etc/hostname of an image says, see hostname(5).
-fn hostname_in(image: &Path) -> Option<String> {
-    let text = Root::open(image).ok()?.read_to_string("etc/hostname", 4096).ok()?;
-    let mut lines = text.lines().map(str::trim);
-    lines
-        .find(|line| !line.is_empty() && !line.starts_with('#'))
-        .map(str::to_owned)
 }
 
 fn show(ctx: &Ctx, reports: &[Report]) -> Result<(), CliError> {

@@ -1,17 +1,31 @@
 //! `machinist config`: the verbs on settings, one file each.
 
+mod add;
+mod cat;
+mod change;
 mod check;
+mod get;
+mod set;
+mod undo;
+mod unset;
 
 use super::context::Ctx;
 use super::error::CliError;
+use crate::machine::MachineName;
+use crate::ops::config::files;
+use crate::ops::start::find_image;
 
-/// Settings of machines: check .nspawn files
+/// Settings of machines: see, change and check .nspawn files
 ///
-/// The settings of a machine are those of systemd.nspawn(5), in /etc/systemd/nspawn/NAME.nspawn.
+/// The settings of a machine are those of systemd.nspawn(5), in /etc/systemd/nspawn/NAME.nspawn. What is changed there
+/// holds from the next start of the machine. A change touches only the lines that it must.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  machinist config check        All settings of all machines
-  machinist help config check   All about one verb")]
+  machinist config cat web                           The file as it is
+  machinist config set web Exec.Hostname=shop        Change a setting
+  machinist config add web Network.Port=tcp:8080:80  Add to a list
+  machinist config undo web                          Take the last change back
+  machinist config check                             All settings of all machines")]
 pub(super) struct Args {
     #[command(subcommand)]
     verb: Verb,
@@ -19,11 +33,31 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
+    Cat(cat::Args),
+    Get(get::Args),
+    Set(set::Args),
+    Add(add::Args),
+    Unset(unset::Args),
+    Undo(undo::Args),
     Check(check::Args),
 }
 
 pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     match args.verb {
+        Verb::Cat(args) => cat::run(ctx, args).await,
+        Verb::Get(args) => get::run(ctx, args).await,
+        Verb::Set(args) => set::run(ctx, args).await,
+        Verb::Add(args) => add::run(ctx, args).await,
+        Verb::Unset(args) => unset::run(ctx, args).await,
+        Verb::Undo(args) => undo::run(ctx, args).await,
         Verb::Check(args) => check::run(ctx, args).await,
     }
+}
+
+/// A machine without settings is one, too; machined is asked only where no file tells.
+async fn find(ctx: &Ctx, name: &MachineName) -> Result<(), CliError> {
+    if files::of_machine(name, &ctx.places).is_empty() && files::image(name, &ctx.places).is_none() {
+        find_image(ctx.bus().await?, name).await?;
+    }
+    Ok(())
 }

@@ -5,8 +5,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::Places;
 use crate::machine::MachineName;
+use crate::ops::Places;
 use crate::sys::files::{FileError, read_regular};
 
 /// How many bytes of a .nspawn file are read: systemd has no limit, and no one writes so much.

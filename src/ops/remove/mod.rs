@@ -131,6 +131,11 @@ fn transaction<'a>(
     for path in settings {
         steps.step(put_away(name, path, places, removed));
     }
+    // A machine that gets the name later must not get settings of this one back by an undo.
+    let history = places.history(name);
+    if history.is_dir() {
+        steps.step(put_away(name, history, places, removed));
+    }
     for link in journal_links(target, places) {
         steps.step(Step::new(
             format!("remove journal link '{}'", shown(&link)),

@@ -1,0 +1,307 @@
+//! Settings: what a change does to the file, to the machine, and to the next call.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::support::{Guest, Run, machinist, newest_entry, run, shared, systemd_version, unique};
+
+/// What the first process in a machine has as FROM_SETTINGS.
+fn environment(guest: &Guest) -> Option<String> {
+    let bytes = fs::read(format!("/proc/{}/environ", guest.leader())).unwrap();
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    text.split('\0')
+        .find_map(|word| word.strip_prefix("FROM_SETTINGS="))
+        .map(str::to_owned)
+}
+
+fn text(guest: &Guest) -> String {
+    fs::read_to_string(guest.settings()).unwrap()
+}
+
+fn history(name: &str) -> PathBuf {
+    Path::new("/var/lib/machinist/history").join(name)
+}
+
+/// Runs `machinist` in a mount namespace of its own, after `prepare`.
+fn in_namespace(prepare: &str, words: &[&str]) -> Run {
+    let script = format!("{prepare}\nmachinist \"$@\"");
+    let mut all = vec!["-m", "--", "bash", "-euc", &script, "bash"];
+    all.extend(words);
+    run("unshare", all)
+}
+
+#[test]
+fn a_change_holds_from_the_next_start() {
+    let _host = shared();
+    let guest = Guest::busybox("cfset");
+    let name = guest.name.as_str();
+    let set = |value: &str| {
+        let setting = format!("Exec.Environment=FROM_SETTINGS={value}");
+        vec!["config".to_owned(), "set".to_owned(), name.to_owned(), setting]
+    };
+    machinist(set("one"))
+        .ok()
+        .stdout_is("")
+        .stderr_is(&format!("changed {name}; holds from its next start\n"));
+    assert_eq!(
+        text(&guest),
+        "[Exec]\nKillSignal=SIGUSR2\nEnvironment=FROM_SETTINGS=one\n"
+    );
+    guest.start();
+    assert_eq!(environment(&guest).as_deref(), Some("one"));
+    let before = fs::metadata(guest.settings()).unwrap();
+    let same = machinist(set("one")).args(["--json"]).ok().json();
+    let settings = guest.settings();
+    let expected = serde_json::json!([{
+        "machine": name, "result": "unchanged", "file": settings, "change": null, "holds": "now"
+    }]);
+    assert_eq!(same, expected);
+    let after = fs::metadata(guest.settings()).unwrap();
+    assert_eq!((before.ino(), before.mtime_nsec()), (after.ino(), after.mtime_nsec()));
+    machinist(set("two")).ok().stderr_is(&format!(
+        "changed {name}; it runs with the former ones until it is restarted\n"
+    ));
+    assert_eq!(environment(&guest).as_deref(), Some("one"));
+    machinist(set("two"))
+        .args(["--json"])
+        .ok()
+        .stdout_has("\"holds\":\"after-restart\"");
+    machinist(set("two"))
+        .args(["--restart", "--dry-run"])
+        .ok()
+        .stdout_has(&format!("restart unit {}", guest.unit()));
+    machinist(set("two")).args(["--restart"]).ok();
+    assert_eq!(environment(&guest).as_deref(), Some("two"));
+    machinist(set("three"))
+        .args(["--restart"])
+        .ok()
+        .stderr_is(&format!("changed {name}, and restarted it\n"));
+    assert_eq!(environment(&guest).as_deref(), Some("three"));
+    machinist(["config", "undo", name, "--restart"]).ok();
+    assert_eq!(environment(&guest).as_deref(), Some("two"));
+    let entry = newest_entry(&[format!("MACHINE={name}"), "MACHINIST_VERB=config undo".to_owned()]).unwrap();
+    assert_eq!(entry["MACHINIST_RESULT"], "done", "{entry}");
+    machinist(["stop", name]).ok();
+}
+
+#[test]
+fn single_settings_are_read_and_taken_out() {
+    let _host = shared();
+    let guest = Guest::busybox("cfget");
+    let name = guest.name.as_str();
+    machinist(["config", "add", name, "Network.Port=tcp:8080:80", "Network.Port=udp:53"]).ok();
+    machinist(["config", "get", name, "Network.Port"])
+        .ok()
+        .stdout_is("tcp:8080:80\nudp:53\n");
+    machinist(["config", "get", name, "Network.Port", "Exec.Boot", "--json"])
+        .ok()
+        .stdout_is("{\"Exec.Boot\":null,\"Network.Port\":[\"tcp:8080:80\",\"udp:53\"]}\n");
+    machinist(["config", "get", name, "Exec.Boot"]).status(1).fails_with(
+        &format!("machine '{name}' does not set Exec.Boot="),
+        &format!("machinist config cat {name}"),
+    );
+    machinist(["config", "unset", name, "Network.Port=udp:53"]).ok();
+    let file = guest.settings();
+    machinist(["config", "cat", name]).ok().stdout_is(&format!(
+        "# {}\n[Exec]\nKillSignal=SIGUSR2\n\n[Network]\nPort=tcp:8080:80\n",
+        file.display()
+    ));
+    machinist(["config", "unset", name, "Network.Port"]).ok();
+    machinist(["config", "get", name, "Network.Port"]).status(1);
+    let list = machinist(["config", "undo", name, "--list", "--json"]).ok().json();
+    let what: Vec<&str> = list
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| entry["what"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        what,
+        [
+            "add Network.Port=tcp:8080:80 Network.Port=udp:53",
+            "unset Network.Port=udp:53",
+            "unset Network.Port"
+        ]
+    );
+    for words in [
+        &["config", "cat", "no-such-machine"][..],
+        &["config", "get", "no-such-machine", "Exec.Boot"],
+        &["config", "set", "no-such-machine", "Exec.Boot=yes"],
+        &["config", "check", "no-such-machine"],
+    ] {
+        machinist(words).status(3).stderr_has("no-such-machine");
+    }
+    machinist(["remove", "-y", name]).ok();
+    assert!(!history(name).exists());
+}
+
+#[test]
+fn a_wrong_setting_changes_nothing() {
+    let _host = shared();
+    let guest = Guest::busybox("cfbad");
+    let name = guest.name.as_str();
+    let before = text(&guest);
+    for (setting, status) in [
+        ("Exec.Boot=perhaps", 2),
+        ("Exec.Boto=yes", 2),
+        ("Exec.User=a\nb", 2),
+        ("Exec.User=\u{1b}[2J", 2),
+        ("Exec.Parameters=/bin/sh", 1),
+    ] {
+        machinist(["config", "set", name, "Exec.WorkingDirectory=/tmp", setting]).status(status);
+        assert_eq!(text(&guest), before, "{setting}");
+    }
+    let newest = "Exec.RestrictAddressFamilies=AF_UNIX";
+    let new = machinist(["config", "set", name, newest]).any();
+    assert_eq!(new.status == 0, systemd_version() >= 261, "{new:?}");
+    // An ordinary user sees, and changes nothing.
+    let user = ["--reuid=1000", "--regid=1000", "--clear-groups", "machinist", "config"];
+    let as_user = |words: &[&str]| run("setpriv", user.iter().chain(words));
+    as_user(&["cat", name]).ok().stdout_has("KillSignal=SIGUSR2");
+    as_user(&["set", name, "Exec.User=a"])
+        .status(4)
+        .stderr_has("config set needs root");
+    as_user(&["undo", name]).status(4);
+    as_user(&["set", name, "Exec.User=a", "--dry-run"])
+        .ok()
+        .stdout_has(&format!("write '{}'", guest.settings().display()));
+}
+
+#[test]
+fn a_file_beside_the_image_moves_to_etc() {
+    let _host = shared();
+    let guest = Guest::busybox("cfside");
+    let name = guest.name.as_str();
+    fs::remove_file(guest.settings()).unwrap();
+    let beside = guest.image().with_file_name(format!("{name}.nspawn"));
+    fs::write(&beside, "[Exec]\nKillSignal=SIGUSR2\nCapability=CAP_SYS_ADMIN\n").unwrap();
+    machinist(["config", "check", name])
+        .status(1)
+        .stdout_has("error[not-trusted]");
+    let copied = format!("copied '{}' to '{}'", beside.display(), guest.settings().display());
+    machinist(["config", "set", name, "Exec.Environment=FROM_SETTINGS=x"])
+        .ok()
+        .stderr_has(&copied)
+        .stderr_has("1 settings that systemd did not heed");
+    guest.start();
+    assert_eq!(environment(&guest).as_deref(), Some("x"));
+    machinist(["stop", name]).ok();
+    machinist(["config", "check", name])
+        .ok()
+        .stdout_has("warning[hidden-file]");
+    fs::remove_file(beside).unwrap();
+}
+
+#[test]
+fn two_calls_at_once_both_land() {
+    let _host = shared();
+    let guest = Guest::busybox("cftwo");
+    let name = guest.name.as_str();
+    let calls: Vec<_> = (0..8)
+        .map(|number| machinist(["config", "add", name, &format!("Files.Bind=/tmp:/mnt/{number}")]).spawn())
+        .collect();
+    for call in calls {
+        let output = call.wait();
+        assert_eq!(output.status, 0, "{output:?}");
+    }
+    for number in 0..8 {
+        assert!(
+            text(&guest).contains(&format!("Bind=/tmp:/mnt/{number}\n")),
+            "{}",
+            text(&guest)
+        );
+    }
+}
+
+#[test]
+fn a_disk_that_is_full_or_read_only_leaves_the_old_file() {
+    let _host = shared();
+    let guest = Guest::busybox("cfdisk");
+    let name = guest.name.as_str();
+    let before = text(&guest);
+    let set = ["config", "set", name, "Exec.User=root"];
+    let unchanged = |prepare: &str, reason: &str| {
+        let output = in_namespace(prepare, &set).status(1).stderr_has(reason);
+        assert!(!output.stderr.contains("panicked"), "{output:?}");
+        assert_eq!(text(&guest), before);
+        assert!(!history(name).exists() || fs::read_dir(history(name)).unwrap().count() == 0);
+    };
+    unchanged(
+        "mount --bind /etc/systemd/nspawn /etc/systemd/nspawn; mount -o remount,bind,ro /etc/systemd/nspawn",
+        "Read-only file system",
+    );
+    unchanged(
+        "keep=$(mktemp -d); cp /etc/systemd/nspawn/* $keep; mount -t tmpfs -o size=64k tmpfs /etc/systemd/nspawn
+        cp $keep/* /etc/systemd/nspawn/; rm -r $keep; head -c 1M /dev/zero >/etc/systemd/nspawn/filler || true",
+        "No space left on device",
+    );
+    unchanged(
+        "mkdir -p /var/lib/machinist; mount -t tmpfs -o size=4k,nr_inodes=2 tmpfs /var/lib/machinist",
+        "No space left on device",
+    );
+    // What is no file is not taken for one.
+    fs::remove_file(guest.settings()).unwrap();
+    run("mkfifo", [guest.settings()]).ok();
+    for words in [
+        &set[..],
+        &["config", "cat", name],
+        &["config", "get", name, "Exec.User"],
+    ] {
+        machinist(words).status(1).stderr_has("it is a fifo");
+    }
+    machinist(["config", "check", name])
+        .status(1)
+        .stdout_has("error[unreadable]");
+    fs::remove_file(guest.settings()).unwrap();
+}
+
+#[test]
+fn a_killed_change_is_made_or_not() {
+    let _host = shared();
+    let guest = Guest::busybox("cfkill");
+    let name = guest.name.as_str();
+    let before = text(&guest);
+    for step in 0..2 {
+        machinist(["config", "set", name, "Exec.User=root"])
+            .env("MACHINIST_DIE_AT_STEP", step.to_string())
+            .status(128 + 9);
+        assert_eq!(text(&guest), before);
+    }
+    machinist(["config", "set", name, "Exec.User=root"]).ok();
+    machinist(["config", "undo", name])
+        .env("MACHINIST_DIE_AT_STEP", "2")
+        .status(128 + 9);
+    assert_eq!(text(&guest), before);
+}
+
+#[test]
+fn check_knows_this_host() {
+    let _host = shared();
+    let guest = Guest::busybox("cfchk");
+    let name = guest.name.as_str();
+    let missing = unique("nobr");
+    guest.write_settings(&format!(
+        "[Exec]\nKillSignal=SIGUSR2\n[Network]\nBridge={missing}\n[Files]\nBind=/no/such\n"
+    ));
+    let found = machinist(["config", "check", name, "--json"]).ok().json();
+    let codes: Vec<&str> = found
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|f| f["code"].as_str().unwrap())
+        .collect();
+    assert_eq!(codes, ["missing-bridge", "missing-source"]);
+    machinist(["config", "check", name, "--strict"]).status(1);
+    run("ip", ["link", "add", &missing, "type", "bridge"]).ok();
+    guest.write_settings(&format!("[Network]\nBridge={missing}\n[Files]\nBind=/usr\n"));
+    machinist(["config", "check", name, "--strict"])
+        .ok()
+        .stdout_is("")
+        .stderr_is("1 file checked: 0 errors, 0 warnings\n");
+    run("ip", ["link", "delete", &missing]).ok();
+    guest.write_settings("[Network]\nMACVLAN=host0\n");
+    machinist(["config", "check", name, "--strict"])
+        .status(1)
+        .stdout_has("warning[host0-dropped]");
+}
