@@ -305,3 +305,54 @@ fn check_knows_this_host() {
         .status(1)
         .stdout_has("warning[host0-dropped]");
 }
+
+#[test]
+fn an_editor_replaces_the_file_only_with_what_systemd_takes() {
+    let _host = shared();
+    let guest = Guest::busybox("cfedit");
+    let name = guest.name.as_str();
+    let before = text(&guest);
+    let edit = |editor: &str| {
+        machinist(["config", "edit", name])
+            .env("SYSTEMD_EDITOR", "")
+            .env("VISUAL", editor)
+    };
+    edit("true").ok().stderr_is("nothing was changed\n");
+    edit("false").status(1).stderr_has("'false' ");
+    edit("no-such-editor").status(1).stderr_has("is not installed");
+    let refused = edit("sed -i s/SIGUSR2/SIGNONE/")
+        .status(1)
+        .stdout_has("error[bad-value]")
+        .stderr_has("what you wrote is kept in '");
+    let (_, kept) = refused.stderr.split_once("kept in '").unwrap();
+    let kept = Path::new(kept.split_once('\'').unwrap().0);
+    assert!(fs::read_to_string(kept).unwrap().contains("SIGNONE"));
+    assert_eq!(text(&guest), before);
+    // Somebody else writes the file while the editor is open.
+    let script = format!(
+        "bash -c 'echo \"# theirs\" >>{}; echo \"# ours\" >>$0'",
+        guest.settings().display()
+    );
+    edit(&script)
+        .status(1)
+        .stderr_has("was changed by somebody else meanwhile")
+        .stderr_has("what you wrote is kept");
+    assert_eq!(text(&guest), format!("{before}# theirs\n"));
+    edit("sed -i s/SIGUSR2/SIGUSR1/")
+        .ok()
+        .stderr_is(&format!("changed {name}; holds from its next start\n"));
+    assert_eq!(text(&guest), "[Exec]\nKillSignal=SIGUSR1\n# theirs\n");
+    machinist(["config", "undo", name]).ok();
+    assert_eq!(text(&guest), format!("{before}# theirs\n"));
+    machinist(["config", "undo", name, "--list"])
+        .ok()
+        .stdout_has("CHANGE TIME")
+        .stdout_has("2 changes listed.");
+    // A new file begins with a word about what it is.
+    fs::remove_file(guest.settings()).unwrap();
+    edit("sed -i $a[Exec]").ok();
+    assert_eq!(
+        text(&guest),
+        format!("# Settings of machine '{name}', see systemd.nspawn(5).\n[Exec]\n")
+    );
+}

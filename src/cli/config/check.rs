@@ -215,7 +215,10 @@ fn show(ctx: &Ctx, reports: &[Report]) -> Result<(), CliError> {
     }
     let diagnostics: Vec<Diagnostic<'_>> = reports
         .iter()
-        .flat_map(|report| report.findings.iter().map(|finding| to_diagnostic(report, finding)))
+        .flat_map(|report| {
+            let diagnose = |finding| diagnose(&report.name, &report.bytes, finding);
+            report.findings.iter().map(diagnose)
+        })
         .collect();
     diagnostic::show(&diagnostics)?;
     let count = |severity| {
@@ -232,15 +235,16 @@ fn show(ctx: &Ctx, reports: &[Report]) -> Result<(), CliError> {
     Ok(())
 }
 
-fn to_diagnostic<'a>(report: &'a Report, finding: &'a Finding) -> Diagnostic<'a> {
+/// A finding in the form in which it is shown; `text` is the whole file.
+pub(super) fn diagnose<'a>(file: &'a str, text: &'a [u8], finding: &'a Finding) -> Diagnostic<'a> {
     Diagnostic {
-        file: &report.name,
+        file,
         is_error: finding.severity == Severity::Error,
         code: finding.code,
         message: &finding.message,
         hint: finding.hint.as_deref(),
         spot: finding.place.as_ref().map(|place| Spot {
-            text: &report.bytes,
+            text,
             bytes: place.bytes.clone(),
             line: place.line,
         }),

@@ -4,6 +4,7 @@ mod add;
 mod cat;
 mod change;
 mod check;
+mod edit;
 mod get;
 mod set;
 mod undo;
@@ -38,6 +39,7 @@ enum Verb {
     Set(set::Args),
     Add(add::Args),
     Unset(unset::Args),
+    Edit(edit::Args),
     Undo(undo::Args),
     Check(check::Args),
 }
@@ -49,6 +51,7 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
         Verb::Set(args) => set::run(ctx, args).await,
         Verb::Add(args) => add::run(ctx, args).await,
         Verb::Unset(args) => unset::run(ctx, args).await,
+        Verb::Edit(args) => edit::run(ctx, args).await,
         Verb::Undo(args) => undo::run(ctx, args).await,
         Verb::Check(args) => check::run(ctx, args).await,
     }

@@ -1,7 +1,5 @@
 //! `machinist config undo`
 
-use std::fmt::Write as _;
-
 use serde_json::json;
 
 use super::change::{self, How};
@@ -9,10 +7,10 @@ use crate::cli::complete;
 use crate::cli::context::Ctx;
 use crate::cli::error::CliError;
 use crate::machine::MachineName;
-use crate::machine::text::printable;
 use crate::ops::config::Wanted;
-use crate::ops::config::history::History;
-use crate::output::data;
+use crate::ops::config::history::{Entry, History};
+use crate::output::table::{Column, TableArgs, View};
+use crate::output::time;
 
 /// Take a change of settings back
 ///
@@ -22,7 +20,9 @@ use crate::output::data;
 #[command(after_help = "Examples:
   machinist config undo web          Take back the last change
   machinist config undo web --list   See which there were
-  machinist config undo web 3        As it was before change 3")]
+  machinist config undo web 3        As it was before change 3
+
+Columns of --list: change, time, what, undone; and undoes, former_file.")]
 pub(in crate::cli) struct Args {
     /// Machine
     #[arg(value_name = "NAME", add = complete::images())]
@@ -35,12 +35,14 @@ pub(in crate::cli) struct Args {
     list: bool,
     #[command(flatten)]
     how: How,
+    #[command(flatten)]
+    table: TableArgs,
 }
 
 pub(in crate::cli) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     if args.list {
         ctx.need_root("config undo --list")?;
-        return list(ctx, &args.name);
+        return list(ctx, &args.name, &args.table);
     }
     let what = args
         .number
@@ -49,39 +51,61 @@ pub(in crate::cli) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     change::run(ctx, "config undo", &[args.name.to_string()], what, wanted, args.how).await
 }
 
-fn list(ctx: &Ctx, name: &MachineName) -> Result<u8, CliError> {
+/// A change, and where the settings before it lie.
+struct Row {
+    entry: Entry,
+    former: Option<String>,
+}
+
+const COLUMNS: &[Column<Row>] = &[
+    Column {
+        key: "change",
+        shown: true,
+        value: |row| json!(row.entry.number),
+        text: None,
+    },
+    Column {
+        key: "time",
+        shown: true,
+        value: |row| json!(row.entry.time),
+        text: Some(|row| time::local(u64::try_from(row.entry.time.as_microsecond()).unwrap_or_default())),
+    },
+    Column {
+        key: "what",
+        shown: true,
+        value: |row| json!(row.entry.what),
+        text: None,
+    },
+    Column {
+        key: "undone",
+        shown: true,
+        value: |row| json!(row.entry.undone),
+        text: None,
+    },
+    Column {
+        key: "undoes",
+        shown: false,
+        value: |row| json!(row.entry.undoes),
+        text: None,
+    },
+    Column {
+        key: "former_file",
+        shown: false,
+        value: |row| json!(row.former),
+        text: None,
+    },
+];
+
+fn list(ctx: &Ctx, name: &MachineName, table: &TableArgs) -> Result<u8, CliError> {
+    let view = View::new(COLUMNS, table, ctx.voice)?;
     let history = History::of(name, &ctx.places);
-    let entries = history.entries()?;
-    if ctx.voice.json {
-        let all: Vec<_> = entries
-            .iter()
-            .map(|entry| {
-                let former = history.path_of(entry.number);
-                json!({
-                    "change": entry.number,
-                    "time": entry.time,
-                    "what": entry.what,
-                    "undone": entry.undone,
-                    "undoes": entry.undoes,
-                    "former_file": former.exists().then(|| former.to_string_lossy().into_owned()),
-                })
-            })
-            .collect();
-        ctx.voice.json(&all)?;
-        return Ok(0);
-    }
-    let mut text = String::new();
-    for entry in &entries {
-        let undone = if entry.undone { " (taken back)" } else { "" };
-        let _ = writeln!(
-            text,
-            "{:>4} {} {}{undone}",
-            entry.number,
-            entry.time.strftime("%F %T %Z"),
-            printable(&entry.what)
-        );
-    }
-    let _ = writeln!(text, "\n{} changes listed.", entries.len());
-    data(&text)?;
+    let rows = history.entries()?.into_iter().map(|entry| {
+        let former = history.path_of(entry.number);
+        Row {
+            former: former.exists().then(|| former.to_string_lossy().into_owned()),
+            entry,
+        }
+    });
+    view.print(rows.collect(), "change", ctx.voice)?;
     Ok(0)
 }

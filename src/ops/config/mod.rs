@@ -29,8 +29,41 @@ use history::History;
 pub enum Wanted {
     /// What these edits make of them, one after the other.
     Edits(Vec<Edit>),
+    /// This text, which was made of a [`draft`].
+    Text {
+        /// What the draft was made of.
+        read: Option<Vec<u8>>,
+        /// What the file is to say.
+        text: Vec<u8>,
+    },
     /// What they were before this change, or before the last one that was not taken back.
     Undo(Option<u32>),
+}
+
+/// What an editor begins with.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// What systemd reads now, byte for byte; `None` if there is no file.
+    pub read: Option<Vec<u8>>,
+    /// The text to be edited.
+    pub text: Vec<u8>,
+}
+
+/// The settings of a machine, to be edited and handed to [`change`] as [`Wanted::Text`].
+pub fn draft(name: &MachineName, places: &Places, systemd: u32) -> Result<Draft, OpError> {
+    let source = of_machine(name, places).into_iter().next();
+    let read = source.as_ref().map(SettingsFile::read).transpose()?;
+    let mut document = Document::from_bytes(read.clone().unwrap_or_else(|| head(name)));
+    if source.is_some_and(|source| !source.trusted) {
+        document.comment_out_untrusted(systemd);
+    }
+    let text = document.as_bytes().to_vec();
+    Ok(Draft { read, text })
+}
+
+/// How a new file begins.
+fn head(name: &MachineName) -> Vec<u8> {
+    format!("# Settings of machine '{name}', see systemd.nspawn(5).\n").into_bytes()
 }
 
 /// A change of a machine's settings.
@@ -131,6 +164,14 @@ impl Plan {
         };
         match &change.wanted {
             Wanted::Edits(edits) => plan.edit(change, places, source, bytes, edits)?,
+            Wanted::Text { read, .. } if *read != bytes => return Err(changed_meanwhile(&plan.file)),
+            Wanted::Text { text, .. } => {
+                let before = Document::from_bytes(bytes.unwrap_or_default());
+                if let Some(source) = source.filter(|source| source.path != plan.file) {
+                    plan.copy(&source, &mut before.clone(), change.systemd)?;
+                }
+                plan.accept(change, places, &before, &Document::parse(text))?;
+            }
             Wanted::Undo(number) => plan.undo(change, places, *number)?,
         }
         Ok(plan)
@@ -144,8 +185,7 @@ impl Plan {
         bytes: Option<Vec<u8>>,
         edits: &[Edit],
     ) -> Result<(), OpError> {
-        let head = || format!("# Settings of machine '{}', see systemd.nspawn(5).\n", change.name).into_bytes();
-        let before = Document::from_bytes(bytes.unwrap_or_else(head));
+        let before = Document::from_bytes(bytes.unwrap_or_else(|| head(&change.name)));
         let mut document = before.clone();
         if let Some(source) = source.filter(|source| source.path != self.file) {
             self.copy(&source, &mut document, change.systemd)?;
@@ -159,20 +199,19 @@ impl Plan {
             self.new.clone_from(&self.former);
             return Ok(());
         }
-        let view = Viewpoint {
-            systemd: change.systemd,
-            trusted: true,
-            machine: Some(&change.name),
-            on_this_host: true,
-        };
-        let old = findings(&before, view, places);
-        let was_there = |new: &Finding| {
-            old.iter()
-                .any(|old| (old.code, &old.message) == (new.code, &new.message))
-        };
-        for finding in findings(&document, view, places) {
+        self.accept(change, places, &before, &document)
+    }
+
+    /// Takes a text that has no faults but those that were there before.
+    fn accept(
+        &mut self,
+        change: &Change,
+        places: &Places,
+        before: &Document,
+        document: &Document,
+    ) -> Result<(), OpError> {
+        for finding in new_findings(change, places, before, document) {
             match finding.severity {
-                _ if was_there(&finding) => {}
                 Severity::Warning => self.warnings.push(finding),
                 Severity::Error => {
                     return Err(OpError::Option {
@@ -285,10 +324,7 @@ impl Plan {
             read => Some(read?),
         };
         if now != self.former {
-            return Err(OpError::Option {
-                message: format!("'{}' was changed by somebody else meanwhile", shown(&self.file)),
-                hint: "try again".to_owned(),
-            });
+            return Err(changed_meanwhile(&self.file));
         }
         let Some(new) = &self.new else {
             return fs::remove_file(&self.file).map_err(OpError::path("remove", &self.file));
@@ -300,6 +336,43 @@ impl Plan {
         let directory = self.file.parent().unwrap_or(Path::new("/"));
         fs::create_dir_all(directory).map_err(OpError::path("create", directory))?;
         Ok(write_atomic(&self.file, new, self.mode)?)
+    }
+}
+
+/// What is wrong with a text that was not wrong with the one before.
+fn new_findings(change: &Change, places: &Places, before: &Document, document: &Document) -> Vec<Finding> {
+    let view = Viewpoint {
+        systemd: change.systemd,
+        trusted: true,
+        machine: Some(&change.name),
+        on_this_host: true,
+    };
+    let old = findings(before, view, places);
+    let was_there = |new: &Finding| {
+        old.iter()
+            .any(|old| (old.code, &old.message) == (new.code, &new.message))
+    };
+    let mut found = findings(document, view, places);
+    found.retain(|finding| !was_there(finding));
+    found
+}
+
+/// What is wrong with an edited text that was not wrong before: with errors [`change`] would refuse it.
+#[must_use]
+pub fn review(change: &Change, places: &Places) -> Vec<Finding> {
+    match &change.wanted {
+        Wanted::Text { read, text } => {
+            let before = Document::parse(read.as_deref().unwrap_or_default());
+            new_findings(change, places, &before, &Document::parse(text))
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn changed_meanwhile(file: &Path) -> OpError {
+    OpError::Option {
+        message: format!("'{}' was changed by somebody else meanwhile", shown(file)),
+        hint: "try again".to_owned(),
     }
 }
 

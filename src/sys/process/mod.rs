@@ -291,3 +291,26 @@ pub(crate) fn start_beside(name: &str, args: &[&str]) -> Result<(duct::Handle, P
         .map_err(|error| program.start_error("starting it", error))?;
     Ok((handle, reader))
 }
+
+/// Runs a program that a person works with, such as an editor: on our own terminal and in our own environment, until it
+/// ends. Blocks.
+pub fn run_on_terminal(name: &str, args: impl IntoIterator<Item: AsRef<OsStr>>) -> Result<(), ProcessError> {
+    let program = name.to_owned();
+    #[expect(clippy::disallowed_methods, reason = "this is sys::process")]
+    let status = std::process::Command::new(name).args(args).status();
+    match status {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(ProcessError::Failed {
+            program,
+            status,
+            tail: None,
+            log: None,
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(ProcessError::NotFound { program, package: None }),
+        Err(source) => Err(ProcessError::Start {
+            program,
+            action: "starting it".to_owned(),
+            source,
+        }),
+    }
+}
