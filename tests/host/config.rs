@@ -356,3 +356,23 @@ fn an_editor_replaces_the_file_only_with_what_systemd_takes() {
         format!("# Settings of machine '{name}', see systemd.nspawn(5).\n[Exec]\n")
     );
 }
+
+#[test]
+fn only_what_settings_mean_is_compared() {
+    let _host = shared();
+    let (one, two) = (Guest::busybox("cfdiff"), Guest::busybox("cfdiff"));
+    let (a, b) = (one.name.as_str(), two.name.as_str());
+    one.write_settings("[Exec]\nBoot=yes\nUser=a\n[Files]\nBind=/usr:/a\nBind=/usr:/b\n");
+    two.write_settings("# c\n[Files]\nBind=/usr:/b\nBind=/usr:/c\nNonsense=1\n[Exec]\nUser=b\nBoot=yes\n");
+    machinist(["config", "diff", a, b])
+        .ok()
+        .stdout_is("-Exec.User=a\n+Exec.User=b\n-Files.Bind=/usr:/a\n+Files.Bind=/usr:/c\n");
+    machinist(["config", "diff", a, a]).ok().stdout_is("");
+    machinist(["config", "diff", a])
+        .ok()
+        .stdout_is("+Exec.Boot=yes\n+Exec.User=a\n+Files.Bind=/usr:/a\n+Files.Bind=/usr:/b\n");
+    machinist(["config", "diff", b, "--json"])
+        .ok()
+        .stdout_has("{\"from\":null,\"setting\":\"Exec.Boot\",\"to\":[\"yes\"]}");
+    machinist(["config", "diff", a, "no-such-machine"]).status(3);
+}

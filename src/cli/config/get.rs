@@ -36,20 +36,23 @@ fn key(text: &str) -> Result<&'static Key, String> {
     parse_key(text).map_err(|error| error.to_string())
 }
 
-pub(in crate::cli) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
-    let name = &args.name;
+/// What systemd takes of a machine's settings file; nothing if it has none.
+pub(super) async fn settings_of(ctx: &Ctx, name: &MachineName) -> Result<Settings, CliError> {
     super::find(ctx, name).await?;
     let systemd = match ctx.bus().await {
         Ok(bus) => bus.systemd_version().await?,
         Err(_) => NEWEST_SYSTEMD,
     };
-    let settings = match of_machine(name, &ctx.places).into_iter().next() {
-        Some(file) => {
-            let document = Document::from_bytes(file.read().map_err(OpError::from)?);
-            Settings::effective(&document, systemd, file.trusted)
-        }
-        None => Settings::default(),
+    let Some(file) = of_machine(name, &ctx.places).into_iter().next() else {
+        return Ok(Settings::default());
     };
+    let document = Document::from_bytes(file.read().map_err(OpError::from)?);
+    Ok(Settings::effective(&document, systemd, file.trusted))
+}
+
+pub(in crate::cli) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
+    let name = &args.name;
+    let settings = settings_of(ctx, name).await?;
     let values = |key: &Key| -> Vec<&str> {
         let found = settings.values(key.section, key.name);
         found.iter().map(|value| value.value.as_str()).collect()

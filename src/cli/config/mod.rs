@@ -4,6 +4,7 @@ mod add;
 mod cat;
 mod change;
 mod check;
+mod diff;
 mod edit;
 mod get;
 mod set;
@@ -40,6 +41,7 @@ enum Verb {
     Add(add::Args),
     Unset(unset::Args),
     Edit(edit::Args),
+    Diff(diff::Args),
     Undo(undo::Args),
     Check(check::Args),
 }
@@ -52,6 +54,7 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
         Verb::Add(args) => add::run(ctx, args).await,
         Verb::Unset(args) => unset::run(ctx, args).await,
         Verb::Edit(args) => edit::run(ctx, args).await,
+        Verb::Diff(args) => diff::run(ctx, args).await,
         Verb::Undo(args) => undo::run(ctx, args).await,
         Verb::Check(args) => check::run(ctx, args).await,
     }
