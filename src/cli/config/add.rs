@@ -15,7 +15,7 @@ use crate::ops::config::Wanted;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   machinist config add web Network.Port=tcp:8080:80
-  machinist config add web Files.Bind=/srv/www:/var/www:idmap --restart")]
+  machinist config add web Files.BindReadOnly=/usr/share:/mnt --restart")]
 pub(in crate::cli) struct Args {
     /// Machine, or a pattern of image names
     #[arg(value_name = "NAME", add = complete::images())]

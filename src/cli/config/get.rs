@@ -21,7 +21,7 @@ use crate::output::data;
 /// make, or that systemd ignores, is an error: exit status 1, or null with --json.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  machinist config get web Network.Bridge
+  machinist config get web Exec.KillSignal
   machinist config get web Files.Bind Network.Port --json")]
 pub(in crate::cli) struct Args {
     /// Machine

@@ -14,9 +14,9 @@ use crate::ops::config::Wanted;
 /// image, or in /run, are copied to /etc/systemd/nspawn first. The former file is kept: see `machinist config undo`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  machinist config set web Exec.KillSignal=SIGUSR2
-  machinist config set web Network.Bridge=br0 --restart   So that it holds at once
-  machinist config set web Files.Bind=/srv Files.Bind=/x  The whole list, of two
+  machinist config set web Network.Bridge=br0
+  machinist config set web Exec.Environment=A=1 --restart  So that it holds at once
+  machinist config set web Files.Bind=/srv Files.Bind=/x   The whole list, of two
   machinist config set 'ci-*' Exec.Ephemeral=yes --dry-run")]
 pub(in crate::cli) struct Args {
     /// Machine, or a pattern of image names
