@@ -158,7 +158,10 @@ fn a_wrong_setting_changes_nothing() {
     // An ordinary user sees, and changes nothing.
     let user = ["--reuid=1000", "--regid=1000", "--clear-groups", "machinist", "config"];
     let as_user = |words: &[&str]| run("setpriv", user.iter().chain(words));
-    as_user(&["cat", name]).ok().stdout_has("KillSignal=SIGUSR2");
+    as_user(&["cat", name])
+        .ok()
+        .stdout_has("KillSignal=SIGUSR2")
+        .stderr_is("");
     as_user(&["set", name, "Exec.User=a"])
         .status(4)
         .stderr_has("config set needs root");

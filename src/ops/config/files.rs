@@ -27,10 +27,13 @@ impl SettingsFile {
         read_regular(&self.path, MAX_BYTES)
     }
 
-    /// Whether systemd-nspawn finds it there; a link that leads nowhere is none to it.
-    fn exists(&self) -> bool {
-        // One that cannot be looked at is there as far as anybody knows: reading it says why not.
-        !matches!(fs::metadata(&self.path), Err(error) if error.kind() == io::ErrorKind::NotFound)
+    /// Whether systemd-nspawn finds it there; a link that leads nowhere is none to it. `None` if we may not look.
+    fn exists(&self) -> Option<bool> {
+        match fs::metadata(&self.path) {
+            Ok(_) => Some(true),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => None,
+            Err(error) => Some(error.kind() != io::ErrorKind::NotFound),
+        }
     }
 }
 
@@ -48,11 +51,14 @@ pub fn of_machine(name: &MachineName, places: &Places) -> Vec<SettingsFile> {
         path: beside.unwrap_or_else(|| places.machines.clone()).join(&file),
         trusted: false,
     };
-    trusted
-        .into_iter()
-        .chain([beside])
-        .filter(SettingsFile::exists)
-        .collect()
+    let mut found = Vec::new();
+    for file in trusted.into_iter().chain([beside]) {
+        // One that may be there counts where it would be the one: reading it says why nobody knows.
+        if file.exists().unwrap_or(found.is_empty()) {
+            found.push(file);
+        }
+    }
+    found
 }
 
 /// A file by its path, which need not be where systemd-nspawn looks: one in a directory of images, or beside an image of
