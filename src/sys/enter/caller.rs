@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, shutdown, socketpair};
+use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use tokio::io::unix::AsyncFd;
 
 use super::protocol::{self, Order, Reply, Task, as_file, receive, send};
@@ -20,6 +21,8 @@ use crate::sys::raw::enter as raw;
 #[derive(Debug)]
 pub(super) struct Helper {
     child: Child,
+    /// The copy that goes on in its stead: our child, too.
+    moved: Option<OwnedFd>,
     control: AsyncFd<OwnedFd>,
 }
 
@@ -57,6 +60,7 @@ impl Helper {
             .map_err(failed("start the helper"))?;
         Ok(Self {
             child,
+            moved: None,
             control: raw::watch(ours).map_err(failed("watch the helper"))?,
         })
     }
@@ -67,6 +71,7 @@ impl Helper {
             let mut ready = self.control.readable().await.map_err(failed("listen to the helper"))?;
             match ready.try_io(|control| receive(control.get_ref())) {
                 Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+                Ok(Ok(Some((Reply::Moved, mut fds)))) => self.moved = fds.pop(),
                 Ok(reply) => return reply.map_err(failed("understand the helper")),
                 Err(_would_block) => {}
             }
@@ -79,6 +84,9 @@ impl Helper {
     pub(super) fn finish(mut self) {
         let _ = shutdown(self.control.get_ref(), Shutdown::Both);
         let _ = self.child.wait();
+        if let Some(moved) = self.moved.take() {
+            let _ = waitid(WaitId::PidFd(moved.as_fd()), WaitIdOptions::EXITED);
+        }
     }
 }
 
@@ -86,6 +94,16 @@ impl Drop for Helper {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // It says that there is a copy before it ends.
+        while self.moved.is_none()
+            && let Ok(Some((reply, mut fds))) = receive(self.control.get_ref())
+        {
+            self.moved = fds.pop().filter(|_| matches!(reply, Reply::Moved));
+        }
+        if let Some(moved) = self.moved.take() {
+            let _ = pidfd_send_signal(&moved, Signal::KILL);
+            let _ = waitid(WaitId::PidFd(moved.as_fd()), WaitIdOptions::EXITED);
+        }
     }
 }
 

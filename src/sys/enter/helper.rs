@@ -75,11 +75,11 @@ fn work(control: &OwnedFd) -> Result<(), Reply> {
     match order.task {
         Task::LastWords(words) => {
             let stream = streams.first().ok_or_else(|| failed("read the order")("no stream"))?;
-            join_control_group(pid, &order.unit)?;
+            join_control_group(control, pid, &order.unit)?;
             wait_and_say(control, &leader, stream, &words).map_err(failed("wait for the caller"))
         }
         Task::Connect { path, terminal } => {
-            join(pid, &leader, &order.unit)?;
+            join(control, pid, &leader, &order.unit)?;
             connect_from_inside(control, &path, terminal)
         }
         Task::Run(run) => {
@@ -89,7 +89,7 @@ fn work(control: &OwnedFd) -> Result<(), Reply> {
                 .and_then(|text| i32::from_str_radix(text.trim(), 16).ok())
                 .unwrap_or(0);
             take_attributes(pid)?;
-            join(pid, &leader, &order.unit)?;
+            join(control, pid, &leader, &order.unit)?;
             rustix::process::umask(Mode::from_bits_truncate(privileges.umask()));
             let terminal = run.terminal.map(terminal::open_inside).transpose();
             let terminal = terminal.map_err(failed("open a terminal in the machine"))?;
@@ -103,10 +103,10 @@ fn work(control: &OwnedFd) -> Result<(), Reply> {
 }
 
 /// Joins the machine, as its root. What was read by the leader's number before was the leader's if this succeeds.
-fn join(pid: i32, leader: &OwnedFd, unit: &str) -> Result<(), Reply> {
+fn join(control: &OwnedFd, pid: i32, leader: &OwnedFd, unit: &str) -> Result<(), Reply> {
     let root = File::open(format!("/proc/{pid}/root")).map_err(failed("open its root"))?;
     let namespaces = namespaces_to_join(pid).map_err(failed("look at its namespaces"))?;
-    join_control_group(pid, unit)?;
+    join_control_group(control, pid, unit)?;
     if is_readable(leader) {
         return Err(Reply::Failed("the machine has stopped".into()));
     }
@@ -150,8 +150,8 @@ fn namespaces_to_join(pid: i32) -> io::Result<CloneFlags> {
     }
 }
 
-/// Joins the control group of the leader, which must be a PID 1 in the unit's.
-fn join_control_group(pid: i32, unit: &str) -> Result<(), Reply> {
+/// Joins the control group of the leader, which must be a PID 1 in the unit's. Who returns may be a copy of who called.
+fn join_control_group(control: &OwnedFd, pid: i32, unit: &str) -> Result<(), Reply> {
     let refused = |error: &dyn std::fmt::Display| Reply::Refused(format!("cannot join its control group: {error}"));
     let status = fs::read_to_string(format!("/proc/{pid}/status")).map_err(failed("read the status of PID 1"))?;
     let groups =
@@ -169,11 +169,26 @@ fn join_control_group(pid: i32, unit: &str) -> Result<(), Reply> {
             "its leader is no PID 1 in the control group of {unit}"
         )));
     }
-    fs::OpenOptions::new()
-        .write(true)
-        .open(format!("/sys/fs/cgroup{group}/cgroup.procs"))
-        .and_then(|mut file| file.write_all(b"0"))
-        .map_err(|error| refused(&error))
+    let group = format!("/sys/fs/cgroup{group}");
+    let directory = File::open(&group).map_err(|error| refused(&error))?;
+    match raw::clone_sibling_into(directory.as_fd()) {
+        Ok(Cloned::Child) => {
+            // This has not gone over to the copy.
+            set_parent_process_death_signal(Some(Signal::KILL)).map_err(failed("bind to the caller"))
+        }
+        Ok(Cloned::Caller(pidfd)) => {
+            let _ = send(control, &Reply::Moved, &[pidfd.as_fd()]);
+            raw::exit_now()
+        }
+        // It is full, and a move would not mind.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(failed("make a process")(error)),
+        // A filter of our own, or a kernel before 5.7.
+        Err(_) => fs::OpenOptions::new()
+            .write(true)
+            .open(format!("{group}/cgroup.procs"))
+            .and_then(|mut file| file.write_all(b"0"))
+            .map_err(|error| refused(&error)),
+    }
 }
 
 /// Takes on what is not in credentials: no keyring of ours, resource limits, the OOM killer's liking.
@@ -188,8 +203,7 @@ fn take_attributes(pid: i32) -> Result<(), Reply> {
 
 /// Speaks for a caller that could not: ends when the machine does, or after the words.
 fn wait_and_say(control: &OwnedFd, leader: &OwnedFd, stream: &OwnedFd, words: &[u8]) -> io::Result<()> {
-    // What ends the caller, a key or a signal to its group, is not to end us.
-    unistd::setsid()?;
+    // What ends the caller is not to end us; a key or a signal to its group does not reach ours.
     set_parent_process_death_signal(None)?;
     send(control, &Reply::Watching, &[])?;
     wait_for_either(control, leader)?;

@@ -73,6 +73,8 @@ pub(super) enum Reply {
     /// The program's process is there: its pidfd comes along, and the terminal's master if there is one. If nothing follows
     /// until the socket closes, the program runs.
     Started,
+    /// A copy of the helper goes on in its stead: its pidfd comes along.
+    Moved,
     /// The last words will be said.
     Watching,
     /// A socket that is about to be connected comes along; then a terminal's master and slave, if one was wanted. The
