@@ -8,7 +8,6 @@ use std::ffi::OsString;
 use std::io::{IsTerminal as _, stderr, stdin, stdout};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use self::signals::{Event, Signals, start_between};
@@ -21,7 +20,7 @@ use crate::ops::OpError;
 use crate::ops::start::find_machine;
 use crate::sys::bus::machine1::Registered;
 use crate::sys::bus::{Bus, BusError};
-use crate::sys::enter::relay::{Ended, carry_input, carry_output};
+use crate::sys::enter::relay::{Ended, Relay, carry_input, carry_output};
 use crate::sys::enter::{self, Ends, Exit, Program, RawTerminal, Running, Streams, copy_size};
 use crate::sys::guest::Leader;
 use crate::sys::journal::audit;
@@ -232,8 +231,9 @@ async fn run_one(ctx: &Ctx, args: &Args, name: &MachineName) -> Result<u8, CliEr
             }
         }
     };
-    finish(relays, &ended).await;
+    let written = finish(relays, &ended, signals.ending()).await;
     drop(raw);
+    written?;
     // The kernel kills all processes of a machine before its PID 1 is gone.
     if exit == Exit::Signal(9) && target.leader.ends_within(GRACE) {
         ctx.voice
@@ -254,8 +254,18 @@ fn copy(fd: impl AsFd) -> std::io::Result<OwnedFd> {
     fd.as_fd().try_clone_to_owned()
 }
 
-/// Waits until all that was written is carried.
-async fn finish(relays: Vec<JoinHandle<()>>, ended: &Ended) {
+/// Waits until all that the command wrote is carried, or until we are to end: who reads it may have stopped to.
+async fn finish(relays: Vec<Relay>, ended: &Ended, interruption: impl Future<Output = ()>) -> Result<(), CliError> {
     ended.set();
-    let _ = tokio::task::spawn_blocking(|| relays.into_iter().try_for_each(JoinHandle::join)).await;
+    let results = tokio::select! {
+        results = futures_util::future::join_all(relays) => results,
+        () = interruption => return Err(CliError::new(Kind::Interrupted, "interrupted")),
+    };
+    for result in results.into_iter().flatten() {
+        let lost = |error: std::io::Error| {
+            CliError::new(Kind::NotRun, "cannot pass on what the command wrote").causes([error.to_string()])
+        };
+        result.map_err(lost)?;
+    }
+    Ok(())
 }

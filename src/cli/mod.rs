@@ -98,6 +98,7 @@ enum Verb {
 
 /// Reads the command line, runs the verb, shows its error, and returns the exit status.
 pub async fn run() -> ExitCode {
+    crate::sys::enter::keep_children();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),

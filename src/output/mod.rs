@@ -85,7 +85,7 @@ pub enum Stream {
 }
 
 /// A line of a program in a machine, with the machine's name before it. On a terminal nothing in it can steer that.
-pub fn write_line(stream: Stream, name: &str, line: &[u8]) {
+pub fn write_line(stream: Stream, name: &str, line: &[u8]) -> io::Result<()> {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     let write = |out: &mut dyn io::Write, terminal: bool| {
         let text = [name.as_bytes(), b": ", line, b"\n"].concat();
@@ -95,11 +95,10 @@ pub fn write_line(stream: Stream, name: &str, line: &[u8]) {
             out.write_all(&text)
         }
     };
-    // A reader that has gone is no reason to stop the program in the other machines.
-    let _ = match stream {
+    match stream {
         Stream::Out => write(&mut io::stdout().lock(), io::stdout().is_terminal()),
         Stream::Err => write(&mut io::stderr().lock(), io::stderr().is_terminal()),
-    };
+    }
 }
 
 /// The lines of an error, on stderr: message, causes, hints. See `cli::error` for what stands in them.

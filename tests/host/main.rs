@@ -23,6 +23,7 @@ mod config;
 mod create;
 mod create_bad;
 mod exec;
+mod exec_caller;
 mod exec_faults;
 mod exec_service;
 mod failures;

@@ -1,14 +1,15 @@
 //! `exec` in several machines, or for JSON.
 
-use std::io::stdin;
+use std::io::{self, stdin};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::StreamExt as _;
 use rustix::process::Signal;
 use serde::Serialize;
 use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
 
-use super::signals::{Event, Signals, start_between};
+use super::signals::{Event, Signals, ends, start_between};
 use super::{Args, copy, finish, start};
 use crate::cli::context::Ctx;
 use crate::cli::error::{CliError, Kind};
@@ -36,10 +37,10 @@ pub(super) async fn run(ctx: &Ctx, args: &Args, names: Vec<MachineName>) -> Resu
     let mut signals = Signals::listen()?;
     // Each run hears of every signal: it passes it on, or does not begin.
     let (announce, _) = tokio::sync::broadcast::channel(16);
-    let runs = names.into_iter().map(|name| {
-        let heard = announce.subscribe();
-        async move { run_watched(ctx, args, name, heard, only).await }
-    });
+    let runs: Vec<_> = names
+        .into_iter()
+        .map(|name| run_watched(ctx, args, name, announce.subscribe(), only))
+        .collect();
     let mut runs = std::pin::pin!(futures_util::stream::iter(runs).buffer_unordered(parallel));
     let (mut status, mut reports) = (0, Vec::new());
     loop {
@@ -82,14 +83,13 @@ async fn run_watched(
     only: bool,
 ) -> Result<Report, CliError> {
     let streams = if args.detach { Streams::Detached } else { Streams::Pipes };
-    if heard.try_recv().is_ok() {
-        return Err(CliError::new(Kind::Interrupted, "interrupted"));
+    while let Ok(signal) = heard.try_recv() {
+        if ends(signal) {
+            return Err(CliError::new(Kind::Interrupted, "interrupted"));
+        }
     }
-    let next = async || match heard.recv().await {
-        Ok(signal) => signal,
-        Err(_) => std::future::pending().await,
-    };
-    let ((_, mut running), early) = start_between(start(ctx, args, &name, streams), next).await?;
+    let started = start(ctx, args, &name, streams);
+    let ((_, mut running), early) = start_between(started, async || next(&mut heard).await).await?;
     let mut report = Report {
         machine: name,
         status: 0,
@@ -123,15 +123,27 @@ async fn run_watched(
         loop {
             tokio::select! {
                 exit = &mut exit => break exit?,
-                Ok(signal) = heard.recv() => running.signal(signal).await,
+                signal = next(&mut heard) => running.signal(signal).await,
             }
         }
     };
-    finish(relays, &ended).await;
+    let interruption = async { while !ends(next(&mut heard).await) {} };
+    finish(relays, &ended, interruption).await?;
     report.status = exit.code();
     (report.stdout, report.stderr) = (kept_output.text(), kept_errors.text());
     report.truncated = kept_output.is_cut() || kept_errors.is_cut();
     Ok(report)
+}
+
+/// The next signal; some are lost if many come at once.
+async fn next(heard: &mut Receiver<Signal>) -> Signal {
+    loop {
+        match heard.recv().await {
+            Ok(signal) => return signal,
+            Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => std::future::pending().await,
+        }
+    }
 }
 
 /// What a command wrote, as far as it is kept.
@@ -156,15 +168,19 @@ impl Kept {
 }
 
 /// What is done with each line: shown at once, or kept for JSON.
-fn line_taker(ctx: &Ctx, name: &MachineName, stream: Stream) -> (impl FnMut(&[u8]) + Send + use<>, Kept) {
+fn line_taker(
+    ctx: &Ctx,
+    name: &MachineName,
+    stream: Stream,
+) -> (impl FnMut(&[u8]) -> io::Result<()> + Send + use<>, Kept) {
     let kept = Kept::default();
     let (json, name, keeper) = (ctx.voice.json, name.clone(), kept.clone());
     let take = move |line: &[u8]| {
         if json {
             keeper.add(line);
-        } else {
-            write_line(stream, name.as_str(), line);
+            return Ok(());
         }
+        write_line(stream, name.as_str(), line)
     };
     (take, kept)
 }

@@ -23,7 +23,7 @@ use crate::sys::enter::{Exit, copy_size};
 /// Says `$1`, runs the rest of its arguments in directory `$2` unless that is empty, and says `$1` and the status. Ctrl-C is
 /// the command's.
 const SCRIPT: &str = r#"m=$1 d=$2; shift 2; trap : INT QUIT; printf '%s\n' "$m"
-if [ -z "$d" ] || cd -- "$d"; then "$@"; else (exit 125); fi
+if [ -z "$d" ] || cd -- "$d"; then (exec "$@"); else (exit 125); fi
 printf '%s%d\n' "$m" "$?""#;
 
 pub(super) async fn run(ctx: &Ctx, args: &Args, name: &MachineName) -> Result<u8, CliError> {

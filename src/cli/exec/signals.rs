@@ -53,6 +53,11 @@ impl Signals {
         .await
     }
 
+    /// Returns when we are to end.
+    pub(super) async fn ending(&mut self) {
+        while !ends(self.next_to_pass().await) {}
+    }
+
     /// The next one that is to be passed on.
     pub(super) async fn next_to_pass(&mut self) -> Signal {
         loop {
@@ -61,6 +66,11 @@ impl Signals {
             }
         }
     }
+}
+
+/// Whether who gets this signal is to end.
+pub(super) fn ends(signal: Signal) -> bool {
+    [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT].contains(&signal)
 }
 
 /// Waits for the start of a command, and returns with it the signals that came meanwhile: they are the command's. If one of
@@ -83,7 +93,7 @@ pub(super) async fn start_between<T>(
             () = too_late => return Err(CliError::new(Kind::Interrupted, "interrupted")),
             signal = next() => {
                 heard.push(signal);
-                if [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT].contains(&signal) {
+                if ends(signal) {
                     end.get_or_insert(Instant::now() + GRACE);
                 }
             }

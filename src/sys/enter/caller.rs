@@ -51,8 +51,6 @@ impl Helper {
             .arg0(helper::NAME)
             .env_clear()
             .current_dir("/")
-            // Ctrl-Z stops the caller: the helper must not stop, too, while it holds the guest's PID 1 by ptrace(2).
-            .process_group(0)
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
             .stderr(Stdio::null())

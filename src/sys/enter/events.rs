@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -16,10 +17,22 @@ pub(super) fn is_hung_up(fd: impl AsFd) -> bool {
     has_event(fd, PollFlags::HUP)
 }
 
+/// Whether something can be written in that time.
+pub(super) fn is_writable_within(fd: impl AsFd, limit: Duration) -> bool {
+    has_event_within(fd, PollFlags::OUT, limit)
+}
+
 fn has_event(fd: impl AsFd, event: PollFlags) -> bool {
+    has_event_within(fd, event, Duration::ZERO)
+}
+
+fn has_event_within(fd: impl AsFd, event: PollFlags, limit: Duration) -> bool {
     let mut fds = [PollFd::new(&fd, event)];
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    matches!(poll(&mut fds, Some(&now)), Ok(1..)) && fds[0].revents().intersects(event)
+    let limit = Timespec {
+        tv_sec: limit.as_secs().try_into().unwrap_or(i64::MAX),
+        tv_nsec: limit.subsec_nanos().into(),
+    };
+    matches!(poll(&mut fds, Some(&limit)), Ok(1..)) && fds[0].revents().intersects(event)
 }
 
 /// Waits until the other side of a socket is closed or a process has ended.

@@ -9,25 +9,27 @@ use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::personality::{self, Persona};
 use nix::unistd;
-use rustix::fs::Mode;
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior, set_parent_process_death_signal};
 use rustix::thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
-use super::events::{is_hung_up, is_readable, wait_for_either};
+use super::events::{self, is_hung_up, is_readable, wait_for_either};
 use super::privileges::{self, Privileges, is_init};
 use super::protocol::{Order, Reply, Run, Size, Task, receive, send};
-use super::relay::write_all;
 use super::terminal;
 use crate::sys::raw::enter::{self as raw, Cloned};
 
 /// What the helper is called, as argument 0: nobody else is.
 pub(super) const NAME: &str = "machinist: enter";
 
+/// How long systemd may take to read again.
+const SPEECH_LIMIT: Duration = Duration::from_secs(5);
 /// `CGROUP2_SUPER_MAGIC`, see statfs(2).
 const CGROUP2: rustix::fs::FsWord = 0x6367_7270;
 
@@ -63,6 +65,9 @@ fn failed<E: std::fmt::Display>(doing: &str) -> impl FnOnce(E) -> Reply {
 }
 
 fn work(control: &OwnedFd) -> Result<(), Reply> {
+    // No terminal of the caller's is ours from here on, and no key reaches us: Ctrl-Z is not to stop us while we hold PID 1
+    // by ptrace(2).
+    unistd::setsid().map_err(failed("make a session"))?;
     // The caller's death is ours until there is a program; nobody reads our memory or opens our files.
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(failed("bind to the caller"))?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(failed("hide the memory"))?;
@@ -93,6 +98,11 @@ fn work(control: &OwnedFd) -> Result<(), Reply> {
             rustix::process::umask(Mode::from_bits_truncate(privileges.umask()));
             let terminal = run.terminal.map(terminal::open_inside).transpose();
             let terminal = terminal.map_err(failed("open a terminal in the machine"))?;
+            let streams = if run.detached {
+                null_inside().map_err(failed("open /dev/null in the machine"))?
+            } else {
+                streams
+            };
             privileges
                 .take_on()
                 .map_err(|error| Reply::Refused(error.to_string()))?;
@@ -191,10 +201,12 @@ fn join_control_group(control: &OwnedFd, pid: i32, unit: &str) -> Result<(), Rep
     }
 }
 
-/// Takes on what is not in credentials: no keyring of ours, resource limits, the OOM killer's liking.
+/// Takes on what is not in credentials: no keyring of ours, scheduling, resource limits, the OOM killer's
+/// liking.
 fn take_attributes(pid: i32) -> Result<(), Reply> {
     let refused = |doing: &str, error: io::Error| Reply::Refused(format!("cannot {doing}: {error}"));
     raw::join_anonymous_keyring().map_err(|error| refused("leave the session keyring", error))?;
+    raw::take_scheduling_of(pid).map_err(|error| refused("take on its scheduling", error))?;
     raw::take_resource_limits_of(pid).map_err(|error| refused("take on its resource limits", error))?;
     fs::read_to_string(format!("/proc/{pid}/oom_score_adj"))
         .and_then(|score| fs::write("/proc/self/oom_score_adj", score))
@@ -203,14 +215,29 @@ fn take_attributes(pid: i32) -> Result<(), Reply> {
 
 /// Speaks for a caller that could not: ends when the machine does, or after the words.
 fn wait_and_say(control: &OwnedFd, leader: &OwnedFd, stream: &OwnedFd, words: &[u8]) -> io::Result<()> {
-    // What ends the caller is not to end us; a key or a signal to its group does not reach ours.
+    // What ends the caller is not to end us.
     set_parent_process_death_signal(None)?;
     send(control, &Reply::Watching, &[])?;
     wait_for_either(control, leader)?;
-    if !is_readable(leader) {
-        write_all(stream.as_fd(), words)?;
+    if !is_readable(leader) && events::is_writable_within(stream, SPEECH_LIMIT) {
+        // Short as they are, they go at once or not at all.
+        rustix::io::write(stream, words)?;
     }
     Ok(())
+}
+
+/// The guest's own /dev/null, three times. What lies at its path is not trusted.
+fn null_inside() -> io::Result<Vec<OwnedFd>> {
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let null = rustix::fs::open("/dev/null", flags, Mode::empty())?;
+    let stat = rustix::fs::fstat(&null)?;
+    let is_null = rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::CharacterDevice
+        && (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)) == (1, 3);
+    if !is_null {
+        return Err(io::Error::other("it is something else"));
+    }
+    rustix::fs::fcntl_setfl(&null, OFlags::RDWR)?;
+    Ok(vec![null.try_clone()?, null.try_clone()?, null])
 }
 
 /// Connects to a socket whose owner wants to see a process of the machine: its systemd believes nobody else.

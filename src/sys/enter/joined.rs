@@ -95,5 +95,6 @@ impl Joined {
 fn pid_of(pidfd: BorrowedFd<'_>) -> Option<Pid> {
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
     let number = info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim();
-    Pid::from_raw(number.parse().ok()?)
+    // -1 is a process that is gone.
+    Pid::from_raw(number.parse().ok().filter(|number| *number > 1)?)
 }

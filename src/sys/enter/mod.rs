@@ -20,7 +20,6 @@ mod terminal;
 mod transient;
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt as _;
@@ -29,6 +28,7 @@ use std::path::PathBuf;
 use rustix::fs::{Gid, Uid};
 use rustix::process::Signal;
 
+pub(crate) use super::raw::enter::keep_children;
 pub use helper::helper_main;
 pub use terminal::{RawTerminal, copy_size};
 
@@ -195,13 +195,7 @@ pub async fn start(leader: &Leader, unit: &str, program: &Program) -> Result<Run
             give(&theirs, leader, &program.user);
             (Ends::Pipes { stdin, stdout, stderr }, theirs)
         }
-        Streams::Detached => {
-            let null = File::options().read(true).write(true).open("/dev/null");
-            let null: OwnedFd = null.map_err(failed("open /dev/null"))?.into();
-            let copy = || null.try_clone().map_err(failed("open /dev/null"));
-            (Ends::Detached, vec![copy()?, copy()?, copy()?])
-        }
-        Streams::Terminal => (Ends::Detached, Vec::new()),
+        Streams::Detached | Streams::Terminal => (Ends::Detached, Vec::new()),
     };
     let (process, master) = match joined::start(leader, unit, &run, &theirs).await {
         Ok((joined, master)) => (Process::Joined(joined), master),

@@ -19,26 +19,33 @@ use zbus::export::async_trait::async_trait;
 
 /// How long one call may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(25);
-/// The longest message that is read, in bytes; the specification allows 128 MiB.
-const MESSAGE_MAX: usize = 16 << 20;
+/// The longest answer that is read, in bytes; the specification allows 128 MiB.
+const ANSWER_MAX: usize = 1 << 20;
+/// The longest signal.
+const SIGNAL_MAX: usize = 32 << 10;
 /// How many messages wait to be looked at.
-const QUEUE_MAX: NonZeroUsize = NonZeroUsize::new(8192).unwrap();
+const QUEUE_MAX: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 /// The longest answer to our introduction, in bytes.
 const GREETING_MAX: usize = 256;
 /// What comes before the header's fields: byte order, type, flags, version, length of the body, serial, length of the fields.
 const FIXED: usize = 16;
-/// The code of the header field SENDER.
+/// The type of message that is a signal.
+const SIGNAL: u8 = 4;
+/// Codes of header fields.
+const PATH: u8 = 1;
+const MEMBER: u8 = 3;
 const SENDER: u8 = 7;
 const SYSTEMD: &[u8] = b"org.freedesktop.systemd1";
 /// As user 0, with descriptors.
 const INTRODUCTION: &[u8] = b"\0AUTH EXTERNAL 30\r\nNEGOTIATE_UNIX_FD\r\nBEGIN\r\n";
 
-/// Begins the conversation on a socket that is connected to systemd. It is non-blocking.
-pub(super) async fn converse(socket: OwnedFd) -> zbus::Result<Connection> {
+/// Begins the conversation on a socket that is connected to systemd. It is non-blocking. Of all that systemd tells, only
+/// what is about jobs and about the unit at this path gets through.
+pub(super) async fn converse(socket: OwnedFd, unit: &str) -> zbus::Result<Connection> {
     let stream = UnixStream::from_std(socket.into())?;
     let introduced = tokio::time::timeout(CALL_TIMEOUT, introduce(&stream)).await;
     let guid = introduced.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-    zbus::connection::Builder::authenticated_socket(Stream(Arc::new(stream)), guid)
+    zbus::connection::Builder::authenticated_socket(Stream(Arc::new(stream), unit.to_owned()), guid)
         .p2p()
         // systemd tells everything on this socket, and what nobody takes holds up the answers behind it.
         .max_queued(QUEUE_MAX)
@@ -92,7 +99,7 @@ async fn fill(stream: &UnixStream, buffer: &mut [u8]) -> io::Result<()> {
 }
 
 /// The connected socket.
-struct Stream(Arc<UnixStream>);
+struct Stream(Arc<UnixStream>, String);
 
 impl Socket for Stream {
     type ReadHalf = Reader;
@@ -101,6 +108,7 @@ impl Socket for Stream {
     fn split(self) -> Split<Reader, Writer> {
         let reader = Reader {
             stream: Arc::clone(&self.0),
+            unit: self.1,
             message: Vec::new(),
             taken: 0,
         };
@@ -111,6 +119,8 @@ impl Socket for Stream {
 #[derive(Debug)]
 struct Reader {
     stream: Arc<UnixStream>,
+    /// The path of the unit that matters.
+    unit: String,
     /// One whole message, of which so much was handed on.
     message: Vec<u8>,
     taken: usize,
@@ -120,7 +130,7 @@ struct Reader {
 impl ReadHalf for Reader {
     async fn recvmsg(&mut self, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
         if self.taken == self.message.len() {
-            self.message = next_message(&self.stream).await?;
+            self.message = next_message(&self.stream, &self.unit).await?;
             self.taken = 0;
         }
         let left = &self.message[self.taken..];
@@ -136,25 +146,49 @@ impl ReadHalf for Reader {
     }
 }
 
-/// Reads one message and makes its sender's name one that zbus takes.
-async fn next_message(stream: &UnixStream) -> io::Result<Vec<u8>> {
-    let mut message = vec![0; FIXED];
-    fill(stream, &mut message).await?;
+/// Reads up to the next message that matters, and makes its sender's name one that zbus takes.
+async fn next_message(stream: &UnixStream, unit: &str) -> io::Result<Vec<u8>> {
     let invalid = || io::Error::from(io::ErrorKind::InvalidData);
-    let (body, fields) = (
-        number(&message, 4).ok_or_else(invalid)?,
-        number(&message, 12).ok_or_else(invalid)?,
-    );
-    let length = aligned(FIXED.saturating_add(fields), 8).saturating_add(body);
-    if length > MESSAGE_MAX {
-        return Err(invalid());
+    loop {
+        let mut message = vec![0; FIXED];
+        fill(stream, &mut message).await?;
+        let (body, fields) = (
+            number(&message, 4).ok_or_else(invalid)?,
+            number(&message, 12).ok_or_else(invalid)?,
+        );
+        let length = aligned(FIXED.saturating_add(fields), 8).saturating_add(body);
+        let is_signal = message[1] == SIGNAL;
+        if is_signal && length > SIGNAL_MAX {
+            skip(stream, length - FIXED).await?;
+            continue;
+        }
+        if length > ANSWER_MAX {
+            return Err(invalid());
+        }
+        message.resize(length, 0);
+        fill(stream, &mut message[FIXED..]).await?;
+        let header = Header::of(&message, FIXED + fields).ok_or_else(invalid)?;
+        let matters = header.path == Some(unit.as_bytes()) || header.member == Some(b"JobRemoved");
+        let place = header.systemd_as_sender;
+        if is_signal && !matters {
+            continue;
+        }
+        if let Some(place) = place {
+            message[place] = b':';
+        }
+        return Ok(message);
     }
-    message.resize(length, 0);
-    fill(stream, &mut message[FIXED..]).await?;
-    if let Some(place) = systemd_as_sender(&message, FIXED + fields) {
-        message[place] = b':';
+}
+
+/// Reads what nobody looks at.
+async fn skip(stream: &UnixStream, mut count: usize) -> io::Result<()> {
+    let mut buffer = vec![0; SIGNAL_MAX];
+    while count > 0 {
+        let part = count.min(buffer.len());
+        fill(stream, &mut buffer[..part]).await?;
+        count -= part;
     }
-    Ok(message)
+    Ok(())
 }
 
 /// A number of 32 bits, in the byte order that the message has.
@@ -172,31 +206,47 @@ fn aligned(offset: usize, to: usize) -> usize {
     offset.div_ceil(to).saturating_mul(to)
 }
 
-/// Where systemd's name begins, if it is the sender. The header's fields are structures of a code and a variant, which holds
-/// a string (`s`, `o`), a signature (`g`) or a number (`u`).
-fn systemd_as_sender(message: &[u8], end: usize) -> Option<usize> {
-    let mut at = FIXED;
-    while at < end {
-        at = aligned(at, 8);
-        let [code, 1, kind, 0] = *message.get(at..)?.first_chunk()? else {
-            return None;
-        };
-        at += 4;
-        match kind {
-            b's' | b'o' => {
-                let length = number(message, at)?;
-                at += 4;
-                if code == SENDER && message.get(at..at.checked_add(length)?)? == SYSTEMD {
-                    return Some(at);
+/// What counts of a message's header.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Header<'a> {
+    path: Option<&'a [u8]>,
+    member: Option<&'a [u8]>,
+    /// Where systemd's name begins, if it is the sender.
+    systemd_as_sender: Option<usize>,
+}
+
+impl<'a> Header<'a> {
+    /// Reads the fields, which end there; `None` if they are broken. They are structures of a code and a variant, which
+    /// holds a string (`s`, `o`), a signature (`g`) or a number (`u`).
+    fn of(message: &'a [u8], end: usize) -> Option<Self> {
+        let mut header = Self::default();
+        let mut at = FIXED;
+        while at < end {
+            at = aligned(at, 8);
+            let [code, 1, kind, 0] = *message.get(at..)?.first_chunk()? else {
+                return None;
+            };
+            at += 4;
+            match kind {
+                b's' | b'o' => {
+                    let length = number(message, at)?;
+                    at += 4;
+                    let text = message.get(at..at.checked_add(length)?)?;
+                    match code {
+                        PATH => header.path = Some(text),
+                        MEMBER => header.member = Some(text),
+                        SENDER if text == SYSTEMD => header.systemd_as_sender = Some(at),
+                        _ => {}
+                    }
+                    at += length + 1;
                 }
-                at = at.checked_add(length)?.checked_add(1)?;
+                b'g' => at += usize::from(*message.get(at)?) + 2,
+                b'u' => at += 4,
+                _ => return None,
             }
-            b'g' => at += usize::from(*message.get(at)?) + 2,
-            b'u' => at += 4,
-            _ => return None,
         }
+        Some(header)
     }
-    None
 }
 
 #[derive(Debug)]
@@ -245,8 +295,12 @@ mod tests {
         signal.build(&("body", 1_u32)).unwrap().data().bytes().to_vec()
     }
 
+    fn header(message: &[u8]) -> Option<Header<'_>> {
+        Header::of(message, FIXED + number(message, 12).unwrap())
+    }
+
     fn place(message: &[u8]) -> Option<usize> {
-        systemd_as_sender(message, FIXED + number(message, 12).unwrap())
+        header(message).unwrap().systemd_as_sender
     }
 
     #[test]
@@ -259,6 +313,12 @@ mod tests {
         assert_eq!(place(&bytes), Some(at));
         assert_eq!(place(&message(Some(":1.5"))), None);
         assert_eq!(place(&message(None)), None);
+        let bytes = message(None);
+        let header = header(&bytes).unwrap();
+        assert_eq!(
+            (header.path, header.member),
+            (Some(&b"/a/path"[..]), Some(&b"Member"[..]))
+        );
     }
 
     #[test]
@@ -266,16 +326,53 @@ mod tests {
         let mut whole = message(Some(":rg.freedesktop.systemd1"));
         let end = FIXED + number(&whole, 12).unwrap();
         for length in 0..whole.len() {
-            let _ = systemd_as_sender(&whole[..length], end);
-            let _ = systemd_as_sender(&whole[..length], usize::MAX);
+            let _ = Header::of(&whole[..length], end);
+            assert_eq!(Header::of(&whole[..length], usize::MAX), None);
         }
         for place in 0..whole.len() {
             let before = std::mem::replace(&mut whole[place], 0xff);
-            let _ = systemd_as_sender(&whole, end);
+            let _ = Header::of(&whole, end);
             whole[place] = before;
         }
         assert_eq!(number(b"x\0\0\0\0\0\0\0", 4), None);
         assert_eq!(number(b"B\0\0\0\0\0\x01\0", 4), Some(256));
+    }
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_is_not_kept() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let signal = |path: &str, member: &str, body: &str| {
+            let signal = zbus::Message::signal(path.to_owned(), "org.example.Interface", member.to_owned());
+            signal.build(&body).unwrap().data().bytes().to_vec()
+        };
+        let wanted = [
+            signal("/m", "JobRemoved", "j"),
+            signal("/unit", "PropertiesChanged", "p"),
+        ];
+        let long = "x".repeat(SIGNAL_MAX);
+        let all = [
+            signal("/m", "UnitNew", "u"),
+            wanted[0].clone(),
+            signal("/unit", "PropertiesChanged", &long),
+            wanted[1].clone(),
+        ]
+        .concat();
+        let write = async {
+            let mut left = all.as_slice();
+            while !left.is_empty() {
+                let sent = theirs
+                    .async_io(Interest::WRITABLE, || theirs.try_write(left))
+                    .await
+                    .unwrap();
+                left = &left[sent..];
+            }
+        };
+        let read = async {
+            for wanted in &wanted {
+                assert_eq!(&next_message(&ours, "/unit").await.unwrap(), wanted);
+            }
+        };
+        tokio::join!(write, read);
     }
 
     #[tokio::test]
@@ -288,7 +385,10 @@ mod tests {
             let (ours, theirs) = UnixStream::pair().unwrap();
             theirs.writable().await.unwrap();
             theirs.try_write(answer.as_bytes()).unwrap();
-            assert!(converse(ours.into_std().unwrap().into()).await.is_err(), "{answer}");
+            assert!(
+                converse(ours.into_std().unwrap().into(), "/unit").await.is_err(),
+                "{answer}"
+            );
         }
     }
 }

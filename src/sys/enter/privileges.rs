@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::ptrace;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set, clear_ambient_capability_set,
@@ -47,6 +46,9 @@ pub(super) enum PrivilegeError {
         if *.filtered { ", because this process is filtered itself" } else { "" }
     )]
     Hidden { filtered: bool, source: io::Error },
+    /// It has a filter that could make our own calls seem to succeed.
+    #[error("it has a seccomp filter that does more than allow, refuse or kill")]
+    Filter,
     /// Its label is not ours.
     #[error("its security label is '{0}', which cannot be taken on")]
     Label(String),
@@ -114,7 +116,7 @@ impl Privileges {
 
     /// Takes them on, for good. To be called after the join, which gives all capabilities of the user namespace, and
     /// before the process is seen by the guest.
-    pub(super) fn take_on(mut self) -> Result<(), PrivilegeError> {
+    pub(super) fn take_on(self) -> Result<(), PrivilegeError> {
         for capability in all_capabilities() {
             if !self.bounding & capability.bits() != 0 && capability_is_in_bounding_set(capability).unwrap_or(false) {
                 remove_capability_from_bounding_set(capability)
@@ -122,22 +124,26 @@ impl Privileges {
             }
         }
         clear_ambient_capability_set().map_err(PrivilegeError::io("clear the ambient capabilities"))?;
-        // no_new_privs first would be simpler and let anybody install filters, but it would stay. CAP_SYS_ADMIN allows it, too;
-        // where PID 1 has not got that, it is given up after the filters.
-        for (filter, flags) in &mut self.filters {
-            raw::install_seccomp_filter(filter, *flags).map_err(PrivilegeError::io("install a seccomp filter"))?;
-        }
         let ours = capabilities(None)
             .map_err(PrivilegeError::io("read the capabilities"))?
             .permitted;
         // A caller that was itself given less stays with less.
         let of = |bits| CapabilitySet::from_bits_retain(bits) & ours;
-        let sets = CapabilitySets {
-            effective: of(self.effective),
-            permitted: of(self.permitted),
-            inheritable: of(self.inheritable),
+        let sets = |more| {
+            let sets = CapabilitySets {
+                effective: of(self.effective) | more,
+                permitted: of(self.permitted) | more,
+                inheritable: of(self.inheritable),
+            };
+            set_capabilities(None, sets).map_err(PrivilegeError::io("take on the capabilities of PID 1"))
         };
-        set_capabilities(None, sets).map_err(PrivilegeError::io("take on the capabilities of PID 1"))?;
+        // no_new_privs first would let anybody install filters, but it would stay. CAP_SYS_ADMIN allows it, too; where PID 1
+        // has not got that, it is given up after the filters.
+        sets(CapabilitySet::SYS_ADMIN & ours)?;
+        for (filter, flags) in &self.filters {
+            raw::install_seccomp_filter(filter, *flags).map_err(PrivilegeError::io("install a seccomp filter"))?;
+        }
+        sets(CapabilitySet::empty())?;
         for capability in all_capabilities().filter(|capability| self.ambient & capability.bits() & ours.bits() != 0) {
             configure_capability_in_ambient_set(capability, true)
                 .map_err(PrivilegeError::io("take on the ambient capabilities of PID 1"))?;
@@ -201,10 +207,37 @@ fn filters_of(pid: i32) -> Result<Vec<(Vec<raw::Instruction>, u64)>, PrivilegeEr
     let traced = Traced::stop(Pid::from_raw(pid)).map_err(hidden)?;
     let mut filters = Vec::new();
     while let Some(filter) = raw::seccomp_filter(traced.0.as_raw(), filters.len()).map_err(hidden)? {
+        if !filter.iter().copied().all(is_harmless) {
+            return Err(PrivilegeError::Filter);
+        }
         let flags = raw::seccomp_flags(traced.0.as_raw(), filters.len()).map_err(hidden)?;
         filters.push((filter, flags));
     }
     Ok(filters)
+}
+
+/// Whether an instruction does nothing but what a filter is for. The guest has written it, and we run under it before we are
+/// its: a call that it makes "succeed" without doing it (an error of 0), or hands to a tracer, a handler or another process,
+/// would be one that we rely on.
+fn is_harmless(instruction: raw::Instruction) -> bool {
+    const CLASS: u16 = 0x07;
+    const RETURN: u16 = 0x06;
+    const KILL_PROCESS: u32 = 0x8000_0000;
+    const KILL_THREAD: u32 = 0;
+    const ERROR: u32 = 0x0005_0000;
+    const LOG: u32 = 0x7ffc_0000;
+    const ALLOW: u32 = 0x7fff_0000;
+    if instruction.code & CLASS != RETURN {
+        return true;
+    }
+    // Anything but a constant (`BPF_K`) could become anything.
+    let (action, data) = (instruction.k & 0xffff_0000, instruction.k & 0xffff);
+    instruction.code == RETURN
+        && match action {
+            ERROR => (1..4096).contains(&data),
+            KILL_PROCESS | KILL_THREAD | LOG | ALLOW => true,
+            _ => false,
+        }
 }
 
 /// A process that we trace and that is stopped; it goes on when this is dropped, or when we die.
@@ -214,9 +247,15 @@ impl Traced {
     fn stop(pid: Pid) -> io::Result<Self> {
         let traced = Self::seize(pid)?;
         ptrace::interrupt(pid)?;
-        match waitpid(pid, Some(WaitPidFlag::__WALL))? {
-            WaitStatus::PtraceEvent(..) | WaitStatus::Stopped(..) => Ok(traced),
-            _ => Err(io::Error::from(Errno::ESRCH)),
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match raw::traced_stop(pid.as_raw())? {
+                Some(raw::Stop::Event) => return Ok(traced),
+                // It was on its way to the process, and still is.
+                Some(raw::Stop::Signal(number)) => raw::continue_traced(pid.as_raw(), number)?,
+                None if Instant::now() > end => return Err(io::Error::other("it does not stop for a look")),
+                None => std::thread::sleep(Duration::from_micros(50)),
+            }
         }
     }
 
@@ -265,6 +304,40 @@ mod tests {
         assert!(!is_init("NSpid:\t4711\t12\n"));
         assert!(!is_init("NSpid:\t4711\n"), "a supervisor");
         assert!(!is_init("Name:\tx\n"));
+    }
+
+    #[test]
+    fn filters_that_could_fool_us_are_told() {
+        let returns = |k| raw::Instruction {
+            code: 0x06,
+            jt: 0,
+            jf: 0,
+            k,
+        };
+        for k in [0x7fff_0000, 0x7ffc_0000, 0x8000_0000, 0, 0x0005_0001, 0x0005_0026] {
+            assert!(is_harmless(returns(k)), "{k:#x}");
+        }
+        // An error of 0, too large an error, a trap, a tracer, a supervisor, nonsense.
+        for k in [
+            0x0005_0000,
+            0x0005_1000,
+            0x0003_0000,
+            0x7ff0_0000,
+            0x7fc0_0000,
+            0x1234_0000,
+        ] {
+            assert!(!is_harmless(returns(k)), "{k:#x}");
+        }
+        let of_accumulator = raw::Instruction {
+            code: 0x16,
+            ..returns(0x7fff_0000)
+        };
+        assert!(!is_harmless(of_accumulator));
+        let load = raw::Instruction {
+            code: 0x20,
+            ..returns(0x0005_0000)
+        };
+        assert!(is_harmless(load));
     }
 
     #[test]

@@ -60,23 +60,46 @@ pub fn carry_input(from: OwnedFd, to: OwnedFd, at_end: &'static [u8]) {
     });
 }
 
+/// A relay's end, and what was wrong with the caller's side. That its reader has gone is nothing wrong.
+pub type Relay = oneshot::Receiver<io::Result<()>>;
+
+/// Runs a relay on a thread of its own: what it reads and writes may block.
+fn relay(carry: impl FnOnce() -> io::Result<()> + Send + 'static) -> Relay {
+    let (tell, told) = oneshot::channel();
+    std::thread::spawn(move || {
+        let result = carry();
+        let _ = tell.send(match result {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            result => result,
+        });
+    });
+    told
+}
+
 /// Carries the program's output to the caller until it ends, or is empty after the program's end. If the caller's side is
 /// closed, the program's becomes so, too.
 #[must_use]
-pub fn carry_output(from: OwnedFd, to: OwnedFd, ended: Ended) -> JoinHandle<()> {
+pub fn carry_output(from: OwnedFd, to: OwnedFd, ended: Ended) -> Relay {
     widen(&to);
-    std::thread::spawn(move || {
+    relay(move || {
         while has_more(from.as_fd(), &ended) {
-            if !matches!(move_some(from.as_fd(), to.as_fd()), Ok(1..)) {
-                return;
+            if move_some(from.as_fd(), to.as_fd())? == 0 {
+                break;
             }
         }
+        Ok(())
     })
 }
 
-/// Hands each line of the program's output to `take`, with its newline if it has one; longer lines come in pieces.
-pub fn read_lines(from: OwnedFd, ended: Ended, mut take: impl FnMut(&[u8]) + Send + 'static) -> JoinHandle<()> {
-    std::thread::spawn(move || {
+/// Hands each line of the program's output to `take`, with its newline if it has one; longer lines come in pieces. If it is
+/// not taken, the program's side is closed.
+#[must_use]
+pub fn read_lines(
+    from: OwnedFd,
+    ended: Ended,
+    mut take: impl FnMut(&[u8]) -> io::Result<()> + Send + 'static,
+) -> Relay {
+    relay(move || {
         let mut file = std::fs::File::from(from);
         let mut buffer = vec![0; BUFFER];
         let mut line: Vec<u8> = Vec::new();
@@ -85,14 +108,15 @@ pub fn read_lines(from: OwnedFd, ended: Ended, mut take: impl FnMut(&[u8]) + Sen
             for byte in &buffer[..count] {
                 line.push(*byte);
                 if *byte == b'\n' || line.len() >= BUFFER {
-                    take(&line);
+                    take(&line)?;
                     line.clear();
                 }
             }
         }
         if !line.is_empty() {
-            take(&line);
+            take(&line)?;
         }
+        Ok(())
     })
 }
 
@@ -173,6 +197,8 @@ fn move_some(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<usize> {
             // Neither side is a pipe, one is a terminal, or the target is only appended to.
             Err(Errno::INVAL) => return copy_some(from, to),
             Err(Errno::AGAIN) => wait_for(from, to)?,
+            // A terminal whose other side is closed.
+            Err(Errno::IO) if rustix::termios::isatty(from) => return Ok(0),
             other => return Ok(other?),
         }
     }
@@ -184,8 +210,7 @@ fn copy_some(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<usize> {
         match rustix::io::read(from, &mut buffer) {
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => wait_until(from, PollFlags::IN)?,
-            // A terminal whose other side is closed.
-            Err(Errno::IO) => return Ok(0),
+            Err(Errno::IO) if rustix::termios::isatty(from) => return Ok(0),
             Err(error) => return Err(error.into()),
             Ok(count) => {
                 write_all(to, &buffer[..count])?;
@@ -195,7 +220,7 @@ fn copy_some(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<usize> {
     }
 }
 
-pub(super) fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
+fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match rustix::io::write(to, bytes) {
             Ok(count) => bytes = &bytes[count..],
@@ -232,15 +257,19 @@ mod tests {
         let (mut output, to) = io::pipe().unwrap();
         let (begin, _begun) = oneshot::channel();
         let carrier = carry_between(from.into(), to.into(), b"\x1ex:".to_vec(), begin);
+        // More than a pipe holds may come out.
+        let reader = std::thread::spawn(move || {
+            let mut text = String::new();
+            output.read_to_string(&mut text).unwrap();
+            text
+        });
         for piece in pieces {
             let _ = input.write_all(piece.as_bytes());
             // So that pieces come one by one, most of the time; it must not matter.
             std::thread::yield_now();
         }
         drop(input);
-        let status = carrier.join().unwrap();
-        let mut text = String::new();
-        output.read_to_string(&mut text).unwrap();
+        let (status, text) = (carrier.join().unwrap(), reader.join().unwrap());
         (text, status)
     }
 

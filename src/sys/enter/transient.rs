@@ -15,6 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 use zbus::message::{Flags, Type as Kind};
 use zbus::zvariant::{DynamicType, Type};
 use zbus::{Connection, Fd, Message, MessageStream, OwnedObjectPath, OwnedVariant, Variant};
@@ -34,6 +35,8 @@ const SOCKET: &str = "/run/systemd/private";
 const SERVICE: &str = "org.freedesktop.systemd1";
 const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
+/// How long systemd may take to start a program, or for any other answer.
+const START_LIMIT: Duration = Duration::from_secs(60);
 /// How long a machine may take to go after its systemd hung up.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -121,6 +124,7 @@ pub(super) async fn start(
     let id = fs::read_to_string("/proc/sys/kernel/random/uuid").map_err(failed("get a random number"))?;
     let id = id.trim().replace('-', "");
     let unit = format!("machinist-exec-{id}.service");
+    let path = format!("{MANAGER_PATH}/unit/machinist_2dexec_2d{id}_2eservice");
     let mut watcher = if run.detached {
         None
     } else {
@@ -128,7 +132,7 @@ pub(super) async fn start(
         let second = socket.try_clone().map_err(failed("keep the connection"))?;
         Some(Helper::start(leader, machine_unit, words, &[second])?)
     };
-    let bus = converse(socket).await.map_err(|error| from_bus(&error))?;
+    let bus = converse(socket, &path).await.map_err(|error| from_bus(&error))?;
     if let Some(watcher) = &mut watcher {
         // Before it is where our own end does not reach it, nothing is started.
         match watcher.reply().await? {
@@ -138,7 +142,7 @@ pub(super) async fn start(
     }
     let heard = Heard {
         messages: MessageStream::from(&bus),
-        path: format!("{MANAGER_PATH}/unit/machinist_2dexec_2d{id}_2eservice"),
+        path,
         is_dead: false,
         end: (0, 0),
     };
@@ -164,10 +168,11 @@ impl Service {
         B: Serialize + DynamicType,
         R: DeserializeOwned + Type,
     {
-        let reply = self
+        let call = self
             .bus
-            .call_method(Some(SERVICE), MANAGER_PATH, Some(interface), method, body)
-            .await;
+            .call_method(Some(SERVICE), MANAGER_PATH, Some(interface), method, body);
+        // zbus has a limit of its own for the answer, and none for the call.
+        let reply = tokio::time::timeout(START_LIMIT, call).await.map_err(|_| too_slow())?;
         reply
             .and_then(|reply| reply.body().deserialize())
             .map_err(|error| from_bus(&error))
@@ -199,8 +204,10 @@ impl Service {
         let order = (&self.unit, "fail", properties, &auxiliary[..]);
         let job: OwnedObjectPath = self.call(MANAGER, "StartTransientUnit", &order).await?;
         let heard = self.heard.get_mut();
+        let limit = Instant::now() + START_LIMIT;
         let result = loop {
-            let Some(Ok(message)) = heard.messages.next().await else {
+            let next = tokio::time::timeout_at(limit, heard.messages.next());
+            let Some(Ok(message)) = next.await.map_err(|_| too_slow())? else {
                 return Err(EnterError::Failed("the machine's systemd hung up".into()));
             };
             heard.note(&message);
@@ -316,6 +323,10 @@ fn kill_message(unit: &str) -> zbus::Result<Vec<u8>> {
         .with_flags(Flags::NO_REPLY_EXPECTED)
         .build(&(unit, "all", Signal::KILL.as_raw()))?;
     Ok(message.data().bytes().to_vec())
+}
+
+fn too_slow() -> EnterError {
+    EnterError::Failed("the machine's systemd does not start the program in time".into())
 }
 
 fn from_bus(error: &zbus::Error) -> EnterError {
@@ -478,6 +489,9 @@ fn limits_in(text: &str) -> Option<Vec<Property>> {
 
 fn streams_or_terminal(streams: &[OwnedFd], terminal: Option<&Terminal>) -> Result<Vec<Property>, EnterError> {
     let names = ["StandardInput", "StandardOutput", "StandardError"];
+    if terminal.is_none() && streams.is_empty() {
+        return Ok(names.map(|name| property(name, "null")).into());
+    }
     if let Some(terminal) = terminal {
         let mut list: Vec<_> = names.map(|name| property(name, "tty")).into();
         list.push(property("TTYPath", terminal.path.clone()));

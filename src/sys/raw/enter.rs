@@ -106,7 +106,7 @@ pub(crate) fn allow_connect_only() -> io::Result<()> {
     let load = |offset| step(0x20, offset, 0, 0);
     let unless_equal = |number: u32, jt, jf| step(0x15, number, jt, jf);
     let number = |number: libc::c_long| u32::try_from(number).unwrap_or(u32::MAX);
-    let mut filter = [
+    let filter = [
         load(4),
         unless_equal(arch, 0, 6),
         load(0),
@@ -118,7 +118,7 @@ pub(crate) fn allow_connect_only() -> io::Result<()> {
         step(0x06, libc::SECCOMP_RET_KILL_PROCESS, 0, 0),
         step(0x06, libc::SECCOMP_RET_ALLOW, 0, 0),
     ];
-    install_seccomp_filter(&mut filter, 0)
+    install_seccomp_filter(&filter, 0)
 }
 
 /// A seccomp filter of a process that we trace and that is stopped, the oldest has number 0; `None` past the last.
@@ -169,10 +169,10 @@ pub(crate) fn seccomp_flags(pid: i32, number: usize) -> io::Result<u64> {
 }
 
 /// Installs a seccomp filter on the calling thread, for good.
-pub(crate) fn install_seccomp_filter(filter: &mut [Instruction], flags: u64) -> io::Result<()> {
+pub(crate) fn install_seccomp_filter(filter: &[Instruction], flags: u64) -> io::Result<()> {
     let program = libc::sock_fprog {
         len: u16::try_from(filter.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
-        filter: filter.as_mut_ptr(),
+        filter: filter.as_ptr().cast_mut(),
     };
     // SAFETY: the kernel copies `len` instructions from a slice of that length, and checks them.
     let result = unsafe {
@@ -188,6 +188,82 @@ pub(crate) fn install_seccomp_filter(filter: &mut [Instruction], flags: u64) -> 
     } else {
         Ok(())
     }
+}
+
+/// How a process that we trace has stopped.
+pub(crate) enum Stop {
+    /// As it was asked to.
+    Event,
+    /// A signal of this number was about to be delivered.
+    Signal(i32),
+}
+
+/// Looks whether a process that we trace has stopped, see ptrace(2); an error if it has ended.
+pub(crate) fn traced_stop(pid: i32) -> io::Result<Option<Stop>> {
+    const PTRACE_EVENT_STOP: i32 = 128;
+    let mut status = 0;
+    // SAFETY: the kernel writes an int through a valid pointer.
+    match unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL | libc::WNOHANG) } {
+        ..0 => Err(io::Error::last_os_error()),
+        0 => Ok(None),
+        _ if !libc::WIFSTOPPED(status) => Err(io::Error::from_raw_os_error(libc::ESRCH)),
+        _ if status >> 16 == PTRACE_EVENT_STOP => Ok(Some(Stop::Event)),
+        _ => Ok(Some(Stop::Signal(libc::WSTOPSIG(status)))),
+    }
+}
+
+/// Has a process that we trace go on with a signal.
+pub(crate) fn continue_traced(pid: i32, signal: i32) -> io::Result<()> {
+    // SAFETY: PTRACE_CONT reads no memory; its last argument is a number.
+    let result = unsafe { libc::ptrace(libc::PTRACE_CONT, pid, 0_usize, libc::c_long::from(signal)) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// Gives the calling process the scheduling of another: policy, niceness, priorities, and on which CPUs, see sched(7).
+pub(crate) fn take_scheduling_of(pid: i32) -> io::Result<()> {
+    const IOPRIO_WHO_PROCESS: libc::c_int = 1;
+    /// `struct sched_attr` of the first version
+    #[repr(C, align(8))]
+    struct Space([u8; 48]);
+    let check = |result: libc::c_long| match result {
+        ..0 => Err(io::Error::last_os_error()),
+        other => Ok(other),
+    };
+    let mut space = Space([0; 48]);
+    let mut cpus = [0_u64; 128];
+    // SAFETY: the kernel writes at most the given number of bytes, which is the structure's and the list's size, and reads
+    // as many as it wrote; the others take numbers.
+    unsafe {
+        check(libc::syscall(
+            libc::SYS_sched_getattr,
+            pid,
+            &raw mut space,
+            size_of::<Space>(),
+            0_usize,
+        ))?;
+        check(libc::syscall(libc::SYS_sched_setattr, 0, &raw const space, 0_usize))?;
+        let length = check(libc::syscall(
+            libc::SYS_sched_getaffinity,
+            pid,
+            size_of_val(&cpus),
+            &raw mut cpus,
+        ))?;
+        check(libc::syscall(libc::SYS_sched_setaffinity, 0, length, &raw const cpus))?;
+        let priority = check(libc::syscall(libc::SYS_ioprio_get, IOPRIO_WHO_PROCESS, pid))?;
+        check(libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, priority))?;
+    }
+    Ok(())
+}
+
+/// Has ended children wait for us again: who started us may have left SIGCHLD ignored, and a child that nobody waits for is
+/// gone with its status.
+pub(crate) fn keep_children() {
+    // SAFETY: the default action runs no code of ours.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
 }
 
 /// Gives the calling process all resource limits of another, see prlimit(2).
