@@ -60,8 +60,8 @@ install: install-data
 
 # An existing configuration is the administrator's: never overwritten. The present defaults lie in the documentation.
 install-data: $(BINARY)
-	mkdir -p $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(BASHDIR) $(DESTDIR)$(ZSHDIR) $(DESTDIR)$(FISHDIR) $(DESTDIR)$(UNITDIR)
-	$(BINARY) man --output $(DESTDIR)$(MANDIR)/man1
+	mkdir -p $(DESTDIR)$(MANDIR) $(DESTDIR)$(BASHDIR) $(DESTDIR)$(ZSHDIR) $(DESTDIR)$(FISHDIR) $(DESTDIR)$(UNITDIR)
+	$(BINARY) man --output $(DESTDIR)$(MANDIR)
 	$(BINARY) completions bash >$(DESTDIR)$(BASHDIR)/machinist
 	$(BINARY) completions zsh >$(DESTDIR)$(ZSHDIR)/_machinist
 	$(BINARY) completions fish >$(DESTDIR)$(FISHDIR)/machinist.fish
@@ -84,6 +84,7 @@ uninstall:
 		systemctl --quiet disable --now machinist-clean.timer 2>/dev/null || true; \
 	fi
 	rm -f $(DESTDIR)$(BINDIR)/machinist $(DESTDIR)$(MANDIR)/man1/machinist.1 $(DESTDIR)$(MANDIR)/man1/machinist-*.1
+	rm -f $(DESTDIR)$(MANDIR)/man7/machinist-*.7
 	rm -f $(DESTDIR)$(BASHDIR)/machinist $(DESTDIR)$(ZSHDIR)/_machinist $(DESTDIR)$(FISHDIR)/machinist.fish
 	rm -f $(addprefix $(DESTDIR)$(UNITDIR)/,$(UNITS))
 	rm -rf $(DESTDIR)$(DOCDIR)

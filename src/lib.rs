@@ -5,6 +5,7 @@
 //! | module | owns | may import |
 //! | --- | --- | --- |
 //! | [`cli`] | one file per verb: arguments and `run` | everything below |
+//! | [`help`] | longer documents, as text and as manual pages; no I/O | nothing |
 //! | [`output`] | tables, JSON, progress; the only place that prints | `machine` |
 //! | [`ops`] | use cases that change something: observe, plan, act, undo | `sources`, `storage`, `sys`, `machine`, `nspawn` |
 //! | [`sources`] | where root filesystems come from | `storage`, `sys`, `machine`, `nspawn` |
@@ -14,6 +15,7 @@
 //! | [`nspawn`] | the .nspawn file as a lossless document and as settings; no I/O | nothing |
 
 pub mod cli;
+pub mod help;
 pub mod machine;
 pub mod nspawn;
 pub mod ops;

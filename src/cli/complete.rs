@@ -1,12 +1,15 @@
-//! Completion of machine and image names, asked of the live system.
+//! Completion of machine and image names, asked of the live system, and of what there is help for.
 //!
 //! A completer must never print, nor fail: what cannot be found out is not offered.
 
 use std::time::Duration;
 
+use clap::CommandFactory as _;
+use clap::builder::StyledStr;
 use clap_complete::CompletionCandidate;
 use clap_complete::engine::ArgValueCompleter;
 
+use crate::help::TOPICS;
 use crate::sys::bus::Bus;
 
 /// A shell waits for us at every press of the tab key.
@@ -28,6 +31,31 @@ pub fn images() -> ArgValueCompleter {
 #[must_use]
 pub fn all() -> ArgValueCompleter {
     ArgValueCompleter::new(|current: &std::ffi::OsStr| candidates(current, true, true))
+}
+
+/// Completes what there is help for: verbs and topics.
+#[must_use]
+pub fn help() -> ArgValueCompleter {
+    ArgValueCompleter::new(|current: &std::ffi::OsStr| {
+        let typed = current.to_string_lossy();
+        let topics = TOPICS
+            .iter()
+            .map(|topic| (topic.name.to_owned(), Some(StyledStr::from(topic.about()))));
+        verbs()
+            .chain(topics)
+            .filter(|(name, _)| name.starts_with(&*typed))
+            .map(|(name, about)| CompletionCandidate::new(name).help(about))
+            .collect()
+    })
+}
+
+/// All verbs, and what each does.
+pub(super) fn verbs() -> impl Iterator<Item = (String, Option<StyledStr>)> {
+    let verbs: Vec<_> = super::Cli::command()
+        .get_subcommands()
+        .map(|verb| (verb.get_name().to_owned(), verb.get_about().cloned()))
+        .collect();
+    verbs.into_iter()
 }
 
 fn candidates(current: &std::ffi::OsStr, images: bool, machines: bool) -> Vec<CompletionCandidate> {

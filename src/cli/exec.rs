@@ -41,7 +41,9 @@ const GRACE: Duration = Duration::from_millis(200);
   machinist exec web -- uname -a                Its output, its exit status
   machinist exec web -u nobody -- id            As another user of the machine
   machinist exec web --cwd /etc -- ls           In a directory of the machine
-  machinist exec 'web-*' -- uptime              In several, each line with the machine's name")]
+  machinist exec 'web-*' -- uptime              In several, each line with the machine's name
+
+What it guarantees, and what it does not: `machinist help security`.")]
 pub(super) struct Args {
     /// Machines, or patterns of running machines' names
     #[arg(required = true, value_name = "NAME", add = complete::running())]

@@ -1,47 +1,54 @@
 //! `machinist man`
 
+use std::fs;
 use std::path::PathBuf;
 
 use clap::CommandFactory as _;
 
-use super::Cli;
 use super::context::Ctx;
 use super::error::{CliError, Kind};
+use super::{Cli, complete, help};
+use crate::help::{TOPICS, topic};
 use crate::output::data;
 
 /// Write the manual pages
 ///
-/// The pages come from the same source as --help. Without --output the page of machinist, or of one verb, is printed.
+/// The pages come from the same source as --help and `machinist help TOPIC`. Without --output the page of machinist, of one
+/// verb, or of one topic is printed.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   machinist man | man -l -             Read the page of machinist
   machinist man create | man -l -      Read the page of one verb
-  machinist man --output man/man1      Write all pages, as `make install` does")]
+  machinist man --output man           Write all pages, into man/man1 and man/man7")]
 pub(super) struct Args {
-    /// The verb whose page is printed
-    #[arg(conflicts_with = "output")]
-    verb: Vec<String>,
-    /// Write all pages into this directory
+    /// The verb or topic whose page is printed
+    #[arg(conflicts_with = "output", value_name = "TOPIC", add = complete::help())]
+    topic: Vec<String>,
+    /// Write all pages into the directories of their sections below this one
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
 }
 
 pub(super) fn run(_: &Ctx, args: &Args) -> Result<u8, CliError> {
     let failed = |error: std::io::Error| CliError::new(Kind::Failed, format!("cannot write manual pages: {error}"));
-    // Hidden from the pages: clap's own `help`, which has nothing to say.
-    let command = Cli::command().disable_help_subcommand(true);
+    let command = Cli::command();
     if let Some(directory) = &args.output {
-        std::fs::create_dir_all(directory).map_err(failed)?;
-        clap_mangen::generate_to(command, directory).map_err(failed)?;
+        let [verbs, topics] = ["man1", "man7"].map(|section| directory.join(section));
+        fs::create_dir_all(&verbs).map_err(failed)?;
+        clap_mangen::generate_to(command, verbs).map_err(failed)?;
+        fs::create_dir_all(&topics).map_err(failed)?;
+        for topic in TOPICS {
+            fs::write(topics.join(format!("{}.7", topic.page_name())), topic.roff()).map_err(failed)?;
+        }
         return Ok(0);
     }
-    let mut page = command;
-    for word in &args.verb {
-        let name = format!("{}-{word}", page.get_name());
-        let below = page.find_subcommand(word).cloned();
-        let unknown = || CliError::usage(format!("no verb '{}'", crate::machine::text::printable(word)));
-        page = below.ok_or_else(unknown)?.name(name);
+    if let [name] = args.topic.as_slice()
+        && let Some(topic) = topic(name)
+    {
+        data(&topic.roff())?;
+        return Ok(0);
     }
+    let page = help::find_verb(&args.topic)?;
     let mut text = Vec::new();
     clap_mangen::Man::new(page).render(&mut text).map_err(failed)?;
     data(&String::from_utf8_lossy(&text))?;

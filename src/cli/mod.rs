@@ -13,6 +13,7 @@ mod create;
 mod disable;
 mod enable;
 mod exec;
+mod help;
 mod images;
 mod list;
 mod man;
@@ -45,14 +46,15 @@ use error::CliError;
     name = "machinist",
     version,
     max_term_width = 100,
-    after_help = "Examples:
+    disable_help_subcommand = true,
+    after_help = help::with_topics("Examples:
   machinist create web debian:trixie --start    Bootstrap a Debian machine and start it
   machinist list                                See what runs
   machinist stop web                            Power it off cleanly
-  machinist help create                         All about one verb
+  machinist help create                         All about one verb, or a topic
 
 Exit status: 0 done, 1 failed, 2 usage, 3 no such machine or image, 4 not permitted,
-5 systemd or a service of it is not available, 124 a wait timed out."
+5 systemd or a service of it is not available, 124 a wait timed out.")
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -94,6 +96,7 @@ enum Verb {
     Completions(completions::Args),
     Man(man::Args),
     Version(version::Args),
+    Help(help::Args),
 }
 
 /// Reads the command line, runs the verb, shows its error, and returns the exit status.
@@ -144,6 +147,7 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Result<u8, CliError> {
         Verb::Completions(args) => completions::run(ctx, &args),
         Verb::Man(args) => man::run(ctx, &args),
         Verb::Version(args) => version::run(ctx, args).await,
+        Verb::Help(args) => help::run(ctx, &args),
     }
 }
 

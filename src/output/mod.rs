@@ -75,6 +75,11 @@ pub fn text_file(bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
+/// Text with styles on stdout; without them where that is no terminal.
+pub fn page(text: &str) -> io::Result<()> {
+    anstream::stdout().lock().write_all(text.as_bytes())
+}
+
 /// One of our two outputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {

@@ -1,10 +1,11 @@
-//! Every command line that README or a `--help` shows can be typed as it stands.
+//! Every command line that README, a `--help` or a topic shows can be typed as it stands.
 
 use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser as _};
 use machinist::cli::Cli;
+use machinist::help::TOPICS;
 
 use super::{repository, verbs};
 
@@ -95,9 +96,8 @@ fn examples_of_every_help() {
     assert!(seen > 30, "only {seen} examples");
 }
 
-#[test]
-fn examples_of_the_readme() {
-    let text = repository("README.md");
+/// Parses all commands in a Markdown text; how many there were.
+fn commands_in(text: &str) -> usize {
     let mut seen = 0;
     let mut inside = false;
     for line in text.lines() {
@@ -122,5 +122,19 @@ fn examples_of_the_readme() {
             seen += 1;
         }
     }
+    seen
+}
+
+#[test]
+fn examples_of_the_readme() {
+    let seen = commands_in(&repository("README.md"));
     assert!(seen > 20, "only {seen} commands");
+}
+
+#[test]
+fn examples_of_every_topic() {
+    for topic in TOPICS {
+        let seen = commands_in(&repository(&format!("src/help/{}.md", topic.name)));
+        assert!(seen >= 2, "{} has {seen} commands", topic.name);
+    }
 }

@@ -3,7 +3,7 @@
 use clap::CommandFactory as _;
 use machinist::cli::Cli;
 
-use super::{session, verbs};
+use super::{machinist, session, verbs};
 
 #[test]
 fn whole_tree() {
@@ -13,6 +13,43 @@ fn whole_tree() {
         text += &session(&verb.split(' ').chain(["--help"]).collect::<Vec<_>>());
     }
     insta::assert_snapshot!(text);
+}
+
+#[test]
+fn topics_are_shown_like_verbs() {
+    let help = |words: &[&str]| session(words).split_once('\n').unwrap().1.to_owned();
+    assert_eq!(help(&["help"]), help(&["--help"]));
+    assert_eq!(help(&["help", "exec"]), help(&["exec", "--help"]));
+    assert_eq!(help(&["help", "help"]), help(&["help", "--help"]));
+    insta::assert_snapshot!(session(&["help", "security"]));
+}
+
+#[test]
+fn headings_are_bold_where_colours_are_shown() {
+    let page = |variables: &[(&str, &str)]| {
+        let mut command = machinist();
+        let output = command
+            .envs(variables.iter().copied())
+            .args(["help", "security"])
+            .output();
+        String::from_utf8(output.unwrap().stdout).unwrap()
+    };
+    let (bold, plain) = (page(&[("CLICOLOR_FORCE", "1")]), page(&[]));
+    assert!(bold.starts_with("\x1b[1mWhat exec guarantees"), "{bold}");
+    assert!(!plain.contains('\x1b'));
+    assert_eq!(anstream::adapter::strip_str(&bold).to_string(), plain);
+}
+
+#[test]
+fn unknown_topics() {
+    insta::assert_snapshot!(
+        [
+            session(&["help", "securty"]),
+            session(&["help", "strat"]),
+            session(&["help", "securty", "--json"]),
+        ]
+        .join("\n")
+    );
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Verbs that work without systemd: version, completions, man, and dry runs.
 
 use insta::assert_snapshot;
+use machinist::help::TOPICS;
 
 use super::{machinist, session, verbs};
 
@@ -30,25 +31,34 @@ fn completion_scripts_ask_the_program_in_the_path() {
     }
 }
 
-#[test]
-fn bash_is_offered_verbs() {
+/// What bash is offered for the last of these words, sorted.
+fn offered(words: &[&str]) -> Vec<String> {
     // As the script does it: words, and which of them is being typed.
     let output = machinist()
         .env("COMPLETE", "bash")
-        .env("_CLAP_COMPLETE_INDEX", "1")
+        .env("_CLAP_COMPLETE_INDEX", (words.len() - 1).to_string())
         .env("_CLAP_COMPLETE_COMP_TYPE", "9")
         .env("_CLAP_COMPLETE_SPACE", "true")
-        .args(["--", "machinist", "st"])
+        .arg("--")
+        .args(words)
         .output()
         .unwrap();
     let offered = String::from_utf8(output.stdout).unwrap();
-    let mut offered: Vec<&str> = offered.split_whitespace().collect();
+    let mut offered: Vec<String> = offered.split_whitespace().map(str::to_owned).collect();
     offered.sort_unstable();
-    assert_eq!(offered, ["start", "status", "stop"]);
+    offered
 }
 
 #[test]
-fn a_page_for_every_verb() {
+fn bash_is_offered_verbs_and_topics() {
+    assert_eq!(offered(&["machinist", "st"]), ["start", "status", "stop"]);
+    assert_eq!(offered(&["machinist", "help", "st"]), ["start", "status", "stop"]);
+    assert_eq!(offered(&["machinist", "help", "sec"]), ["security"]);
+    assert_eq!(offered(&["machinist", "man", "sec"]), ["security"]);
+}
+
+#[test]
+fn a_page_for_every_verb_and_topic() {
     let directory = tempfile::tempdir().unwrap();
     machinist()
         .arg("man")
@@ -57,12 +67,19 @@ fn a_page_for_every_verb() {
         .assert()
         .success();
     let page = |name: &str| std::fs::read_to_string(directory.path().join(name)).unwrap();
-    assert!(page("machinist.1").contains("machine manager") || page("machinist.1").contains("Machine manager"));
+    let first = page("man1/machinist.1");
+    assert!(first.contains("machine manager") || first.contains("Machine manager"));
     for (verb, _) in verbs() {
-        let page = page(&format!("machinist-{}.1", verb.replace(' ', "-")));
+        let page = page(&format!("man1/machinist-{}.1", verb.replace(' ', "-")));
         assert!(page.starts_with(".ie") || page.contains(".TH"), "{verb}: {page}");
         let printed = machinist().arg("man").args(verb.split(' ')).output().unwrap();
         assert!(printed.status.success() && !printed.stdout.is_empty(), "{verb}");
+    }
+    for topic in TOPICS {
+        let page = page(&format!("man7/machinist-{}.7", topic.name));
+        assert!(page.contains(&format!(".TH machinist-{} 7 ", topic.name)), "{page}");
+        let printed = machinist().args(["man", topic.name]).output().unwrap();
+        assert_eq!(String::from_utf8(printed.stdout).unwrap(), page);
     }
 }
 
