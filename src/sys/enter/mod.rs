@@ -14,6 +14,7 @@ mod helper;
 mod joined;
 mod private;
 mod privileges;
+mod properties;
 mod protocol;
 pub mod relay;
 mod terminal;

@@ -22,6 +22,7 @@ use zbus::{Connection, Fd, Message, MessageStream, OwnedObjectPath, OwnedVariant
 
 use super::caller::Helper;
 use super::private::converse;
+use super::properties::{Property, attributes_of, properties_of, property, text};
 use super::protocol::{Reply, Run, Size, Task};
 use super::terminal::path_inside;
 use super::{EnterError, Exit, failed};
@@ -53,26 +54,6 @@ const UNWANTED: [&str; 6] = [
     "MEMORY_PRESSURE_WATCH",
     "MEMORY_PRESSURE_WRITE",
     "SYSTEMD_EXEC_PID",
-];
-
-/// Resource limits as `/proc/PID/limits` names them, and the properties that set them.
-const LIMITS: [(&str, &str); 16] = [
-    ("Max cpu time", "LimitCPU"),
-    ("Max file size", "LimitFSIZE"),
-    ("Max data size", "LimitDATA"),
-    ("Max stack size", "LimitSTACK"),
-    ("Max core file size", "LimitCORE"),
-    ("Max resident set", "LimitRSS"),
-    ("Max processes", "LimitNPROC"),
-    ("Max open files", "LimitNOFILE"),
-    ("Max locked memory", "LimitMEMLOCK"),
-    ("Max address space", "LimitAS"),
-    ("Max file locks", "LimitLOCKS"),
-    ("Max pending signals", "LimitSIGPENDING"),
-    ("Max msgqueue size", "LimitMSGQUEUE"),
-    ("Max nice priority", "LimitNICE"),
-    ("Max realtime priority", "LimitRTPRIO"),
-    ("Max realtime timeout", "LimitRTTIME"),
 ];
 
 /// A program that the machine's systemd runs.
@@ -394,97 +375,6 @@ fn from_directory(path: &str, run: &Run) -> Result<String, EnterError> {
     }
     let directory = text(&run.directories[0], "the directory")?;
     Ok(format!("/{}/{path}", directory.trim_matches('/')))
-}
-
-fn text(bytes: &[u8], what: &str) -> Result<String, EnterError> {
-    String::from_utf8(bytes.to_vec())
-        .map_err(|_| EnterError::Refused(format!("it takes UTF-8 only, and {what} is something else")))
-}
-
-fn texts(list: &[Vec<u8>], what: &str) -> Result<Vec<String>, EnterError> {
-    list.iter().map(|bytes| text(bytes, what)).collect()
-}
-
-type Property = (String, Variant<'static>);
-
-fn property(name: impl Into<String>, value: impl Into<Variant<'static>>) -> Property {
-    (name.into(), value.into())
-}
-
-/// What is to run, as whom and where.
-fn properties_of(run: &Run, place: &str) -> Result<Vec<Property>, EnterError> {
-    // Taken as it is: `$` in an argument is nothing special.
-    let command = vec![(
-        place.to_owned(),
-        texts(&run.args, "an argument")?,
-        vec!["no-env-expand"],
-    )];
-    let mut list = vec![
-        property("Description", "Command run by machinist"),
-        // It counts as started when the program is executed, and is forgotten when that has ended.
-        property("Type", "exec"),
-        property("CollectMode", "inactive-or-failed"),
-        property("DefaultDependencies", false),
-        // What the program leaves running goes on, as it does without systemd.
-        property("KillMode", "process"),
-        property("IgnoreSIGPIPE", false),
-        property("ExecStartEx", command),
-        property("Environment", texts(&run.env, "a variable")?),
-        property("WorkingDirectory", working_directory(run)?),
-    ];
-    if (run.uid, run.gid, run.groups.as_slice()) != (0, 0, &[]) {
-        let groups: Vec<String> = run.groups.iter().map(u32::to_string).collect();
-        list.extend([
-            property("User", run.uid.to_string()),
-            property("Group", run.gid.to_string()),
-            property("SupplementaryGroups", groups),
-        ]);
-    }
-    Ok(list)
-}
-
-/// With `-` it may be missing: then it is `/`.
-fn working_directory(run: &Run) -> Result<String, EnterError> {
-    let optional = if run.directories.len() > 1 { "-" } else { "" };
-    let directory = text(&run.directories[0], "the directory")?;
-    // systemd does not take these.
-    if !directory.split('/').any(|part| [".", ".."].contains(&part)) {
-        Ok(format!("{optional}/{}", directory.trim_matches('/')))
-    } else if optional.is_empty() {
-        let directory = printable(&directory);
-        Err(EnterError::Failed(format!(
-            "its systemd takes no '.' or '..' in directory '{directory}'"
-        )))
-    } else {
-        Ok("/".to_owned())
-    }
-}
-
-/// What a service is not given by itself as PID 1 has it: resource limits, umask, OOM score. `None` if it is gone.
-fn attributes_of(leader: &Leader) -> Option<Vec<Property>> {
-    let read = |file: &str| fs::read_to_string(format!("/proc/{}/{file}", leader.pid())).ok();
-    let (limits, status, score) = (read("limits")?, read("status")?, read("oom_score_adj")?);
-    let umask = status.lines().find_map(|line| line.strip_prefix("Umask:"))?.trim();
-    let mut list = limits_in(&limits)?;
-    list.push(property("UMask", u32::from_str_radix(umask, 8).ok()?));
-    list.push(property("OOMScoreAdjust", score.trim().parse::<i32>().ok()?));
-    leader.is_alive().then_some(list)
-}
-
-/// All limits of a `/proc/PID/limits`, soft and hard.
-fn limits_in(text: &str) -> Option<Vec<Property>> {
-    let number = |word: &str| match word {
-        "unlimited" => Some(u64::MAX),
-        word => word.parse().ok(),
-    };
-    let mut list = Vec::new();
-    for (name, property_name) in LIMITS {
-        let values = text.lines().find_map(|line| line.strip_prefix(name))?;
-        let mut values = values.split_whitespace();
-        list.push(property(format!("{property_name}Soft"), number(values.next()?)?));
-        list.push(property(property_name, number(values.next()?)?));
-    }
-    Some(list)
 }
 
 fn streams_or_terminal(streams: &[OwnedFd], terminal: Option<&Terminal>) -> Result<Vec<Property>, EnterError> {
