@@ -4,6 +4,7 @@ pub mod image;
 pub mod name;
 pub mod os_release;
 pub mod report;
+pub mod setting;
 pub mod state;
 pub mod status;
 pub mod text;

@@ -79,6 +79,13 @@ impl MachineName {
     pub fn unit(&self) -> String {
         format!("systemd-nspawn@{}.service", self.0)
     }
+
+    /// The machine that such a unit runs; `None` for other units.
+    #[must_use]
+    pub fn of_unit(unit: &str) -> Option<Self> {
+        let name = unit.strip_prefix("systemd-nspawn@")?.strip_suffix(".service")?;
+        name.parse().ok()
+    }
 }
 
 impl FromStr for MachineName {
@@ -156,5 +163,12 @@ mod tests {
         for name in ["raw", "web-raw", "raw.web", "web.RAW", "v"] {
             assert_eq!(check(name), Ok(()), "{name}");
         }
+    }
+
+    #[test]
+    fn units_are_told_from_others() {
+        assert_eq!(MachineName::of_unit("systemd-nspawn@web.service"), "web".parse().ok());
+        assert_eq!(MachineName::of_unit("network.target"), None);
+        assert_eq!(MachineName::of_unit("systemd-nspawn@.service"), None);
     }
 }

@@ -104,4 +104,6 @@ pub struct Machine {
     pub addresses: Seen<Vec<IpAddr>>,
     /// Whether it starts at boot.
     pub enabled: Option<bool>,
+    /// Its labels.
+    pub labels: std::collections::BTreeMap<String, String>,
 }

@@ -2,11 +2,10 @@
 
 use super::document::{Document, Item};
 use super::forms::port;
-use super::ignored::Reason;
 use super::line::LINE_MAX;
 use super::patch::Patch;
 use super::schema::{self, Key};
-use super::settings::{EffectiveValue, Settings, effective_values};
+use super::settings::{EffectiveValue, effective_values};
 use super::value::{Empty, ValueError, ValueType, quoted};
 use super::words::{Quoting, split_words};
 
@@ -31,6 +30,26 @@ pub enum Edit {
         /// The value.
         value: String,
     },
+    /// Adds a line, unless there is the same: for lists of other files, whose keys are not in the schema.
+    Append {
+        /// The section, without brackets.
+        section: String,
+        /// The key.
+        key: String,
+        /// The value.
+        value: String,
+    },
+    /// Sets one field of a list of `Key=FIELD=VALUE`, or removes it: for keys that are not in the schema.
+    Field {
+        /// The section, without brackets.
+        section: String,
+        /// The key.
+        key: String,
+        /// The field.
+        field: String,
+        /// Its value; `None` removes it.
+        value: Option<String>,
+    },
     /// Removes one value, or all of them.
     Remove {
         /// The section, without brackets.
@@ -47,6 +66,29 @@ pub enum Edit {
         /// The key.
         key: String,
     },
+}
+
+impl Edit {
+    /// [`Edit::Set`].
+    #[must_use]
+    pub fn set(section: &str, key: &str, value: String) -> Self {
+        let (section, key) = (section.to_owned(), key.to_owned());
+        Self::Set { section, key, value }
+    }
+
+    /// [`Edit::Append`].
+    #[must_use]
+    pub fn append(section: &str, key: &str, value: String) -> Self {
+        let (section, key) = (section.to_owned(), key.to_owned());
+        Self::Append { section, key, value }
+    }
+
+    /// [`Edit::Remove`].
+    #[must_use]
+    pub fn remove(section: &str, key: &str, value: Option<String>) -> Self {
+        let (section, key) = (section.to_owned(), key.to_owned());
+        Self::Remove { section, key, value }
+    }
 }
 
 /// Why an edit is refused. The document is unchanged then.
@@ -95,7 +137,7 @@ pub enum EditError {
 }
 
 /// Whether a value can be written into a file at all.
-pub(super) fn check_value(value: &str) -> Result<(), EditError> {
+pub(crate) fn check_value(value: &str) -> Result<(), EditError> {
     let owned = || value.to_owned();
     if value
         .chars()
@@ -131,6 +173,8 @@ impl Document {
     pub fn apply(&mut self, edit: &Edit) -> Result<bool, EditError> {
         let (Edit::Set { section, key, .. }
         | Edit::Add { section, key, .. }
+        | Edit::Append { section, key, .. }
+        | Edit::Field { section, key, .. }
         | Edit::Remove { section, key, .. }
         | Edit::Reset { section, key }) = edit;
         check_name(section)?;
@@ -146,6 +190,16 @@ impl Document {
             Edit::Add { value, .. } if known.is_some_and(Key::is_list) => {
                 self.add(section, key, sound(value, known)?, known)
             }
+            Edit::Field { field, value, .. } => {
+                let text = value.as_ref().map(|value| format!("{field}={value}"));
+                self.field(
+                    section,
+                    key,
+                    field,
+                    text.as_deref().map(|text| sound(text, known)).transpose()?,
+                )
+            }
+            Edit::Append { value, .. } => self.append(section, key, sound(value, known)?),
             Edit::Set { value, .. } | Edit::Add { value, .. } => self.set(section, key, sound(value, known)?, known),
             Edit::Remove { value: Some(value), .. } => self.remove(section, key, value.trim(), known),
             Edit::Remove { value: None, .. } => self.remove_all(section, key),
@@ -163,17 +217,17 @@ impl Document {
     /// Makes comments of the assignments that systemd does not heed in a file beside the image; says how many there were.
     ///
     /// In /etc/systemd/nspawn they would be heeded: a copy of the file must not give the image more than it had.
-    pub fn comment_out_untrusted(&mut self, systemd: u32) -> usize {
-        let settings = Settings::effective(self, systemd, false);
-        let untrusted = settings
-            .ignored()
-            .iter()
-            .filter(|ignored| matches!(ignored.reason, Reason::NotTrusted { .. }));
+    pub fn comment_out_untrusted(&mut self) -> usize {
+        // Also those that a later line sets again: without that one they would count.
+        let untrusted = self.entries().filter(|entry| {
+            let key = entry.section.and_then(|section| schema::find(section, entry.key));
+            key.is_some_and(|key| key.needs_trust(entry.value))
+        });
         let mut patches = Vec::new();
         let mut count = 0;
-        for ignored in untrusted {
+        for entry in untrusted {
             count += 1;
-            let lines = self.lines_of(&self.items()[ignored.index]);
+            let lines = self.lines_of(&self.items()[entry.index]);
             patches.extend(
                 lines
                     .filter(|line| !line.is_comment())
@@ -260,6 +314,10 @@ impl Document {
         let Some(known) = known else {
             return self.insert(section, key, value);
         };
+        // An empty assignment would take back what is there.
+        if value.is_empty() && known.empty(schema::NEWEST_SYSTEMD) != Empty::Value {
+            return Vec::new();
+        }
         let effective = effective_values(self, known);
         let wanted = kept(known, value);
         if !wanted.is_empty() && wanted.iter().all(|word| effective.iter().any(|v| &v.value == word)) {
@@ -273,6 +331,29 @@ impl Document {
         match self.assignments(section, key).last() {
             Some((item, ..)) => self.insert_after(item, &format!("{key}={value}")),
             None => self.insert(section, key, value),
+        }
+    }
+
+    fn append(&self, section: &str, key: &str, value: &str) -> Vec<Patch> {
+        let assignments = self.assignments(section, key);
+        match assignments.last() {
+            _ if assignments.iter().any(|(_, text, _)| text == value) => Vec::new(),
+            Some((item, ..)) => self.insert_after(item, &format!("{key}={value}")),
+            None => self.insert(section, key, value),
+        }
+    }
+
+    fn field(&self, section: &str, key: &str, field: &str, text: Option<&str>) -> Vec<Patch> {
+        let mut assignments = self.assignments(section, key);
+        assignments.retain(|(_, value, _)| value.split_once('=').is_some_and(|(name, _)| name.trim_end() == field));
+        match (assignments.as_slice(), text) {
+            ([], Some(text)) => self.append(section, key, text),
+            ([(_, value, _)], Some(text)) if value == text => Vec::new(),
+            ([(first, ..), others @ ..], Some(text)) => {
+                let others = others.iter().flat_map(|(item, ..)| self.delete(item));
+                std::iter::once(self.replace(first, key, text)).chain(others).collect()
+            }
+            (all, None) => all.iter().flat_map(|(item, ..)| self.delete(item)).collect(),
         }
     }
 

@@ -36,18 +36,6 @@ pub(super) fn cpu_bounds(word: &str) -> Option<(i128, i128)> {
     }
 }
 
-pub(super) fn is_uid_range(value: &str) -> bool {
-    let (first, count) = value.split_once(':').unwrap_or((value, "65536"));
-    let plain = first.bytes().all(|b| b.is_ascii_digit()) && (first == "0" || !first.starts_with('0'));
-    let uid = first
-        .parse::<u32>()
-        .ok()
-        .filter(|&uid| plain && uid != u32::MAX && uid != 0xFFFF);
-    let count = integer_in(count, 1, i128::from(u32::MAX));
-    uid.zip(count)
-        .is_some_and(|(uid, count)| i128::from(uid) + count <= i128::from(u32::MAX))
-}
-
 pub(super) fn is_id128(value: &str) -> bool {
     let digits: String = match value.len() {
         32 => value.to_owned(),

@@ -9,6 +9,8 @@ use super::value::{ValueError, quoted, shown};
 pub struct Ignored {
     /// The line that systemd would name.
     pub line: usize,
+    /// The first line of the assignment: the same, unless it is continued.
+    pub first_line: usize,
     /// Why.
     pub reason: Reason,
     /// systemd refuses the whole file for it, and the machine does not start.

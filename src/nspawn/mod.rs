@@ -8,8 +8,11 @@
 //! | [`value`] | what each type of value may be |
 //! | [`settings`] | what is in force, and which lines are ignored and why |
 //! | [`check`] | what is wrong with a file, with place and hint |
+//! | [`users`] | ranges of user numbers, and who has them |
 //! | [`assignment`] | `Section.Key=Value` of the command line |
 //! | [`edit`] | changes that touch only the lines they must |
+//! | [`switches`] | the command line of systemd-nspawn |
+//! | [`merge`] | that and the files merged, each value with its origin |
 
 pub mod assignment;
 pub mod check;
@@ -21,13 +24,16 @@ mod forms;
 mod ignored;
 mod limit;
 pub mod line;
-mod names;
-mod number;
+pub mod merge;
+pub(crate) mod names;
+pub(crate) mod number;
 mod patch;
 pub mod schema;
 pub mod settings;
 mod suggest;
+pub mod switches;
 #[cfg(test)]
 mod tests;
+pub mod users;
 pub mod value;
 mod words;

@@ -132,7 +132,7 @@ const ADDRESS_FAMILIES: [&str; 48] = [
 ];
 
 /// Whether the value means yes or no, case aside.
-pub(super) fn boolean(value: &str) -> Option<bool> {
+pub(crate) fn boolean(value: &str) -> Option<bool> {
     match value.to_ascii_lowercase().as_str() {
         "1" | "yes" | "y" | "true" | "t" | "on" => Some(true),
         "0" | "no" | "n" | "false" | "f" | "off" => Some(false),

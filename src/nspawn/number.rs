@@ -26,7 +26,7 @@ pub(super) fn integer(text: &str) -> Option<i128> {
 }
 
 /// An integer within bounds.
-pub(super) fn integer_in(text: &str, low: i128, high: i128) -> Option<i128> {
+pub(crate) fn integer_in(text: &str, low: i128, high: i128) -> Option<i128> {
     integer(text).filter(|value| (low..=high).contains(value))
 }
 
@@ -36,14 +36,23 @@ fn digits_of(digits: &str, radix: u32) -> Option<i128> {
 }
 
 /// Bytes, to the base of 1024: `10G`, `1.5M`, `1G 512M` (`parse_size()`).
-pub(super) fn size(text: &str) -> Option<u64> {
+pub(crate) fn size(text: &str) -> Option<u64> {
+    amount(text, 1024)
+}
+
+/// What is counted to the base of 1000, as bytes a second are: `10M` is ten million (`parse_size()`).
+pub(crate) fn decimal(text: &str) -> Option<u64> {
+    amount(text, 1000)
+}
+
+fn amount(text: &str, base: u64) -> Option<u64> {
     const SUFFIXES: [(&str, u32); 8] = [
-        ("E", 60),
-        ("P", 50),
-        ("T", 40),
-        ("G", 30),
-        ("M", 20),
-        ("K", 10),
+        ("E", 6),
+        ("P", 5),
+        ("T", 4),
+        ("G", 3),
+        ("M", 2),
+        ("K", 1),
         ("B", 0),
         ("", 0),
     ];
@@ -59,9 +68,9 @@ pub(super) fn size(text: &str) -> Option<u64> {
             .iter()
             .position(|(suffix, _)| rest.starts_with(suffix))?
             + first;
-        let (suffix, shift) = SUFFIXES[found];
+        let (suffix, power) = SUFFIXES[found];
         rest = &rest[suffix.len()..];
-        let unit = 1u64 << shift;
+        let unit = base.pow(power);
         let part = u128::from(whole) * u128::from(unit) + scaled(fraction, unit);
         total = total.checked_add(u64::try_from(part).ok()?)?;
         if rest.is_empty() {
@@ -74,7 +83,7 @@ pub(super) fn size(text: &str) -> Option<u64> {
 /// Microseconds: `5min 20s`, `1.5h`, `infinity`; a bare number counts `unit` microseconds (`parse_time()`).
 ///
 /// `infinity` is [`u64::MAX`].
-pub(super) fn time_span(text: &str, unit: u64) -> Option<u64> {
+pub(crate) fn time_span(text: &str, unit: u64) -> Option<u64> {
     const SECOND: u64 = 1_000_000;
     const UNITS: [(&str, u64); 30] = [
         ("seconds", SECOND),
@@ -189,6 +198,7 @@ mod tests {
         assert_eq!(size("1.5M"), Some(1_572_864));
         assert_eq!(size("1G 512M"), Some((1 << 30) + (512 << 20)));
         assert_eq!(size("20"), Some(20));
+        assert_eq!((decimal("1K"), decimal("1.5M")), (Some(1000), Some(1_500_000)));
         for text in ["", "K", "1X", "-1", "1M 1G", "16E", "1 2"] {
             assert_eq!(size(text), None, "{text}");
         }

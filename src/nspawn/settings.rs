@@ -31,6 +31,8 @@ pub struct EffectiveValue {
     pub value: String,
     /// The line that systemd would name: the last physical one of the assignment.
     pub line: usize,
+    /// The first line of the assignment: the same, unless it is continued.
+    pub first_line: usize,
     /// The assignment's place among the items of the document.
     pub(super) index: usize,
 }
@@ -127,9 +129,9 @@ fn read_lines(document: &Document, systemd: u32) -> impl Iterator<Item = Documen
     let known = |section: &str| SECTIONS.contains(&section);
     document.with_sections().filter_map(move |(index, section, item)| {
         let ignored = |reason, fatal| {
-            let line = item.line;
             Some(DocumentLine::Other(Ignored {
-                line,
+                line: item.line,
+                first_line: item.first_line,
                 reason,
                 fatal,
                 index,
@@ -180,6 +182,7 @@ impl Reader {
     fn ignore(&mut self, entry: &Entry<'_>, reason: Reason, fatal: bool) {
         self.ignored.push(Ignored {
             line: entry.line,
+            first_line: entry.first_line,
             reason,
             fatal,
             index: entry.index,
@@ -188,17 +191,19 @@ impl Reader {
 
     /// Takes all values of a key back.
     fn forget(&mut self, at: usize, reason: &Reason) {
-        let mut lines: Vec<(usize, usize)> = self.values[at]
+        let mut lines: Vec<(usize, usize, usize)> = self.values[at]
             .drain(..)
-            .map(|value| (value.line, value.index))
+            .map(|value| (value.line, value.first_line, value.index))
             .collect();
         lines.dedup();
-        self.ignored.extend(lines.into_iter().map(|(line, index)| Ignored {
-            line,
-            reason: reason.clone(),
-            fatal: false,
-            index,
-        }));
+        self.ignored
+            .extend(lines.into_iter().map(|(line, first_line, index)| Ignored {
+                line,
+                first_line,
+                reason: reason.clone(),
+                fatal: false,
+                index,
+            }));
     }
 
     fn entry(&mut self, entry: &Entry<'_>) {
@@ -269,6 +274,7 @@ impl Reader {
         let new = kept.into_iter().map(|value| EffectiveValue {
             value,
             line: entry.line,
+            first_line: entry.first_line,
             index: entry.index,
         });
         self.values[at].extend(new);

@@ -350,6 +350,13 @@ fn edits_look_as_a_person_would_make_them() {
         "[Exec]\nUser=a \\\n\n[Files]\nReadOnly=yes\n"
     );
     assert_eq!(
+        edited(
+            "[Network]\nPort=80\n",
+            &[add("Network", "Port", ""), add("Exec", "Environment", "")]
+        ),
+        "[Network]\nPort=80\n"
+    );
+    assert_eq!(
         edited("[Exec]\nUser=a\n", &[set("Exec", "X-Note", "b")]),
         "[Exec]\nUser=a\nX-Note=b\n"
     );
@@ -418,10 +425,21 @@ fn what_was_not_heeded_becomes_a_comment() {
     let mut document = Document::parse(
         b"\xef\xbb\xbf[Exec]\nBoot=yes\nCapability=CAP_SYS_ADMIN \\\n# why\n  CAP_SYS_RAWIO\n[Network]\n Private=no\n",
     );
-    assert_eq!(document.comment_out_untrusted(NEWEST_SYSTEMD), 2);
+    assert_eq!(document.comment_out_untrusted(), 2);
     assert_eq!(
         document.as_bytes(),
         b"\xef\xbb\xbf[Exec]\nBoot=yes\n#Capability=CAP_SYS_ADMIN \\\n# why\n#  CAP_SYS_RAWIO\n[Network]\n# Private=no\n"
     );
-    assert_eq!(document.comment_out_untrusted(NEWEST_SYSTEMD), 0);
+    assert_eq!(document.comment_out_untrusted(), 0);
+}
+
+#[test]
+fn what_a_later_line_hides_becomes_a_comment_too() {
+    let mut document = Document::parse(
+        b"[Exec]\nPrivateUsers=no\nPrivateUsers=yes\nSystemCallFilter=~a\nSystemCallFilter=b\n[Network]\nPrivate=no\nPrivate=yes\nPort=22\nPort=22\n",
+    );
+    assert_eq!(document.comment_out_untrusted(), 7);
+    let settings = Settings::effective(&document, NEWEST_SYSTEMD, true);
+    let said: Vec<&str> = settings.settings().iter().map(|setting| setting.key.name).collect();
+    assert_eq!(said, ["SystemCallFilter"]);
 }

@@ -2,10 +2,11 @@
 
 use super::forms::{
     cpu_bounds, cpu_range, is_absolute, is_bind, is_id128, is_normal_path, is_overlay, is_plain_path, is_short_path,
-    is_uid_range, port,
+    port,
 };
 use super::names;
 use super::number::integer_in;
+use super::users::UserRange;
 use super::words::{Quoting, split_field, split_fields, split_words, split_words_partially};
 
 pub use super::limit::Limit;
@@ -322,7 +323,7 @@ impl ValueType {
                 boolean
                     || matches!(value, "pick" | "identity")
                     || (value == "managed" && systemd >= names::MANAGED_USERS_SINCE)
-                    || is_uid_range(value)
+                    || UserRange::parse(value).is_some()
             }
             Self::Rlimit(limit) => return limit.accepts(value),
             Self::Hostname => names::is_host_name(value),

@@ -35,6 +35,7 @@ pub(super) fn find(document: &Document, settings: &Settings, systemd: u32) -> Ve
         findings: Vec::new(),
     };
     finder.network();
+    finder.private_users();
     finder.users_and_files();
     finder.start_mode();
     finder.findings
@@ -158,6 +159,38 @@ impl Finder<'_> {
                     if names.len() == 1 { "takes" } else { "take" }
                 ),
                 "add VirtualEthernet=yes to keep the link, or VirtualEthernet=no to say that it is not wanted",
+            );
+        }
+    }
+
+    /// systemd-nspawn of the template runs with `-U`, seen on 252, 257 and 262.
+    fn private_users(&mut self) {
+        let owner = ["PrivateUsersOwnership", "PrivateUsersChown"]
+            .into_iter()
+            .find(|key| self.is_set("Files", key));
+        let users = self.last("Exec", "PrivateUsers").map(|value| value.value.clone());
+        if let (Some(owner), None) = (owner, &users) {
+            self.tell(
+                Severity::Warning,
+                "private-users-dropped",
+                ("Files", owner),
+                &format!("{owner}= alone takes the private users of the machine away: its root is root of the host"),
+                "add PrivateUsers=pick to section [Exec], or PrivateUsers=no to say that this is meant",
+            );
+        }
+        let has_users = match &users {
+            None => owner.is_none(),
+            Some(text) => text != "identity" && boolean(text) != Some(false),
+        };
+        let score = self.last("Exec", "OOMScoreAdjust");
+        let score = score.and_then(|value| value.value.parse::<i32>().ok());
+        if has_users && score.is_some_and(|score| score != 0) {
+            self.tell(
+                Severity::Warning,
+                "oom-score-private-users",
+                ("Exec", "OOMScoreAdjust"),
+                "OOMScoreAdjust= may not be set by a machine with private users: it does not start",
+                "remove it, and use `machinist limit NAME oom-score=N`, which has systemd set it",
             );
         }
     }

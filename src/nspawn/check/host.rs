@@ -6,6 +6,7 @@ use crate::nspawn::document::Document;
 use crate::nspawn::forms::sources_of;
 use crate::nspawn::names::boolean;
 use crate::nspawn::settings::Settings;
+use crate::nspawn::users::{Taken, UserRange};
 use crate::nspawn::value::{ValueType, quoted};
 use crate::nspawn::words::split_field;
 
@@ -25,6 +26,8 @@ pub struct Host<'a> {
     pub has_path: &'a dyn Fn(&str) -> bool,
     /// The network interface of that name.
     pub link: &'a dyn Fn(&str) -> Option<Link>,
+    /// User numbers that are others'. Asked only if the file wants numbers of its own.
+    pub taken_users: &'a dyn Fn() -> Vec<Taken>,
     /// What /etc/hostname in the image says, where there is an image and it says anything.
     pub image_hostname: Option<&'a str>,
 }
@@ -110,11 +113,42 @@ pub(super) fn find(document: &Document, settings: &Settings, host: &Host<'_>) ->
                         );
                     }
                 }
+                ValueType::PrivateUsers => {
+                    if let Some((message, hint)) = shared_users(&value.value, host) {
+                        tell("shared-users", message, hint);
+                    }
+                }
                 _ => {}
             }
         }
     }
     findings
+}
+
+/// A process of one machine that breaks out of it has rights over what belongs to the same numbers elsewhere.
+fn shared_users(value: &str, host: &Host<'_>) -> Option<(String, String)> {
+    // From 0 on the machine's users are those of the host, as whoever writes it knows.
+    let range = UserRange::parse(value).filter(|range| range.first != 0)?;
+    let taken = (host.taken_users)();
+    let mut others = taken.iter().filter(|taken| taken.range.overlaps(range));
+    let first = others.next()?;
+    let more = match others.count() {
+        0 => String::new(),
+        more => format!(", and {more} more"),
+    };
+    let message = format!(
+        "users {} to {} are not the machine's alone: {} to {} are those of {}{more}",
+        range.first,
+        range.last(),
+        first.range.first,
+        first.range.last(),
+        first.by
+    );
+    let hint = match UserRange::free(range.count, &taken) {
+        Some(free) => format!("write PrivateUsers={free}, which is free"),
+        None => "choose another range, or a smaller one".to_owned(),
+    };
+    Some((message, hint))
 }
 
 fn missing_path(path: &str) -> String {

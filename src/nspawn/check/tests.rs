@@ -1,6 +1,7 @@
 //! What is found, where, and how bad it is.
 
 use super::*;
+use crate::nspawn::users::{Taken, UserRange};
 
 /// `line:column severity code` of everything that is found on a host with the bridge br0, the card eth0 and /srv.
 fn found(text: &str, trusted: bool) -> Vec<String> {
@@ -10,6 +11,13 @@ fn found(text: &str, trusted: bool) -> Vec<String> {
             "br0" => Some(Link::Bridge),
             "eth0" => Some(Link::Other),
             _ => None,
+        },
+        taken_users: &|| {
+            let taken = |text: &str, by: &str| Taken {
+                range: UserRange::parse(text).unwrap(),
+                by: by.to_owned(),
+            };
+            vec![taken("1000:1", "user 'me'"), taken("600000:65536", "machine 'db'")]
         },
         image_hostname: Some("inside"),
     };
@@ -50,6 +58,23 @@ fn findings_point_at_what_is_meant() {
         "4:1 '[Files' error unclosed-header"
     );
     assert_eq!(found("", true), [""; 0]);
+}
+
+#[test]
+fn user_numbers_of_others_are_told() {
+    for value in ["yes", "pick", "0:4294967294", "665536:65536", "534464:65536"] {
+        assert_eq!(
+            found(&format!("[Exec]\nPrivateUsers={value}\n"), true),
+            [""; 0],
+            "{value}"
+        );
+    }
+    for value in ["665535:1", "524288:131072", "1000"] {
+        assert_eq!(
+            found(&format!("[Exec]\nPrivateUsers={value}\n"), true),
+            [format!("2:14 '{value}' warning shared-users")]
+        );
+    }
 }
 
 #[test]
@@ -111,7 +136,7 @@ fn what_systemd_refuses_to_combine_is_an_error() {
         );
     }
     for text in [
-        "[Files]\nVolatile=no\nPrivateUsersOwnership=chown",
+        "[Exec]\nPrivateUsers=pick\n[Files]\nVolatile=no\nPrivateUsersOwnership=chown",
         "[Exec]\nEphemeral=yes\nLinkJournal=try-host",
         "[Exec]\nProcessTwo=yes\nAmbientCapability=CAP_CHOWN",
     ] {
@@ -144,4 +169,29 @@ fn a_flood_is_cut() {
     assert_eq!(found.last().unwrap(), "error more");
     let text = format!("[Files]\n{}", "Bind=/srv\n".repeat(10_000));
     assert_eq!(self::found(&text, true), [""; 0]);
+}
+
+#[test]
+fn private_users_and_what_goes_with_them() {
+    let (dropped, score) = ("private-users-dropped", "oom-score-private-users");
+    for (text, wanted) in [
+        ("[Files]\nPrivateUsersOwnership=auto\n", &[dropped][..]),
+        ("[Files]\nPrivateUsersChown=no\n", &[dropped]),
+        ("[Exec]\nPrivateUsers=pick\n[Files]\nPrivateUsersOwnership=auto\n", &[]),
+        ("[Exec]\nPrivateUsers=no\n[Files]\nPrivateUsersOwnership=auto\n", &[]),
+        ("[Exec]\nOOMScoreAdjust=5\n", &[score]),
+        ("[Exec]\nPrivateUsers=yes\nOOMScoreAdjust=-5\n", &[score]),
+        ("[Exec]\nOOMScoreAdjust=0\n", &[]),
+        ("[Exec]\nPrivateUsers=no\nOOMScoreAdjust=5\n", &[]),
+        ("[Exec]\nPrivateUsers=identity\nOOMScoreAdjust=5\n", &[]),
+        (
+            "[Exec]\nOOMScoreAdjust=5\n[Files]\nPrivateUsersOwnership=auto\n",
+            &[dropped],
+        ),
+    ] {
+        let found = found(text, true);
+        assert!(found.iter().all(|line| line.contains("warning")), "{found:?}");
+        let codes: Vec<&str> = found.iter().filter_map(|line| line.rsplit(' ').next()).collect();
+        assert_eq!(codes, wanted, "{text}");
+    }
 }

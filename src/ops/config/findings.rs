@@ -35,6 +35,7 @@ pub fn findings(document: &Document, view: Viewpoint<'_>, places: &Places) -> Ve
     let host = Host {
         has_path: &|path| Path::new(path).symlink_metadata().is_ok(),
         link: &link,
+        taken_users: &Vec::new,
         image_hostname: image_hostname.as_deref(),
     };
     let reader = Reader {

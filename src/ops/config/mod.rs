@@ -50,12 +50,12 @@ pub struct Draft {
 }
 
 /// The settings of a machine, to be edited and handed to [`change`] as [`Wanted::Text`].
-pub fn draft(name: &MachineName, places: &Places, systemd: u32) -> Result<Draft, OpError> {
+pub fn draft(name: &MachineName, places: &Places, _systemd: u32) -> Result<Draft, OpError> {
     let source = of_machine(name, places).into_iter().next();
     let read = source.as_ref().map(SettingsFile::read).transpose()?;
     let mut document = Document::from_bytes(read.clone().unwrap_or_else(|| head(name)));
     if source.is_some_and(|source| !source.trusted) {
-        document.comment_out_untrusted(systemd);
+        document.comment_out_untrusted();
     }
     let text = document.as_bytes().to_vec();
     Ok(Draft { read, text })
@@ -229,7 +229,7 @@ impl Plan {
     }
 
     /// Settings of another place go on in /etc/systemd/nspawn, where they are found first.
-    fn copy(&mut self, source: &SettingsFile, document: &mut Document, systemd: u32) -> Result<(), OpError> {
+    fn copy(&mut self, source: &SettingsFile, document: &mut Document, _systemd: u32) -> Result<(), OpError> {
         let metadata = fs::metadata(&source.path).map_err(OpError::path("look at", &source.path))?;
         self.mode = metadata.permissions().mode() & 0o644;
         self.notes.push(format!(
@@ -238,7 +238,7 @@ impl Plan {
             shown(&self.file)
         ));
         if !source.trusted {
-            let count = document.comment_out_untrusted(systemd);
+            let count = document.comment_out_untrusted();
             if count > 0 {
                 self.notes.push(format!(
                     "{count} settings that systemd did not heed beside the image are comments in the copy"
