@@ -7,6 +7,8 @@ CARGO ?= cargo
 # Settings and units are found by machinist and systemd in these places, whatever the prefix.
 SYSCONFDIR ?= /etc
 BINDIR = $(PREFIX)/bin
+# machinist looks for its helper in ../libexec from where it is.
+LIBEXECDIR = $(PREFIX)/libexec
 DATADIR = $(PREFIX)/share
 UNITDIR ?= $(PREFIX)/lib/systemd/system
 # Debian's zsh looks for those of packages elsewhere.
@@ -25,7 +27,7 @@ UNITS = machinist-clean.service machinist-clean.timer
 STAGE = target/package
 
 .DEFAULT_GOAL := help
-.PHONY: all build try check bench install install-data uninstall deb clean help
+.PHONY: all build try check bench fuzz install install-data uninstall deb clean help
 
 help:
 	@echo 'make try        see it work: a Debian machine is made, started, listed, stopped and removed'
@@ -36,6 +38,7 @@ help:
 	@echo 'make uninstall  remove what install installed; machines and settings stay'
 	@echo 'make deb        build a Debian package in target/debian'
 	@echo 'make bench      measure it beside its peers'
+	@echo 'make fuzz       try ten minutes of broken .nspawn files on it; needs nightly and cargo-fuzz'
 	@echo 'make clean      remove what was built'
 
 all build: $(BINARY)
@@ -54,8 +57,12 @@ check:
 bench: $(BINARY)
 	MACHINIST_BIN=$(abspath $(BINARY)) tests/bench/run
 
+fuzz:
+	tests/fuzz/run
+
 install: install-data
 	install -D -m 755 $(BINARY) $(DESTDIR)$(BINDIR)/machinist
+	install -D -m 755 $(BINARY)-helper $(DESTDIR)$(LIBEXECDIR)/machinist-helper
 	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
 
 # An existing configuration is the administrator's: never overwritten. The present defaults lie in the documentation.
@@ -83,7 +90,8 @@ uninstall:
 	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then \
 		systemctl --quiet disable --now machinist-clean.timer 2>/dev/null || true; \
 	fi
-	rm -f $(DESTDIR)$(BINDIR)/machinist $(DESTDIR)$(MANDIR)/man1/machinist.1 $(DESTDIR)$(MANDIR)/man1/machinist-*.1
+	rm -f $(DESTDIR)$(BINDIR)/machinist $(DESTDIR)$(LIBEXECDIR)/machinist-helper
+	rm -f $(DESTDIR)$(MANDIR)/man1/machinist.1 $(DESTDIR)$(MANDIR)/man1/machinist-*.1
 	rm -f $(DESTDIR)$(MANDIR)/man7/machinist-*.7
 	rm -f $(DESTDIR)$(BASHDIR)/machinist $(DESTDIR)$(ZSHDIR)/_machinist $(DESTDIR)$(FISHDIR)/machinist.fish
 	rm -f $(addprefix $(DESTDIR)$(UNITDIR)/,$(UNITS))

@@ -10,6 +10,8 @@ use clap_complete::CompletionCandidate;
 use clap_complete::engine::ArgValueCompleter;
 
 use crate::help::TOPICS;
+use crate::ops::Places;
+use crate::ops::secret::list;
 use crate::sys::bus::Bus;
 
 /// A shell waits for us at every press of the tab key.
@@ -31,6 +33,32 @@ pub fn images() -> ArgValueCompleter {
 #[must_use]
 pub fn all() -> ArgValueCompleter {
     ArgValueCompleter::new(|current: &std::ffi::OsStr| candidates(current, true, true))
+}
+
+/// Completes names of secrets: of the machine that is named before them.
+#[must_use]
+pub fn secrets() -> ArgValueCompleter {
+    ArgValueCompleter::new(|current: &std::ffi::OsStr| {
+        let words: Vec<String> = std::env::args_os()
+            .map(|word| word.to_string_lossy().into_owned())
+            .collect();
+        let at = words.iter().position(|word| word == "secret");
+        let named = words[at.map_or(words.len(), |at| at + 1)..]
+            .iter()
+            .filter(|word| !word.starts_with('-'))
+            .nth(1);
+        let secrets = named
+            .and_then(|name| name.parse().ok())
+            .and_then(|name| list(&name, &Places::default()).ok())
+            .unwrap_or_default();
+        let typed = current.to_string_lossy();
+        secrets
+            .into_iter()
+            .map(|secret| secret.key.to_string())
+            .filter(|key| key.starts_with(&*typed) && !words.contains(key))
+            .map(CompletionCandidate::new)
+            .collect()
+    })
 }
 
 /// Completes what there is help for: verbs and topics.

@@ -140,7 +140,7 @@ enum BootstrapperArg {
     Mmdebstrap,
 }
 
-fn network(text: &str) -> Result<Network, String> {
+pub(super) fn network(text: &str) -> Result<Network, String> {
     // The name is checked as that of the setting which it becomes.
     let checked = |setting: &str, name: &str| match parse_assignment(&format!("{setting}={name}")) {
         Ok(assignment) if assignment.value == name && !name.is_empty() => Ok(name.to_owned()),
@@ -237,7 +237,7 @@ async fn make(ctx: &Ctx, bus: &Bus, request: Request) -> Result<(), CliError> {
 }
 
 /// Whether machined knows the name already.
-async fn check_name(bus: &Bus, name: &MachineName) -> Result<(), OpError> {
+pub(super) async fn check_name(bus: &Bus, name: &MachineName) -> Result<(), OpError> {
     let in_use = |by: String, hint: String| {
         Err(OpError::InUse {
             name: name.to_string(),

@@ -2,12 +2,14 @@
 
 use serde::Serialize;
 
+use crate::limit::LimitError;
 use crate::machine::NameError;
 use crate::ops::OpError;
 use crate::output::table::TableError;
 use crate::output::{Voice, error_json, error_lines};
 use crate::sources::SourceError;
 use crate::sys::bus::BusError;
+use crate::sys::cgroup::CgroupError;
 use crate::sys::enter::EnterError;
 
 /// The kinds of failure that scripts tell apart, with their exit status.
@@ -164,6 +166,39 @@ impl From<BusError> for CliError {
 impl From<NameError> for CliError {
     fn from(error: NameError) -> Self {
         Self::usage(error.to_string()).hint("a machine name is like a host name: `web-1`, `db.example`")
+    }
+}
+
+impl From<LimitError> for CliError {
+    fn from(error: LimitError) -> Self {
+        let hint = match &error {
+            LimitError::Unknown { .. } => {
+                "the limits are those of `machinist limit --help`, and all of systemd.resource-control(5)"
+            }
+            LimitError::NoLimit(_) => "set it with `systemctl edit UNIT`, see systemd.resource-control(5)",
+            LimitError::Value { .. } => {
+                "see `machinist limit --help`, systemd.resource-control(5) and systemd.nspawn(5)"
+            }
+            LimitError::Twice(..) => "give each limit once",
+        };
+        Self::usage(error.to_string()).hint(hint)
+    }
+}
+
+impl From<CgroupError> for CliError {
+    fn from(error: CgroupError) -> Self {
+        let (kind, hint) = match &error {
+            CgroupError::Name(_) => (Kind::Usage, "such as memory.high or cpu.max"),
+            CgroupError::Missing { .. } => (Kind::Failed, "its controller may not be there: see cgroup.controllers"),
+            CgroupError::Kernel { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                (Kind::Denied, "run it as root: `sudo machinist …`")
+            }
+            CgroupError::Kernel { .. } => (
+                Kind::Failed,
+                "see Documentation/admin-guide/cgroup-v2.rst of the kernel",
+            ),
+        };
+        Self::new(kind, error.to_string()).causes(chain(&error)).hint(hint)
     }
 }
 

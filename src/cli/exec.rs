@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use self::signals::{Event, Signals, start_between};
+use self::signals::{Event, Signals, start_between, wait_passing_on};
 use super::complete;
 use super::context::{Ctx, is_root};
 use super::error::{CliError, Kind};
@@ -47,10 +47,10 @@ What it guarantees, and what it does not: `machinist help security`.")]
 pub(super) struct Args {
     /// Machines, or patterns of running machines' names
     #[arg(required = true, value_name = "NAME", add = complete::running())]
-    names: Vec<String>,
+    pub(super) names: Vec<String>,
     /// The command and its arguments
     #[arg(required = true, last = true, value_name = "CMD")]
-    command: Vec<OsString>,
+    pub(super) command: Vec<OsString>,
     /// Run it as this user of the machine, and in this group; names or numbers
     #[arg(
         short,
@@ -59,25 +59,25 @@ pub(super) struct Args {
         default_value = "root",
         hide_default_value = true
     )]
-    user: String,
+    pub(super) user: String,
     /// Run it in this directory of the machine; the user's home otherwise
     #[arg(long, value_name = "DIR")]
-    cwd: Option<PathBuf>,
+    pub(super) cwd: Option<PathBuf>,
     /// Set a variable for it
     #[arg(short, long, value_name = "NAME=VALUE", value_parser = variable)]
-    env: Vec<(OsString, OsString)>,
+    pub(super) env: Vec<(OsString, OsString)>,
     /// Give it a terminal
     #[arg(short, long, overrides_with = "no_terminal")]
-    terminal: bool,
+    pub(super) terminal: bool,
     /// Give it no terminal
     #[arg(short = 'T', long)]
-    no_terminal: bool,
+    pub(super) no_terminal: bool,
     /// Leave it running, with nothing to read or write, and do not wait for it
     #[arg(short, long, conflicts_with = "terminal")]
-    detach: bool,
+    pub(super) detach: bool,
 }
 
-fn variable(text: &str) -> Result<(OsString, OsString), String> {
+pub(super) fn variable(text: &str) -> Result<(OsString, OsString), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
         _ => Err("NAME=VALUE is expected".to_owned()),
@@ -124,7 +124,10 @@ async fn find_registered(bus: &Bus, name: &MachineName) -> Result<Registered, Cl
     let registered = match bus.registered(name.as_str()).await {
         Err(BusError::NoSuchMachine(_)) => {
             find_machine(bus, name).await?;
-            return Err(OpError::NotRunning { name: name.to_string() }.into());
+            let error = CliError::from(OpError::NotRunning { name: name.to_string() });
+            return Err(error.hint(format!(
+                "or run the command in it without booting it: `machinist run {name} -- …`"
+            )));
         }
         registered => registered?,
     };
@@ -186,7 +189,7 @@ impl Args {
     }
 }
 
-async fn run_one(ctx: &Ctx, args: &Args, name: &MachineName) -> Result<u8, CliError> {
+pub(super) async fn run_one(ctx: &Ctx, args: &Args, name: &MachineName) -> Result<u8, CliError> {
     let streams = match args.detach {
         true => Streams::Detached,
         false if args.wants_terminal() => Streams::Terminal,
@@ -216,28 +219,20 @@ async fn run_one(ctx: &Ctx, args: &Args, name: &MachineName) -> Result<u8, CliEr
             master = Some(terminal);
         }
     }
-    for signal in early {
-        running.signal(signal).await;
-    }
-    let exit = {
-        let mut exit = std::pin::pin!(running.wait());
-        loop {
-            tokio::select! {
-                exit = &mut exit => break exit?,
-                event = signals.next() => match (event, &master) {
-                    (Event::Signal(signal), _) => running.signal(signal).await,
-                    // A terminal that has gone has no size.
-                    (Event::Resized, Some(master)) => drop(copy_size(stdin(), master)),
-                    (Event::Resized, None) => {}
-                },
-            }
+    let next = async || loop {
+        match (signals.next().await, &master) {
+            (Event::Signal(signal), _) => return signal,
+            // A terminal that has gone has no size.
+            (Event::Resized, Some(master)) => drop(copy_size(stdin(), master)),
+            (Event::Resized, None) => {}
         }
     };
+    let exit = wait_passing_on(&running, early, next).await?;
     let written = finish(relays, &ended, signals.ending()).await;
     drop(raw);
     written?;
     // The kernel kills all processes of a machine before its PID 1 is gone.
-    if exit == Exit::Signal(9) && target.leader.ends_within(GRACE) {
+    if exit == Exit::Signal(9) && (target.leader.is_ending() || target.leader.ends_within(GRACE)) {
         ctx.voice
             .warning(&format!("machine '{name}' stopped while the command ran"));
     }

@@ -6,9 +6,12 @@ use super::context::Ctx;
 use super::error::CliError;
 use crate::machine::text::printable;
 use crate::machine::{Machine, Seen};
+use crate::ops::config::drop_ins::{DropIns, with_topic};
 use crate::output::table::{Column, TableArgs, View};
 use crate::output::time;
 use crate::sys::machines::{Wanted, machines};
+use crate::unit::label;
+use crate::unit::topic::Topic;
 
 /// List machines
 ///
@@ -16,12 +19,13 @@ use crate::sys::machines::{Wanted, machines};
 /// columns shown are fetched, and no guest can hold the list up: what does not answer in 200 ms is shown as `?`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  machinist list                              What runs
-  machinist list -a --sort state              Also what does not
-  machinist list --columns name,addresses     Just these columns
-  machinist list --filter os=debian --json    For scripts
+  machinist list                               What runs
+  machinist list -a --sort state               Also what does not
+  machinist list --columns name,addresses      Just these columns
+  machinist list --filter os=debian --json     For scripts
+  machinist list --filter 'labels=*role=web*'  By a label
 
-Columns: name, state, class, os, version, addresses, enabled; and service, unit, leader, since.")]
+Columns: name, state, class, os, version, addresses, enabled; and service, unit, leader, since, labels.")]
 pub(super) struct Args {
     /// Also what is not running
     #[arg(short, long)]
@@ -112,6 +116,17 @@ const COLUMNS: &[Column<Machine>] = &[
         value: |m| json!(m.since.map(time::rfc3339)),
         text: Some(|m| m.since.map_or_else(|| "-".to_owned(), time::local)),
     },
+    Column {
+        key: "labels",
+        shown: false,
+        value: |m| json!(m.labels),
+        text: Some(|m| {
+            let labels: Vec<String> = m.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            Some(labels.join(" "))
+                .filter(|text| !text.is_empty())
+                .unwrap_or_else(|| "-".to_owned())
+        }),
+    },
 ];
 
 pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
@@ -122,7 +137,15 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
         enabled: view.needs("enabled"),
         state: ["state", "unit", "leader", "since"].iter().any(|key| view.needs(key)),
     };
-    let machines = machines(ctx.bus().await?, wanted, args.all).await?;
+    let mut machines = machines(ctx.bus().await?, wanted, args.all).await?;
+    if view.needs("labels") {
+        let labelled = with_topic(Topic::Label, &ctx.places);
+        for name in labelled {
+            for machine in machines.iter_mut().filter(|machine| machine.name == name.as_str()) {
+                machine.labels = label::read(&DropIns::of(&name, &ctx.places).own(label::KEY));
+            }
+        }
+    }
     view.print(machines, "machine", ctx.voice)?;
     Ok(0)
 }

@@ -7,22 +7,36 @@ pub mod error;
 pub mod names;
 
 mod clean;
+mod clone;
 mod completions;
 mod config;
 mod create;
+mod device;
 mod disable;
 mod enable;
+mod env_file;
 mod exec;
+mod group;
 mod help;
 mod images;
+mod label;
+mod limit;
 mod list;
 mod man;
+mod on_off;
+mod order;
+mod protect;
+mod read_only;
 mod remove;
+mod rename;
 mod restart;
+mod run;
+mod secret;
 mod show;
 mod start;
 mod status;
 mod stop;
+mod storage;
 mod sweep;
 mod terminate;
 mod version;
@@ -79,11 +93,13 @@ struct Global {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Create(Box<create::Args>),
+    Clone(clone::Args),
     Start(start::Args),
     Stop(stop::Args),
     Restart(restart::Args),
     Terminate(terminate::Args),
     Exec(Box<exec::Args>),
+    Run(Box<run::Args>),
     Enable(enable::Args),
     Disable(disable::Args),
     List(list::Args),
@@ -91,7 +107,16 @@ enum Verb {
     Show(show::Args),
     Images(images::Args),
     Config(config::Args),
+    Limit(limit::Args),
+    Device(device::Args),
+    Label(label::Args),
+    Order(order::Args),
+    Secret(secret::Args),
+    Rename(rename::Args),
+    ReadOnly(read_only::Args),
+    Protect(protect::Args),
     Remove(remove::Args),
+    Storage(storage::Args),
     Clean(clean::Args),
     Completions(completions::Args),
     Man(man::Args),
@@ -114,9 +139,11 @@ pub async fn run() -> ExitCode {
     // What is made belongs to the system and not to who calls: this is what systemd gives its services.
     rustix::process::umask(Mode::from_raw_mode(0o022));
     let result = tokio::select! {
-        result = dispatch(&ctx, cli.verb) => result,
+        // An interruption is known to the verb when it goes on.
+        biased;
         // Only verbs that have nothing to undo are dropped in the middle: see `Ctx::cancel`.
         () = interrupted(&ctx) => Err(CliError::new(error::Kind::Interrupted, "interrupted")),
+        result = dispatch(&ctx, cli.verb) => result,
     };
     match result {
         Ok(status) => ExitCode::from(status),
@@ -130,10 +157,12 @@ pub async fn run() -> ExitCode {
 async fn dispatch(ctx: &Ctx, verb: Verb) -> Result<u8, CliError> {
     match verb {
         Verb::Create(args) => create::run(ctx, *args).await,
+        Verb::Clone(args) => clone::run(ctx, args).await,
         Verb::Start(args) => start::run(ctx, args).await,
         Verb::Stop(args) => stop::run(ctx, args).await,
         Verb::Restart(args) => restart::run(ctx, args).await,
         Verb::Terminate(args) => terminate::run(ctx, args).await,
+        Verb::Run(args) => run::run(ctx, *args).await,
         Verb::Exec(args) => exec::run(ctx, *args).await,
         Verb::Enable(args) => enable::run(ctx, args).await,
         Verb::Disable(args) => disable::run(ctx, args).await,
@@ -142,7 +171,16 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Result<u8, CliError> {
         Verb::Show(args) => show::run(ctx, args).await,
         Verb::Images(args) => images::run(ctx, args).await,
         Verb::Config(args) => config::run(ctx, args).await,
+        Verb::Limit(args) => limit::run(ctx, args).await,
+        Verb::Device(args) => device::run(ctx, args).await,
+        Verb::Label(args) => label::run(ctx, args).await,
+        Verb::Order(args) => order::run(ctx, args).await,
+        Verb::Secret(args) => secret::run(ctx, args).await,
+        Verb::Rename(args) => rename::run(ctx, args).await,
+        Verb::ReadOnly(args) => read_only::run(ctx, args).await,
+        Verb::Protect(args) => protect::run(ctx, args).await,
         Verb::Remove(args) => remove::run(ctx, args).await,
+        Verb::Storage(args) => storage::run(ctx, args).await,
         Verb::Clean(args) => clean::run(ctx, args).await,
         Verb::Completions(args) => completions::run(ctx, &args),
         Verb::Man(args) => man::run(ctx, &args),

@@ -13,6 +13,7 @@ use super::names::{Pool, resolve};
 use super::sweep::{self, ThroughSystemd};
 use crate::machine::MachineName;
 use crate::ops::enable::is_enabled;
+use crate::ops::protect::refuse_protected;
 use crate::ops::remove::{Target, plan, remove};
 use crate::ops::{OpError, Places, stop};
 use crate::output::confirm;
@@ -21,7 +22,7 @@ use crate::sys::bus::{Bus, BusError};
 
 /// Remove machines: image, autostart, journal link and settings
 ///
-/// A running machine is refused unless --force is given. What an administrator wrote for it, a .nspawn file or drop-ins
+/// A running machine is refused unless --force is given, a protected one always. What an administrator wrote for it, a .nspawn file or drop-ins
 /// of its unit, is moved to /var/lib/machinist/trash and named.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -94,7 +95,10 @@ async fn remove_one(
     let (bus, handle) = (bus.clone(), Handle::current());
     let removed = ctx
         .blocking(move || {
-            let still_free = || handle.block_on(refuse_running(&bus, &target.name));
+            let still_free = || {
+                refuse_protected(&target.name, &places)?;
+                handle.block_on(refuse_running(&bus, &target.name))
+            };
             let systemd = ThroughSystemd {
                 bus: bus.clone(),
                 handle: handle.clone(),
@@ -110,13 +114,8 @@ async fn look(bus: &Bus, places: &Places, name: &MachineName, force: bool) -> Re
     let Some(image) = bus.find_image_path(name.as_str()).await? else {
         return Err(OpError::NoImage { name: name.to_string() });
     };
-    // systemd treats what lies there as read-only, too: packages bring it, and would bring it again.
-    if image.starts_with("/usr/") {
-        return Err(OpError::NotRemovable {
-            path: image.into(),
-            reason: "what lies below /usr belongs to the system".to_owned(),
-        });
-    }
+    refuse_system(&image)?;
+    refuse_protected(name, places)?;
     if !force {
         refuse_running(bus, name).await?;
     }
@@ -128,7 +127,18 @@ async fn look(bus: &Bus, places: &Places, name: &MachineName, force: bool) -> Re
     })
 }
 
-async fn refuse_running(bus: &Bus, name: &MachineName) -> Result<(), OpError> {
+/// systemd treats what lies below /usr as read-only, too: packages bring it, and would bring it again.
+pub(super) fn refuse_system(image: &str) -> Result<(), OpError> {
+    if image.starts_with("/usr/") {
+        return Err(OpError::NotRemovable {
+            path: image.into(),
+            reason: "what lies below /usr belongs to the system".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+pub(super) async fn refuse_running(bus: &Bus, name: &MachineName) -> Result<(), OpError> {
     let registered = match bus.registered(name.as_str()).await {
         Ok(_) => true,
         Err(BusError::NoSuchMachine(_)) => false,

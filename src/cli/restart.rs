@@ -11,7 +11,7 @@ use crate::machine::MachineName;
 use crate::ops::OpError;
 use crate::ops::boot::wait_for_boot;
 use crate::ops::start::{StartOptions, find_image_or_drop_in, start};
-use crate::ops::stop::{StopOptions, reboot_inside, stop, unit_to_stop};
+use crate::ops::stop::{PATIENCE, StopOptions, reboot_inside, stop, unit_to_stop};
 use crate::sys::bus::Bus;
 use crate::sys::bus::jobs::Jobs;
 
@@ -35,8 +35,10 @@ pub(super) struct Args {
     #[arg(long)]
     wait: bool,
     /// Seconds that each half, going down and coming up, may take
-    #[arg(long, value_name = "SECONDS", default_value = "90", value_parser = super::seconds)]
-    timeout: Duration,
+    ///
+    /// 90; going down as many as the machine's own stop-timeout if that is longer.
+    #[arg(long, value_name = "SECONDS", value_parser = super::seconds)]
+    timeout: Option<Duration>,
     /// Take it down if it has not powered off in time
     #[arg(long, conflicts_with = "inside")]
     force: bool,
@@ -69,26 +71,31 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
         .await;
     }
     let jobs = ctx.jobs().await?;
+    let limit = args.timeout.unwrap_or(PATIENCE);
     each(ctx, "restart", names, async |name| {
         if args.inside {
             let begun = Instant::now();
-            reboot_inside(bus, &name, args.timeout).await?;
+            reboot_inside(bus, &name, limit).await?;
             if args.wait {
-                let left = args.timeout.saturating_sub(begun.elapsed());
+                let left = limit.saturating_sub(begun.elapsed());
                 tokio::time::timeout(left, wait_for_boot(bus, &name))
                     .await
-                    .map_err(|_| timed_out(&name, args.timeout))??;
+                    .map_err(|_| timed_out(&name, limit))??;
             }
             return Ok(Outcome::new("rebooted", format!("rebooted {name}")));
         }
-        let (wait, timeout) = (args.wait, args.timeout);
-        let force = args.force;
         restart(
             bus,
             &jobs,
             &name,
-            StopOptions { timeout, force },
-            StartOptions { wait, timeout },
+            StopOptions {
+                timeout: args.timeout,
+                force: args.force,
+            },
+            StartOptions {
+                wait: args.wait,
+                timeout: limit,
+            },
         )
         .await?;
         Ok(Outcome::new("restarted", format!("restarted {name}")))

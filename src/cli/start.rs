@@ -6,7 +6,8 @@ use super::complete;
 use super::context::Ctx;
 use super::each::{Outcome, each, plan_each};
 use super::error::CliError;
-use super::names::{Pool, resolve};
+use super::group::Sequence;
+use super::names::Pool;
 use crate::ops::start::{StartOptions, Started, is_to_start, start};
 
 /// Start machines and wait until they run
@@ -17,10 +18,11 @@ use crate::ops::start::{StartOptions, Started, is_to_start, start};
 #[command(after_help = "Examples:
   machinist start web                      Start one machine
   machinist start 'web-*' db --wait        Start several, and wait until they have booted
-  machinist start web --wait --timeout 60  Give its boot a minute (exit status 124 after that)")]
+  machinist start web --wait --timeout 60  Give its boot a minute (exit status 124 after that)
+  machinist start --group shop             The machines of a group, in their order")]
 pub(super) struct Args {
     /// Machines, or patterns of image names
-    #[arg(required = true, value_name = "NAME", add = complete::images())]
+    #[arg(required_unless_present = "group", value_name = "NAME", add = complete::images())]
     names: Vec<String>,
     /// Also wait for the guest's own boot to finish
     #[arg(long)]
@@ -28,13 +30,17 @@ pub(super) struct Args {
     /// Wait no longer than this many seconds
     #[arg(long, value_name = "SECONDS", default_value = "90", value_parser = super::seconds)]
     timeout: Duration,
+    /// The machines of this group, one after the other in the order of `machinist order`
+    #[arg(long, value_name = "GROUP", conflicts_with = "names")]
+    group: Option<String>,
     /// Show what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
 }
 
 pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
-    let names = resolve(ctx, &args.names, Pool::Images).await?;
+    let group = args.group.as_deref();
+    let (names, sequence) = Sequence::of(ctx, &args.names, group, Pool::Images, false).await?;
     let bus = ctx.bus().await?;
     if args.dry_run {
         let wait = if args.wait { " and for its boot" } else { "" };
@@ -53,6 +59,7 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
         timeout: args.timeout,
     };
     each(ctx, "start", names, async |name| {
+        let _turn = sequence.turn(&name).await;
         Ok(match start(bus, &jobs, &name, options).await? {
             Started::Now => Outcome::new("started", format!("started {name}")),
             Started::Already => Outcome::new("already-running", format!("{name} is running already")),

@@ -1,16 +1,24 @@
 //! Before a verb that makes or removes images: what a killed one left is swept.
 
+use std::path::Path;
+
 use tokio::runtime::Handle;
 
+use super::clone::is_running;
 use super::context::Ctx;
+use super::create::check_name;
 use super::error::CliError;
+use super::rename::check_stopped;
 use crate::machine::MachineName;
 use crate::ops::OpError;
 use crate::ops::enable::{disable_units, enable_units, is_enabled, reload};
+use crate::ops::hold_still::{Still, hold_still};
 use crate::ops::remove::{Systemd, Target, remove};
 use crate::ops::stop::forget_failure;
-use crate::ops::transaction::sweep;
+use crate::ops::transaction::{Record, Verb, sweep};
+use crate::ops::{clone, rename};
 use crate::sys::bus::Bus;
+use crate::sys::bus::jobs::Jobs;
 
 /// What is done through systemd, for steps that run on a thread of their own.
 #[derive(Debug)]
@@ -42,6 +50,42 @@ impl Systemd for ThroughSystemd {
     }
 }
 
+impl clone::Systemd for ThroughSystemd {
+    fn check_free(&self, name: &MachineName) -> Result<(), OpError> {
+        self.handle.block_on(check_name(&self.bus, name))
+    }
+
+    fn is_running(&self, name: &MachineName) -> Result<bool, OpError> {
+        self.handle.block_on(is_running(&self.bus, name))
+    }
+
+    fn hold_still(&self, name: &MachineName, image: &Path) -> Result<Still, OpError> {
+        self.handle.block_on(async {
+            let registered = self.bus.registered(name.as_str()).await?;
+            let jobs = Jobs::subscribe(&self.bus).await?;
+            hold_still(&self.bus, &jobs, image, &registered).await
+        })
+    }
+
+    fn reload(&self) -> Result<(), OpError> {
+        self.handle.block_on(reload(&self.bus))
+    }
+}
+
+impl rename::Systemd for ThroughSystemd {
+    fn check_free(&self, name: &MachineName) -> Result<(), OpError> {
+        self.handle.block_on(check_name(&self.bus, name))
+    }
+
+    fn check_stopped(&self, name: &MachineName) -> Result<(), OpError> {
+        self.handle.block_on(check_stopped(&self.bus, name))
+    }
+
+    fn forget(&self, name: &MachineName, reload: bool) -> Result<(), OpError> {
+        Systemd::forget(self, name, reload)
+    }
+}
+
 /// Sweeps, and says what was swept.
 pub(super) async fn run(ctx: &Ctx) -> Result<(), CliError> {
     let (places, cancel, progress) = (ctx.places.clone(), ctx.cancel.clone(), ctx.progress("sweep"));
@@ -56,13 +100,23 @@ pub(super) async fn run(ctx: &Ctx) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Removes the settings and autostart of a machine whose removal was killed in the middle.
-pub(super) async fn finisher(ctx: &Ctx) -> impl Fn(&str) -> Result<(), OpError> + Send + 'static {
+/// Finishes what was killed in the middle: removes the settings and autostart of a machine that was being removed, and the
+/// settings of a clone that was not finished, and takes back or finishes a renaming.
+pub(super) async fn finisher(ctx: &Ctx) -> impl Fn(&Record, &Path) -> Result<(), OpError> + Send + 'static {
     let (places, cancel, progress) = (ctx.places.clone(), ctx.cancel.clone(), ctx.progress("sweep"));
     let (bus, handle) = (ctx.bus().await.cloned(), Handle::current());
-    move |name| {
+    move |record, staging| {
         let bus = bus.clone()?;
-        let name: MachineName = name.parse()?;
+        let name: MachineName = record.name.parse()?;
+        let systemd = ThroughSystemd {
+            bus: bus.clone(),
+            handle: handle.clone(),
+        };
+        match record.verb {
+            Verb::Clone => return clone::take_back(record, staging, &places, &systemd),
+            Verb::Rename => return rename::finish(record, staging, &places, &systemd),
+            _ => {}
+        }
         let find_image = || handle.block_on(bus.find_image_path(name.as_str()));
         // Somebody made a machine of that name since.
         if find_image()?.is_some() {
@@ -81,8 +135,6 @@ pub(super) async fn finisher(ctx: &Ctx) -> impl Fn(&str) -> Result<(), OpError> 
                 reason: "it was made since".to_owned(),
             }),
         };
-        let (bus, handle) = (bus.clone(), handle.clone());
-        let systemd = ThroughSystemd { bus, handle };
         remove(&target, &places, &systemd, &still_gone, &progress, &cancel).map(drop)
     }
 }

@@ -32,9 +32,7 @@ pub async fn wait_for_pid1(bus: &Bus, name: &MachineName) -> Result<Option<Strin
             unit = registered.unit;
         }
         match leader.as_ref().and_then(Leader::command_name) {
-            Some(command) if !command.starts_with("systemd-nspawn") && !command.starts_with("(sd-") => {
-                return Ok(Some(command));
-            }
+            Some(command) if !is_preparing(&command) => return Ok(Some(command)),
             Some(_) => {}
             // A leader that is gone has a unit that failed, or a successor.
             None if !bus.is_unit_up(&unit).await? => {
@@ -47,8 +45,14 @@ pub async fn wait_for_pid1(bus: &Bus, name: &MachineName) -> Result<Option<Strin
         }
         // There is no signal for execve(2).
         tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_millis(50));
+        pause = (pause * 2).min(Duration::from_millis(10));
     }
+}
+
+/// Whether a leader of that command name is still systemd-nspawn's, on its way to become the guest's PID 1.
+pub(super) fn is_preparing(command: &str) -> bool {
+    // The stub is what `--as-pid2` has as PID 1.
+    command.starts_with("systemd-nspawn") || (command.starts_with("(sd-") && command != "(sd-stubinit)")
 }
 
 /// Waits until the guest's own systemd says that it has finished booting, through what systemd-nspawn passes on of
@@ -132,7 +136,19 @@ pub(super) async fn start_failed(
 
 #[cfg(test)]
 mod tests {
-    use super::has_booted;
+    use super::{has_booted, is_preparing};
+
+    #[test]
+    fn the_stub_is_a_pid_1() {
+        for (command, preparing) in [
+            ("systemd-nspawn", true),
+            ("(sd-namespace)", true),
+            ("(sd-stubinit)", false),
+            ("init", false),
+        ] {
+            assert_eq!(is_preparing(command), preparing, "{command}");
+        }
+    }
 
     #[test]
     fn old_and_new_guests_say_it_differently() {

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use super::transaction::{is_staging, leftovers, sweep};
+use super::transaction::{Record, is_staging, leftovers, sweep};
 use super::{OpError, Places};
 use crate::machine::{Cancel, Report};
 use crate::sources::{self, cache};
@@ -83,7 +83,7 @@ pub fn plan(places: &Places, options: CleanOptions, cancel: &Cancel) -> Result<V
 pub fn clean(
     places: &Places,
     options: CleanOptions,
-    finish: &dyn Fn(&str) -> Result<(), OpError>,
+    finish: &dyn Fn(&Record, &Path) -> Result<(), OpError>,
     report: &dyn Report,
     cancel: &Cancel,
 ) -> Result<Vec<Cleaned>, OpError> {
@@ -183,7 +183,7 @@ mod tests {
             trash_age: Duration::ZERO,
         };
         let cleaned = || {
-            let cleaned = clean(&places, options, &|_| Ok(()), &(), &Cancel::default()).unwrap();
+            let cleaned = clean(&places, options, &|_, _| Ok(()), &(), &Cancel::default()).unwrap();
             cleaned.into_iter().filter_map(|item| item.path).collect::<Vec<_>>()
         };
         assert_eq!(cleaned(), [entries[1].clone()]);

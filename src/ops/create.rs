@@ -36,7 +36,8 @@ pub enum Network {
 
 impl Network {
     /// The settings that make it so. The network keys of systemd.nspawn(5) act as one group, so that all of them are said.
-    fn settings(&self) -> Vec<(&'static str, String)> {
+    #[must_use]
+    pub fn settings(&self) -> Vec<(&'static str, String)> {
         match self {
             Self::Veth => Vec::new(),
             Self::Host => vec![("Private", "no".into()), ("VirtualEthernet", "no".into())],
@@ -115,7 +116,13 @@ pub fn create(
 fn in_users_words(mut error: OpError, source: &Source, machines: &Path) -> OpError {
     if let OpError::Guest(GuestError::NoUsr { path, .. } | GuestError::NoInit { path }) = &mut error {
         *path = source.to_string().into();
-    } else if let Some(path) = error.path_mut()
+    }
+    with_visible_path(error, machines)
+}
+
+/// The same for an error of any verb that works in a staging directory.
+pub(super) fn with_visible_path(mut error: OpError, machines: &Path) -> OpError {
+    if let Some(path) = error.path_mut()
         && let Some(visible) = visible_path(path, machines)
     {
         *path = visible;
@@ -320,7 +327,7 @@ fn settings(request: &Request, kill_signal: Option<&str>) -> Result<Vec<u8>, OpE
 }
 
 /// Whether anything on disk has the name.
-fn is_free(name: &MachineName, places: &Places) -> Result<(), OpError> {
+pub(super) fn is_free(name: &MachineName, places: &Places) -> Result<(), OpError> {
     let in_use = |what: &str, path: &Path, hint: String| OpError::InUse {
         name: name.to_string(),
         by: format!("{what} '{}'", shown(path)),
@@ -377,7 +384,7 @@ fn mv(path: &Path) -> String {
 }
 
 /// `/var/lib/machines` is closed to everybody but root: images hold setuid programs and secrets.
-fn make_machines_directory(directory: &Path) -> Result<(), OpError> {
+pub(super) fn make_machines_directory(directory: &Path) -> Result<(), OpError> {
     if directory.exists() {
         return Ok(());
     }
@@ -388,7 +395,7 @@ fn make_machines_directory(directory: &Path) -> Result<(), OpError> {
         .map_err(OpError::path("create", directory))
 }
 
-fn sync_directory(directory: &Path) -> Result<(), OpError> {
+pub(super) fn sync_directory(directory: &Path) -> Result<(), OpError> {
     fs::File::open(directory)
         .and_then(|file| file.sync_all())
         .map_err(OpError::path("write to disk", directory))

@@ -92,23 +92,13 @@ const KNOWN: &[Known] = &[
     },
     Known {
         marker: "Failed to stat ",
-        cause: |_, message| {
-            format!(
-                "'{}' does not exist on this host",
-                before(after(message, "Failed to stat "), ':')
-            )
-        },
-        hint: |name, _| format!("create it, or take its Bind= out of /etc/systemd/nspawn/{name}.nspawn"),
+        cause: |_, message| is_missing(after(message, "Failed to stat ")),
+        hint: |name, _| make_or_unbind(name),
     },
     Known {
         marker: "Failed to clone ",
-        cause: |_, message| {
-            format!(
-                "'{}' does not exist on this host",
-                before(after(message, "Failed to clone "), ':')
-            )
-        },
-        hint: |name, _| format!("create it, or take its Bind= out of /etc/systemd/nspawn/{name}.nspawn"),
+        cause: |_, message| is_missing(after(message, "Failed to clone ")),
+        hint: |name, _| make_or_unbind(name),
     },
     Known {
         marker: "No space left on device",
@@ -136,8 +126,16 @@ fn after<'a>(message: &'a str, marker: &str) -> &'a str {
     rest.trim_matches(|c| matches!(c, '"' | '\'' | '.' | ' '))
 }
 
-fn before(text: &str, end: char) -> &str {
-    text.split(end).next().unwrap_or(text)
+/// Of a path, up to the first colon.
+fn is_missing(text: &str) -> String {
+    format!(
+        "'{}' does not exist on this host",
+        text.split(':').next().unwrap_or(text)
+    )
+}
+
+fn make_or_unbind(name: &str) -> String {
+    format!("create it, or take its Bind= out of /etc/systemd/nspawn/{name}.nspawn")
 }
 
 /// Whether it is a line of systemd-nspawn that may name a cause: others only say that something failed, follow from the
@@ -168,7 +166,8 @@ pub fn explain(name: &str, unit: &str, result: &str, lines: &[Line]) -> Diagnosi
             .find(|line| line.message.contains(known.marker))
             .map(|line| (known, *line))
     });
-    let unit_said = format!("unit {unit} failed ({result})");
+    let unit_said = failed(unit, result);
+    let see_journal = format!("see `journalctl --unit {unit}` for all of it");
     if let Some((known, line)) = known {
         let message = line.message.trim();
         return Diagnosis {
@@ -177,24 +176,67 @@ pub fn explain(name: &str, unit: &str, result: &str, lines: &[Line]) -> Diagnosi
             hints: vec![printable(&(known.hint)(name, message))],
         };
     }
+    if let Some(ended) = failed_hook(lines) {
+        let said = lines
+            .iter()
+            .rev()
+            .find(|line| !matches!(line.identifier.as_str(), "systemd" | SUPERVISOR));
+        let said = said.map(|line| format!("{}: {}", printable(&line.identifier), printable(line.message.trim())));
+        return Diagnosis {
+            cause: format!("a command that its unit runs before or after the start failed ({ended})"),
+            evidence: std::iter::once(unit_said).chain(said).collect(),
+            hints: vec![
+                format!("see `machinist config get {name} before-start`, or after-start"),
+                see_journal,
+            ],
+        };
+    }
+    if let Some(said) = failed_credentials(lines) {
+        return Diagnosis {
+            cause: "its secrets cannot be loaded".to_owned(),
+            evidence: vec![unit_said, said],
+            hints: vec![
+                format!(
+                    "see `machinist config check {name}`; or another host's key has encrypted them: set them again"
+                ),
+                format!("see `journalctl --unit {unit}` for all of it"),
+            ],
+        };
+    }
     // An error of nspawn's own, told by its priority; where versions do not tell, its last line.
     let last = own.iter().rev().find(|line| line.priority <= 3).or_else(|| own.last());
-    let hint = format!("see `journalctl --unit {unit}` for all of it");
-    match last {
-        Some(line) => {
-            let message = printable(line.message.trim());
-            Diagnosis {
-                cause: message,
-                evidence: vec![unit_said],
-                hints: vec![hint],
-            }
-        }
-        None => Diagnosis {
-            cause: format!("unit {unit} failed ({result})"),
-            evidence: Vec::new(),
-            hints: vec![hint],
-        },
+    let (cause, evidence) = match last {
+        Some(line) => (printable(line.message.trim()), vec![unit_said]),
+        None => (unit_said, Vec::new()),
+    };
+    Diagnosis {
+        cause,
+        evidence,
+        hints: vec![see_journal],
     }
+}
+
+/// What systemd says of a unit that failed.
+fn failed(unit: &str, result: &str) -> String {
+    format!("unit {unit} failed ({result})")
+}
+
+/// How a command of `ExecStartPre=` or `ExecStartPost=` ended, if that was the first of the unit's processes to end.
+fn failed_hook(lines: &[Line]) -> Option<String> {
+    let ended = |line: &&Line| line.identifier == "systemd" && line.message.contains(" process exited, ");
+    let first = lines.iter().find(ended)?;
+    let (_, how) = first.message.split_once(": Control process exited, ")?;
+    Some(printable(how.split_once("status=").map_or(how, |(_, status)| status)))
+}
+
+/// What systemd says if it could not decrypt or read what the unit loads, see "Process Exit Codes" in systemd.exec(5).
+fn failed_credentials(lines: &[Line]) -> Option<String> {
+    let by_systemd = |line: &&Line| line.identifier == "systemd";
+    let failed = lines.iter().filter(by_systemd);
+    let line = failed
+        .rev()
+        .find(|line| line.message.ends_with("status=243/CREDENTIALS"))?;
+    Some(format!("systemd: {}", printable(line.message.trim())))
 }
 
 /// Asks the unit and the journal why a job ended with `job_result` ("failed", "timeout", "dependency" …).
@@ -215,7 +257,7 @@ pub async fn failed_job(bus: &Bus, name: &str, unit: &str, job_result: &str, for
     if result == "start-limit-hit" || refused {
         return Diagnosis {
             cause: "it was started too often in a short time".to_owned(),
-            evidence: vec![format!("unit {unit} failed (start-limit-hit)")],
+            evidence: vec![failed(unit, "start-limit-hit")],
             hints: vec![format!("wait a little, or `systemctl reset-failed {unit}`")],
         };
     }
@@ -288,6 +330,21 @@ mod tests {
         let found = cause(&[line(6, "hello"), line(6, "something \x1b[1m broke"), line(6, " ")]);
         assert_eq!(found.cause, "something \\u{1b}[1m broke");
         assert_eq!(cause(&[]).cause, "unit systemd-nspawn@web.service failed (exit-code)");
+    }
+
+    #[test]
+    fn secrets_that_cannot_be_loaded_are_told() {
+        let by_systemd = Line {
+            identifier: "systemd".into(),
+            ..line(
+                5,
+                "systemd-nspawn@web.service: Main process exited, code=exited, status=243/CREDENTIALS",
+            )
+        };
+        let found = cause(&[by_systemd]);
+        assert_eq!(found.cause, "its secrets cannot be loaded");
+        assert!(found.evidence[1].contains("243/CREDENTIALS"));
+        assert!(found.hints[0].contains("machinist config check web"));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::storage::StorageError;
 use crate::sys::bus::BusError;
 use crate::sys::files::FileError;
 use crate::sys::image_lock::ImageLockError;
+use crate::sys::process::ProcessError;
 
 /// Every way a verb that changes something can fail.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +75,12 @@ pub enum OpError {
     /// `restart --inside` of a machine whose leader is no init.
     #[error("cannot reboot machine '{name}' from inside: it runs no init")]
     NoInit {
+        /// The name.
+        name: String,
+    },
+    /// Somebody has said that it is not to be removed.
+    #[error("machine '{name}' is protected")]
+    Protected {
         /// The name.
         name: String,
     },
@@ -142,6 +149,14 @@ pub enum OpError {
         /// What to do.
         hint: String,
     },
+    /// systemd-creds would not encrypt a secret.
+    #[error("cannot encrypt secret '{key}'")]
+    Encrypt {
+        /// Its name.
+        key: String,
+        /// What systemd-creds said.
+        source: ProcessError,
+    },
     /// A system call on a path.
     #[error("cannot {action} '{}'", path.display())]
     Path {
@@ -170,6 +185,10 @@ impl OpError {
                 | Self::Source(SourceError::Cancelled(_))
                 | Self::Storage(StorageError::Cancelled(_))
                 | Self::File(FileError::Cancelled(_))
+                | Self::Encrypt {
+                    source: ProcessError::Cancelled(_),
+                    ..
+                }
         )
     }
 
@@ -205,6 +224,7 @@ impl OpError {
             }
             Self::InUse { hint, .. } | Self::TimedOut { hint, .. } | Self::Option { hint, .. } => vec![hint.clone()],
             Self::Running { name } => vec![format!("stop it first: `machinist stop {name}`, or `remove --force`")],
+            Self::Protected { name } => vec![format!("if you are sure: `machinist protect {name} off`")],
             Self::Masked { unit } => vec![format!("unmask it with `systemctl unmask {unit}`")],
             Self::NotRunning { name } => vec![format!("start it with `machinist start {name}`")],
             Self::Elsewhere { name, .. } => vec![format!(
@@ -221,17 +241,29 @@ impl OpError {
             }
             Self::NeedsRoot { .. } => vec!["run it as root: `sudo machinist …`".to_owned()],
             Self::Job { diagnosis, .. } => diagnosis.hints.clone(),
+            Self::Encrypt {
+                source: ProcessError::Failed { .. },
+                ..
+            } => vec![
+                "systemd-creds needs a TPM2, or a key in /var/lib/systemd on a disk: see `systemd-creds setup`"
+                    .to_owned(),
+            ],
+            Self::Encrypt { source, .. } => source.hints(),
             Self::Source(error) => error.hints(),
             Self::Guest(error) => error.hints(),
-            Self::Storage(StorageError::File(error)) | Self::File(error) => full_disk(error.raw_os_error()),
-            Self::Path { source, .. } => full_disk(source.raw_os_error()),
+            Self::Storage(StorageError::File(error)) | Self::File(error) => {
+                full_disk(error.raw_os_error() == Some(nix::libc::ENOSPC))
+            }
+            Self::Path { source, .. } | Self::Storage(StorageError::Io { source, .. }) => {
+                full_disk(source.kind() == std::io::ErrorKind::StorageFull)
+            }
             _ => Vec::new(),
         }
     }
 }
 
-fn full_disk(errno: Option<i32>) -> Vec<String> {
-    if errno == Some(nix::libc::ENOSPC) {
+fn full_disk(is_full: bool) -> Vec<String> {
+    if is_full {
         vec!["free some space: `machinist clean` shows what it frees with --dry-run".to_owned()]
     } else {
         Vec::new()

@@ -38,6 +38,17 @@ impl Lock {
         Self::wait_saying(directory, name, MOMENT, doing, report, cancel)
     }
 
+    /// Locks what the order of machines depends on; says what whoever has it does. Blocks.
+    pub fn wait_saying_why(
+        directory: &Path,
+        name: &str,
+        doing: &str,
+        report: &dyn Report,
+        cancel: &Cancel,
+    ) -> Result<Self, OpError> {
+        Self::wait_saying(directory, name, MOMENT, doing, report, cancel)
+    }
+
     fn wait_saying(
         directory: &Path,
         name: &str,

@@ -1,18 +1,30 @@
 //! Use cases that change something: observe, plan, act, undo on failure.
 
 pub mod boot;
+mod carry;
 pub mod clean;
+pub mod clone;
 pub mod config;
 pub mod create;
+pub mod device;
 pub mod diagnose;
 pub mod enable;
 pub mod error;
+pub mod hold_still;
+pub mod limit;
 pub mod lock;
+pub mod order;
+mod others;
 mod owned;
 pub mod places;
+pub mod protect;
 pub mod remove;
+pub mod rename;
+pub mod run;
+pub mod secret;
 pub mod start;
 pub mod stop;
+pub mod survey;
 pub mod transaction;
 
 pub use error::OpError;

@@ -6,26 +6,48 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
 use rustix::fs::{XattrFlags, getxattr, setxattr};
 use sha2::{Digest as _, Sha256};
 
 use super::OpError;
-use crate::sys::files::write_atomic;
+use crate::sys::files::{Attributes, write_atomic_as};
 
 /// Has the SHA-256 of the file's bytes, as bytes.
 const MARK: &str = "user.machinist.sha256";
 
 /// Writes a file and marks it as ours.
 pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), OpError> {
+    write_as(path, bytes, Attributes::own(0o644))
+}
+
+/// The same, and a new file gets these attributes.
+pub(super) fn write_as(path: &Path, bytes: &[u8], attributes: Attributes) -> Result<(), OpError> {
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory).map_err(OpError::path("create", directory))?;
     }
-    write_atomic(path, bytes, 0o644)?;
+    write_atomic_as(path, bytes, attributes)?;
+    mark(path, bytes);
+    Ok(())
+}
+
+/// The same for what only root may see.
+pub(super) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), OpError> {
+    if let Some(directory) = path.parent() {
+        let private = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+        private.map_err(OpError::path("create", directory))?;
+    }
+    write_atomic_as(path, bytes, Attributes::own(0o600))?;
+    mark(path, bytes);
+    Ok(())
+}
+
+/// Marks a file with these bytes as ours: systemd wrote it because we told it to.
+pub(super) fn mark(path: &Path, bytes: &[u8]) {
     // Without the mark `remove` keeps the file in the trash: no reason to fail.
     let _ = setxattr(path, MARK, &Sha256::digest(bytes), XattrFlags::empty());
-    Ok(())
 }
 
 /// Removes a file that [`write`] has just written, if it is still as it was written.

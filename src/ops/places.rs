@@ -19,6 +19,12 @@ pub struct Places {
     pub units: PathBuf,
     /// Where drop-ins of units can lie besides, see systemd.unit(5).
     pub other_units: Vec<PathBuf>,
+    /// Drop-ins of limits that last, see `set-property` in systemctl(1): `/etc/systemd/system.control`.
+    pub control: PathBuf,
+    /// Those of this boot: `/run/systemd/system.control`.
+    pub runtime_control: PathBuf,
+    /// Where systemd looks for units and drop-ins, what comes first first; see "Unit File Load Path" in systemd.unit(5).
+    pub unit_path: Vec<PathBuf>,
     /// Locks: `/run/machinist`.
     pub runtime: PathBuf,
     /// What outlives a boot, the trash among it: `/var/lib/machinist`.
@@ -29,6 +35,8 @@ pub struct Places {
     pub logs: PathBuf,
     /// The host's journals: `/var/log/journal`.
     pub journal: PathBuf,
+    /// The host's users: passwd(5), group(5), subuid(5), subgid(5): `/etc`.
+    pub accounts: PathBuf,
 }
 
 impl Default for Places {
@@ -39,18 +47,16 @@ impl Default for Places {
             settings: "/etc/systemd/nspawn".into(),
             runtime_settings: "/run/systemd/nspawn".into(),
             units: "/etc/systemd/system".into(),
-            other_units: [
-                "/etc/systemd/system.control",
-                "/run/systemd/system.control",
-                "/run/systemd/system",
-            ]
-            .map(PathBuf::from)
-            .into(),
+            other_units: vec!["/run/systemd/system".into()],
+            control: "/etc/systemd/system.control".into(),
+            runtime_control: "/run/systemd/system.control".into(),
+            unit_path: UNIT_PATH.iter().map(PathBuf::from).collect(),
             runtime: "/run/machinist".into(),
             state: "/var/lib/machinist".into(),
             cache: "/var/cache/machinist".into(),
             logs: "/var/log/machinist".into(),
             journal: "/var/log/journal".into(),
+            accounts: "/etc".into(),
         }
     }
 }
@@ -61,6 +67,21 @@ const OTHER_MACHINES: &[&str] = &[
     "/var/lib/container",
     "/usr/local/lib/machines",
     "/usr/lib/machines",
+];
+
+const UNIT_PATH: &[&str] = &[
+    "/etc/systemd/system.control",
+    "/run/systemd/system.control",
+    "/run/systemd/transient",
+    "/run/systemd/generator.early",
+    "/etc/systemd/system",
+    "/etc/systemd/system.attached",
+    "/run/systemd/system",
+    "/run/systemd/system.attached",
+    "/run/systemd/generator",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+    "/run/systemd/generator.late",
 ];
 
 impl Places {
@@ -108,11 +129,18 @@ impl Places {
         self.runtime_settings.join("locks")
     }
 
+    /// Where systemd-nspawn locks the users that it has picked, by the first.
+    #[must_use]
+    pub fn user_locks(&self) -> PathBuf {
+        self.runtime_settings.with_file_name("nspawn-uid")
+    }
+
     /// Every place where the administrator, or `systemctl set-property`, puts drop-ins of a machine's unit.
     #[must_use]
     pub fn all_drop_ins(&self, name: &MachineName) -> Vec<PathBuf> {
         let directory = format!("{}.d", name.unit());
-        std::iter::once(&self.units)
+        [&self.units, &self.control, &self.runtime_control]
+            .into_iter()
             .chain(&self.other_units)
             .map(|place| place.join(&directory))
             .collect()
@@ -128,6 +156,13 @@ impl Places {
     #[must_use]
     pub fn history(&self, name: &MachineName) -> PathBuf {
         self.state.join("history").join(name.as_str())
+    }
+
+    /// Where the encrypted secrets of a machine lie. Not in /etc/credstore.encrypted: a directory there fails every unit with
+    /// an `ImportCredential=` that fits its name.
+    #[must_use]
+    pub fn secrets(&self, name: &MachineName) -> PathBuf {
+        self.state.join("secrets").join(name.as_str())
     }
 
     /// Whether a directory is the default one: only there do systemd's own tools look.

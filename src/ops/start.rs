@@ -44,10 +44,12 @@ pub enum Started {
 pub async fn is_to_start(bus: &Bus, name: &MachineName) -> Result<bool, OpError> {
     // Registered by whatever: its unit, `systemd-nspawn` in a terminal, another manager.
     match bus.registered(name.as_str()).await {
-        // One whose unit is on its way down has to be started again after that; until then machined says "running".
-        Ok(registered) if registered.state == "closing" || bus.is_unit_leaving(&registered.unit).await? => {}
-        Ok(_) => return Ok(false),
-        Err(BusError::NoSuchMachine(_)) => {}
+        // One whose unit is on its way down, or has just got there, is to be started again after that; machined notices
+        // a little later.
+        Ok(registered) if registered.state != "closing" && bus.is_unit_staying(&registered.unit).await? => {
+            return Ok(false);
+        }
+        Ok(_) | Err(BusError::NoSuchMachine(_)) => {}
         Err(error) => return Err(error.into()),
     }
     find_image_or_drop_in(bus, name).await?;
@@ -163,21 +165,30 @@ pub(crate) async fn find_image(bus: &Bus, name: &MachineName) -> Result<(), OpEr
 }
 
 /// Unmounts what a killed supervisor left behind and what would make the start fail: see [`Quirk::StaleUnixExport`].
-async fn clear_stale_mount(bus: &Bus, name: &MachineName) -> Result<(), OpError> {
-    let path = PathBuf::from("/run/systemd/nspawn/unix-export").join(name.as_str());
+pub(super) async fn clear_stale_mount(bus: &Bus, name: &MachineName) -> Result<(), OpError> {
+    let directory = PathBuf::from("/run/systemd/nspawn");
+    let path = if has(bus.systemd_version().await?, Quirk::StaleUnixExport) {
+        directory.join("unix-export").join(name.as_str())
+    } else {
+        // machined unmounts it, but not before the machine is known to have ended.
+        directory.join(name.as_str()).join("unix-export")
+    };
     // Nothing there is the rule, and costs one look.
-    if !path.exists() || !has(bus.systemd_version().await?, Quirk::StaleUnixExport) {
-        return Ok(());
-    }
-    if !is_mount_point(&path) || !nix::unistd::geteuid().is_root() {
+    if !path.exists() || !is_mount_point(&path) || !nix::unistd::geteuid().is_root() {
         return Ok(());
     }
     // A machine on its way up has mounted it, and is not registered yet.
-    if bus.is_unit_up(&name.unit()).await? {
-        return Ok(());
+    for unit in [name.unit(), super::run::unit_of(name)] {
+        if bus.is_unit_up(&unit).await? {
+            return Ok(());
+        }
     }
     let detach = nix::mount::MntFlags::MNT_DETACH | nix::mount::MntFlags::UMOUNT_NOFOLLOW;
-    nix::mount::umount2(&path, detach).map_err(|errno| OpError::path("unmount", &path)(errno.into()))
+    match nix::mount::umount2(&path, detach) {
+        // Somebody was quicker.
+        Ok(()) | Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => Ok(()),
+        Err(errno) => Err(OpError::path("unmount", &path)(errno.into())),
+    }
 }
 
 /// Whether something is mounted there, by comparing mount ids with the parent's.

@@ -5,13 +5,13 @@ use std::time::Duration;
 use nix::libc;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::boot::{start_failed, wait_for_pid1};
+use super::boot::{is_preparing, start_failed, wait_for_pid1};
 use super::start::find_image;
 use super::{OpError, diagnose};
 use crate::machine::MachineName;
 use crate::sys::bus::jobs::Jobs;
 use crate::sys::bus::machine1::Registered;
-use crate::sys::bus::systemd1::UnitState;
+use crate::sys::bus::systemd1::{Setting, UnitState};
 use crate::sys::bus::{Bus, BusError, classify, systemd1};
 use crate::sys::guest::Leader;
 
@@ -21,22 +21,35 @@ const FORCE_PATIENCE: Duration = Duration::from_secs(10);
 const FORCE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How `stop` goes about it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct StopOptions {
-    /// How long the guest may take to power off.
-    pub timeout: Duration,
+    /// How long the guest may take to power off; `None` for [`PATIENCE`], or for as long as its unit gives it.
+    pub timeout: Option<Duration>,
     /// After that, do as [`terminate`] does.
     pub force: bool,
 }
 
-impl Default for StopOptions {
-    fn default() -> Self {
-        Self {
-            timeout: Duration::from_secs(90),
-            force: false,
+/// How long a guest may take to power off if nobody says.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+/// What passes besides the unit's own time: until init listens, and until systemd has ended what has not stopped.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// How long to wait for a unit to stop; `None` for ever.
+fn patience(unit: &UnitState, options: StopOptions) -> Option<Duration> {
+    if options.timeout.is_some() {
+        return options.timeout;
+    }
+    match unit.detail.setting("TimeoutStopUSec") {
+        Some(Setting::Number(u64::MAX)) => None,
+        Some(Setting::Number(micros)) if Duration::from_micros(micros) > PATIENCE => {
+            Some(Duration::from_micros(micros) + GRACE)
         }
+        _ => Some(PATIENCE),
     }
 }
+
+/// How long a guest's init may take from its first instruction until it listens to signals.
+const INIT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What `stop` found and did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +105,19 @@ pub async fn unit_to_stop(bus: &Bus, name: &MachineName) -> Result<Option<String
     Ok(Running::find(bus, name).await?.map(|running| running.unit))
 }
 
+/// The same, and how long [`stop`] would wait for it; `None` for ever.
+pub async fn plan_stop(
+    bus: &Bus,
+    name: &MachineName,
+    options: StopOptions,
+) -> Result<Option<(String, Option<Duration>)>, OpError> {
+    let running = Running::find(bus, name).await?;
+    Ok(running.map(|running| {
+        let patience = patience(&running.state, options);
+        (running.unit, patience)
+    }))
+}
+
 /// Powers a machine off cleanly and waits for it.
 ///
 /// # Errors
@@ -102,6 +128,10 @@ pub async fn stop(bus: &Bus, jobs: &Jobs, name: &MachineName, options: StopOptio
         return Ok(Stopped::Already);
     };
     thaw(bus, name, &running).await?;
+    if let Some(registered) = &running.registered {
+        let part = options.timeout.map_or(INIT_PATIENCE, |limit| limit / 4);
+        wait_for_init(registered, INIT_PATIENCE.min(part)).await;
+    }
     let polite = async {
         if running.has_supervisor() {
             let job = stop_job(bus, name, &running.unit).await?;
@@ -114,13 +144,16 @@ pub async fn stop(bus: &Bus, jobs: &Jobs, name: &MachineName, options: StopOptio
             }
         }
     };
-    match timeout(options.timeout, polite).await {
+    let Some(patience) = patience(&running.state, options) else {
+        return polite.await.map(|()| Stopped::Cleanly);
+    };
+    match timeout(patience, polite).await {
         Ok(done) => done.map(|()| Stopped::Cleanly),
         Err(_) if options.force => take_down(bus, jobs, name, &running).await.map(|()| Stopped::Forced),
         Err(_) => Err(OpError::TimedOut {
             name: name.to_string(),
             state: "has not stopped",
-            after: options.timeout,
+            after: patience,
             hint: format!(
                 "it may still be shutting down: see `machinist status {name}`, or `machinist stop --force {name}`"
             ),
@@ -149,6 +182,7 @@ pub async fn reboot_inside(bus: &Bus, name: &MachineName, limit: Duration) -> Re
         }
         registered => registered?,
     };
+    wait_for_init(&registered, INIT_PATIENCE).await;
     let before = bus.unit_state(&registered.unit).await?.unit.hex("InvocationID");
     bus.kill_machine(name.as_str(), "leader", reboot_signal(name, &registered)?)
         .await?;
@@ -266,12 +300,36 @@ fn hangs(after: Duration, name: &MachineName, unit: &str) -> OpError {
     }
 }
 
+/// Waits at most so long until a machine is down by itself, and takes it down then.
+pub(super) async fn let_end(
+    bus: &Bus,
+    jobs: &Jobs,
+    name: &MachineName,
+    unit: &str,
+    patience: Duration,
+) -> Result<(), OpError> {
+    if let Ok(gone) = timeout(patience, wait_until_gone(bus, name, unit)).await {
+        return gone;
+    }
+    // Not whatever has the name by now.
+    let running = Running {
+        unit: unit.to_owned(),
+        state: bus.unit_state(unit).await?,
+        registered: None,
+    };
+    match take_down(bus, jobs, name, &running).await {
+        Err(OpError::Bus(BusError::NoSuchUnit(_))) => Ok(()),
+        taken_down => taken_down,
+    }
+}
+
 /// machined unregisters a machine a moment after its unit is down.
 async fn wait_until_gone(bus: &Bus, name: &MachineName, unit: &str) -> Result<(), OpError> {
     let mut pause = Duration::from_millis(1);
     loop {
         let registered = match bus.registered(name.as_str()).await {
-            Ok(_) => true,
+            // Another unit may have the name by now.
+            Ok(registered) => registered.unit == unit,
             Err(BusError::NoSuchMachine(_)) => false,
             Err(error) => return Err(error.into()),
         };
@@ -281,6 +339,28 @@ async fn wait_until_gone(bus: &Bus, name: &MachineName, unit: &str) -> Result<()
         sleep(pause).await;
         pause = (pause * 2).min(Duration::from_millis(50));
     }
+}
+
+/// Waits until the guest's init listens to its signals: the kernel drops those that come before, and systemd-nspawn
+/// takes a second request for one to end the guest at once.
+async fn wait_for_init(registered: &Registered, patience: Duration) {
+    let listens = async {
+        let mut pause = Duration::from_millis(1);
+        let Some(leader) = Leader::open(registered.leader) else {
+            return;
+        };
+        while let Some(command) = leader.command_name() {
+            let signal = known_init(Some(&command)).poweroff_signal();
+            if !is_preparing(&command) && signal.is_none_or(|signal| leader.minds(signal) != Some(false)) {
+                return;
+            }
+            // There is no signal for sigaction(2).
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(50));
+        }
+    };
+    // One that never does is asked all the same: it may have been given a signal of its own.
+    let _ = timeout(patience, listens).await;
 }
 
 /// A frozen machine cannot stop.
@@ -307,6 +387,7 @@ async fn kill_unit(bus: &Bus, name: &MachineName, unit: &str, whom: &str, signal
 }
 
 /// What a leader runs, as far as its signals are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Init {
     /// See systemd(1).
     Systemd,
@@ -316,7 +397,36 @@ enum Init {
     None,
 }
 
+impl Init {
+    /// systemd powers off at SIGRTMIN+4, busybox's init at SIGUSR2.
+    fn poweroff_signal(self) -> Option<i32> {
+        match self {
+            Self::Systemd => Some(libc::SIGRTMIN() + 4),
+            Self::Busybox => Some(libc::SIGUSR2),
+            Self::None => None,
+        }
+    }
+
+    /// systemd reboots at SIGINT as if Ctrl-Alt-Del were pressed; busybox's init reboots at SIGTERM.
+    fn reboot_signal(self) -> Option<i32> {
+        match self {
+            Self::Systemd => Some(libc::SIGINT),
+            Self::Busybox => Some(libc::SIGTERM),
+            Self::None => None,
+        }
+    }
+}
+
 /// Which init it is, by its name: a signal means something else to each.
+fn known_init(command: Option<&str>) -> Init {
+    match command {
+        Some("systemd") => Init::Systemd,
+        Some("init" | "busybox" | "linuxrc") => Init::Busybox,
+        _ => Init::None,
+    }
+}
+
+/// The init of a container.
 ///
 /// # Errors
 /// [`OpError::NotContainer`]: the leader of a virtual machine is its emulator, and no signal reaches the guest.
@@ -326,30 +436,19 @@ fn init_of(verb: &'static str, name: &MachineName, registered: &Registered) -> R
         return Err(OpError::NotContainer { verb, name });
     }
     let command = Leader::open(registered.leader).and_then(|leader| leader.command_name());
-    Ok(match command.as_deref() {
-        Some("systemd") => Init::Systemd,
-        Some("init" | "busybox" | "linuxrc") => Init::Busybox,
-        _ => Init::None,
-    })
+    Ok(known_init(command.as_deref()))
 }
 
-/// systemd powers off at SIGRTMIN+4, busybox's init at SIGUSR2; another program is asked to end.
+/// A program that is no init is asked to end.
 fn poweroff_signal(name: &MachineName, registered: Option<&Registered>) -> Result<i32, OpError> {
     let init = registered.map_or(Ok(Init::Systemd), |registered| init_of("stop", name, registered))?;
-    Ok(match init {
-        Init::Systemd => libc::SIGRTMIN() + 4,
-        Init::Busybox => libc::SIGUSR2,
-        Init::None => libc::SIGTERM,
-    })
+    Ok(init.poweroff_signal().unwrap_or(libc::SIGTERM))
 }
 
-/// systemd reboots at SIGINT as if Ctrl-Alt-Del were pressed; busybox's init reboots at SIGTERM.
 fn reboot_signal(name: &MachineName, registered: &Registered) -> Result<i32, OpError> {
-    match init_of("reboot", name, registered)? {
-        Init::Systemd => Ok(libc::SIGINT),
-        Init::Busybox => Ok(libc::SIGTERM),
-        Init::None => Err(OpError::NoInit { name: name.to_string() }),
-    }
+    let init = init_of("reboot", name, registered)?;
+    init.reboot_signal()
+        .ok_or_else(|| OpError::NoInit { name: name.to_string() })
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
@@ -16,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use super::lock::Lock;
 use super::{OpError, Places};
 use crate::machine::{Cancel, Report};
-use crate::storage;
 use crate::sys::files::remove_tree;
+use crate::sys::image_lock::{ImageLock, Sharing};
 
 /// How staging directories begin. systemd never takes `.#…` for an image, `list-images --all` included.
 const PREFIX: &str = ".#machinist-";
@@ -82,7 +83,7 @@ impl<'a> Transaction<'a> {
     pub fn run(mut self, report: &dyn Report, cancel: &Cancel) -> Result<(), OpError> {
         for at in 0..self.0.len() {
             let result = cancel.check().map_err(OpError::from).and_then(|()| {
-                stop_here_for_tests(&self.0[at].describe);
+                stop_here_for_tests(&self.0[at].describe, at + 1 == self.0.len());
                 (self.0[at].apply)()
             });
             if let Err(error) = result {
@@ -99,23 +100,31 @@ impl<'a> Transaction<'a> {
     }
 }
 
-/// The kill tests of debug builds die before the step whose number is in `MACHINIST_DIE_AT_STEP`.
+/// What steps hand on to each other; what one of them has left by a panic is still what it is.
+pub(super) fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The kill tests of debug builds die before the step whose number in the process is in `MACHINIST_DIE_AT_STEP`, or before
+/// the last one of a transaction, if it says `last`.
 #[cfg(debug_assertions)]
-fn stop_here_for_tests(describe: &str) {
+fn stop_here_for_tests(describe: &str, is_last: bool) {
     use std::sync::atomic::{AtomicU32, Ordering};
     static STEP: AtomicU32 = AtomicU32::new(0);
     let this = STEP.fetch_add(1, Ordering::SeqCst);
-    let wanted = std::env::var("MACHINIST_DIE_AT_STEP")
-        .ok()
-        .and_then(|number| number.parse::<u32>().ok());
-    if wanted == Some(this) {
+    let dies = match std::env::var("MACHINIST_DIE_AT_STEP").as_deref() {
+        Ok("last") => is_last,
+        Ok(number) => number.parse() == Ok(this),
+        Err(_) => false,
+    };
+    if dies {
         log::debug!("killed before: {describe}");
         let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
     }
 }
 
 #[cfg(not(debug_assertions))]
-fn stop_here_for_tests(_: &str) {}
+fn stop_here_for_tests(_: &str, _: bool) {}
 
 /// What a staging directory says about itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,8 +143,16 @@ pub struct Record {
 pub enum Verb {
     /// The tree becomes an image at the end.
     Create,
+    /// The tree becomes an image at the end; what else was written stands beside it.
+    Clone,
     /// The tree was an image.
     Remove,
+    /// There is no tree: what is done, and what is to be, stands beside the record.
+    Rename,
+    /// The tree is that of a machine as long as it runs.
+    Run,
+    /// The tree is of no machine: what the filesystem can do is tried.
+    Survey,
 }
 
 /// A staging directory that we own.
@@ -149,10 +166,13 @@ impl Staging {
     /// Makes `.#machinist-VERB-NAME-XXXXXX` (mode 0700) beside the images, with its record, locked.
     pub fn create(places: &Places, record: &Record, report: &dyn Report, cancel: &Cancel) -> Result<Self, OpError> {
         let _guard = Lock::wait_for_all(&places.runtime, STAGING_LOCK, report, cancel)?;
-        let verb = if record.verb == Verb::Create {
-            "create"
-        } else {
-            "remove"
+        let verb = match record.verb {
+            Verb::Create => "create",
+            Verb::Clone => "clone",
+            Verb::Remove => "remove",
+            Verb::Rename => "rename",
+            Verb::Run => "run",
+            Verb::Survey => "survey",
         };
         let directory = tempfile::Builder::new()
             .prefix(&format!("{PREFIX}{verb}-{}-", record.name))
@@ -175,6 +195,12 @@ impl Staging {
             .map_err(OpError::path("write", &path))?;
         staging.record = Some(file);
         Ok(staging)
+    }
+
+    /// All of it.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// Where the tree is built, or was moved to.
@@ -207,23 +233,10 @@ impl Drop for Staging {
 }
 
 fn discard(directory: &Path) -> Result<(), OpError> {
-    let tree = directory.join(TREE);
-    // A link that served as an image is removed, not what it leads to.
-    if let Ok(found) = fs::symlink_metadata(&tree) {
-        if found.is_dir() {
-            // What finds out about the filesystem writes to it, which a full one refuses.
-            match storage::for_directory(directory) {
-                Ok(storage) => storage.remove(&tree)?,
-                Err(_) => remove_tree(&tree)?,
-            }
-        } else {
-            fs::remove_file(&tree).map_err(OpError::path("remove", &tree))?;
-        }
-    }
-    // The record goes last: until then a sweep can find its way.
-    let others = fs::read_dir(directory).map_err(OpError::path("read", directory))?;
-    for entry in others.flatten().filter(|entry| entry.file_name() != RECORD) {
-        fs::remove_file(entry.path()).map_err(OpError::path("remove", entry.path()))?;
+    let all = fs::read_dir(directory).map_err(OpError::path("read", directory))?;
+    // The record goes last: until then a sweep can find its way. Of a link that served as an image the link is removed.
+    for entry in all.flatten().filter(|entry| entry.file_name() != RECORD) {
+        remove_tree(&entry.path())?;
     }
     let _ = fs::remove_file(directory.join(RECORD));
     fs::remove_dir(directory).map_err(OpError::path("remove", directory))
@@ -276,10 +289,11 @@ pub fn leftovers(places: &Places) -> Vec<Leftover> {
 /// Takes back, or finishes, what killed verbs left behind; one line for each: "half-made machine 'web'". What cannot be
 /// swept is reported, and left to the next one: it is no reason why another verb should fail. Blocks.
 ///
-/// `finish` removes what is left of the machine of a killed removal, its files aside.
+/// `finish` does what needs more than files: it finishes a removal or a renaming, and takes back a clone. It is given the
+/// record and the staging directory.
 pub fn sweep(
     places: &Places,
-    finish: &dyn Fn(&str) -> Result<(), OpError>,
+    finish: &dyn Fn(&Record, &Path) -> Result<(), OpError>,
     report: &dyn Report,
     cancel: &Cancel,
 ) -> Result<Vec<String>, OpError> {
@@ -297,14 +311,30 @@ pub fn sweep(
         _lock,
     } in left
     {
-        let has_tree = fs::symlink_metadata(directory.join(TREE)).is_ok();
+        let tree = directory.join(TREE);
+        let has_tree = fs::symlink_metadata(&tree).is_ok();
+        // systemd-nspawn locks what it runs in, and may go on when we are killed; nor is it to begin meanwhile.
+        let is_run = record.as_ref().is_some_and(|record| record.verb == Verb::Run);
+        let _image =
+            match (is_run && has_tree).then(|| ImageLock::take(&tree, &places.image_locks(), Sharing::Exclusive)) {
+                Some(Err(_)) => continue,
+                lock => lock,
+            };
         let (what, done) = match &record {
             // Before the rename its tree is still here, and the settings it wrote are of no machine.
             Some(record) if has_tree && record.verb == Verb::Create => (
                 format!("half-made machine '{}'", record.name),
                 take_back_settings(record, &directory),
             ),
-            Some(record) if has_tree => (format!("half-removed machine '{}'", record.name), finish(&record.name)),
+            Some(record) if record.verb == Verb::Run => (format!("copy of machine '{}'", record.name), Ok(())),
+            Some(record) if (has_tree && record.verb != Verb::Survey) || record.verb == Verb::Rename => {
+                let half = match record.verb {
+                    Verb::Rename => "half-renamed",
+                    Verb::Remove => "half-removed",
+                    _ => "half-made",
+                };
+                (format!("{half} machine '{}'", record.name), finish(record, &directory))
+            }
             _ => (format!("leftover '{}'", directory.display()), Ok(())),
         };
         // Last: as long as its record is there, the next sweep can do what this one could not.
@@ -334,151 +364,4 @@ fn take_back_settings(record: &Record, directory: &Path) -> Result<(), OpError> 
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Mutex;
-
-    use super::*;
-
-    fn places(root: &Path) -> Places {
-        let places = Places {
-            machines: root.join("machines"),
-            other_machines: vec![root.join("elsewhere")],
-            runtime: root.join("run"),
-            ..Places::default()
-        };
-        fs::create_dir(&places.machines).unwrap();
-        places
-    }
-
-    fn record(verb: Verb, settings: Option<PathBuf>) -> Record {
-        Record {
-            verb,
-            name: "web".into(),
-            settings,
-        }
-    }
-
-    #[test]
-    fn a_failure_undoes_in_reverse_and_keeps_the_first_error() {
-        let log = Mutex::new(Vec::new());
-        let note = |word: &'static str| {
-            log.lock().unwrap().push(word);
-            Ok(())
-        };
-        let mut transaction = Transaction::default();
-        transaction.step(Step::new("one", || note("+1")).undo(|| note("-1")));
-        transaction.step(Step::new("two", || note("+2")).undo(|| Err(OpError::Setting("no".into()))));
-        transaction.step(Step::new("three", || Err(OpError::Setting("broken".into()))).undo(|| note("-3")));
-        transaction.step(Step::new("four", || note("+4")));
-        assert_eq!(transaction.describe(), ["one", "two", "three", "four"]);
-        let error = transaction.run(&(), &Cancel::default()).unwrap_err();
-        assert_eq!(error.to_string(), "broken");
-        assert_eq!(*log.lock().unwrap(), ["+1", "+2", "-3", "-1"]);
-    }
-
-    #[test]
-    fn cancelling_undoes() {
-        let cancel = Cancel::default();
-        let undone = Mutex::new(false);
-        let mut transaction = Transaction::default();
-        transaction.step(
-            Step::new("one", || {
-                cancel.cancel();
-                Ok(())
-            })
-            .undo(|| {
-                *undone.lock().unwrap() = true;
-                Ok(())
-            }),
-        );
-        transaction.step(Step::new("two", || panic!("must not run")));
-        assert!(matches!(transaction.run(&(), &cancel), Err(OpError::Cancelled(_))));
-        assert!(*undone.lock().unwrap());
-    }
-
-    #[test]
-    fn what_nobody_owns_is_swept_and_what_is_owned_is_not() {
-        let root = tempfile::tempdir().unwrap();
-        let places = places(root.path());
-        let settings = root.path().join("web.nspawn");
-        let cancel = Cancel::default();
-        let owned = Staging::create(&places, &record(Verb::Create, None), &(), &cancel).unwrap();
-        let mut killed = Staging::create(&places, &record(Verb::Create, Some(settings.clone())), &(), &cancel).unwrap();
-        fs::create_dir_all(killed.tree().join("etc")).unwrap();
-        fs::write(killed.scratch("settings"), "[Exec]\n").unwrap();
-        fs::write(&settings, "[Exec]\n").unwrap();
-        let left = killed.directory.clone();
-        killed.record = None;
-        std::mem::forget(killed);
-        let swept = sweep(&places, &|_| Ok(()), &(), &cancel).unwrap();
-        assert_eq!(swept, ["half-made machine 'web'"]);
-        assert!(!left.exists() && !settings.exists() && owned.directory.exists());
-        drop(owned);
-        assert_eq!(fs::read_dir(&places.machines).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn settings_that_an_administrator_changed_stay() {
-        let root = tempfile::tempdir().unwrap();
-        let places = places(root.path());
-        let settings = root.path().join("web.nspawn");
-        let cancel = Cancel::default();
-        let mut killed = Staging::create(&places, &record(Verb::Create, Some(settings.clone())), &(), &cancel).unwrap();
-        fs::create_dir(killed.tree()).unwrap();
-        fs::write(killed.scratch("settings"), "[Exec]\n").unwrap();
-        fs::write(&settings, "[Exec]\n# mine\n").unwrap();
-        killed.record = None;
-        std::mem::forget(killed);
-        sweep(&places, &|_| Ok(()), &(), &cancel).unwrap();
-        assert!(settings.exists());
-    }
-
-    #[test]
-    fn a_removal_beside_an_image_elsewhere_is_swept() {
-        let root = tempfile::tempdir().unwrap();
-        let places = places(root.path());
-        let elsewhere = Places {
-            machines: places.other_machines[0].clone(),
-            ..places.clone()
-        };
-        fs::create_dir(&elsewhere.machines).unwrap();
-        let cancel = Cancel::default();
-        let mut killed = Staging::create(&elsewhere, &record(Verb::Remove, None), &(), &cancel).unwrap();
-        fs::create_dir(killed.tree()).unwrap();
-        killed.record = None;
-        std::mem::forget(killed);
-        assert_eq!(
-            sweep(&places, &|_| Ok(()), &(), &cancel).unwrap(),
-            ["half-removed machine 'web'"]
-        );
-        assert_eq!(fs::read_dir(&elsewhere.machines).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn a_removal_is_finished_before_its_record_goes() {
-        let root = tempfile::tempdir().unwrap();
-        let places = places(root.path());
-        let cancel = Cancel::default();
-        let mut killed = Staging::create(&places, &record(Verb::Remove, None), &(), &cancel).unwrap();
-        // An image may be a link, and lead nowhere from here.
-        std::os::unix::fs::symlink("nowhere", killed.tree()).unwrap();
-        let left = killed.directory.clone();
-        killed.record = None;
-        std::mem::forget(killed);
-        let refuses = |_: &str| Err(OpError::Setting("no".into()));
-        assert_eq!(sweep(&places, &refuses, &(), &cancel).unwrap(), Vec::<String>::new());
-        assert!(left.join(RECORD).exists());
-        let finishes = |name: &str| {
-            assert_eq!(name, "web");
-            assert!(left.join(RECORD).exists() && left.join(TREE).is_symlink());
-            // Nobody else sweeps it meanwhile.
-            assert!(leftovers(&places).is_empty());
-            Ok(())
-        };
-        assert_eq!(
-            sweep(&places, &finishes, &(), &cancel).unwrap(),
-            ["half-removed machine 'web'"]
-        );
-        assert!(!left.exists());
-    }
-}
+mod tests;

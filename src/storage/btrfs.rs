@@ -86,6 +86,10 @@ impl Storage for Btrfs {
         })
     }
 
+    fn shares(&self) -> bool {
+        true
+    }
+
     fn remove(&self, path: &Path) -> Result<(), StorageError> {
         Ok(remove_tree(path)?)
     }

@@ -24,6 +24,10 @@ impl Storage for Copy {
         copy_to_directory(source, target, Data::Copy, report, cancel)
     }
 
+    fn shares(&self) -> bool {
+        false
+    }
+
     fn remove(&self, path: &Path) -> Result<(), StorageError> {
         Ok(remove_tree(path)?)
     }

@@ -1,6 +1,6 @@
 //! Copies of a root filesystem: one trait, one backend per kind of filesystem.
 //!
-//! Imports `sys` and `machine`.
+//! Imports `sys`, `machine` and `nspawn`.
 
 use std::fs::{DirBuilder, Permissions, set_permissions};
 use std::io;
@@ -15,6 +15,7 @@ mod attributes;
 mod btrfs;
 mod copy;
 mod data;
+pub mod overlay;
 mod reflink;
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,9 @@ pub trait Storage: Send + Sync + std::fmt::Debug {
 
     /// Makes `target`, which must not exist, a full and independent copy of `source`. Removes what it made if it fails.
     fn copy(&self, source: &Path, target: &Path, report: &dyn Report, cancel: &Cancel) -> Result<(), StorageError>;
+
+    /// Whether a copy shares its contents with the source, and is made at once.
+    fn shares(&self) -> bool;
 
     /// Removes a root made by either of the above.
     fn remove(&self, path: &Path) -> Result<(), StorageError>;

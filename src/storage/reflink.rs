@@ -28,6 +28,10 @@ impl Storage for Reflink {
         copy_to_directory(source, target, Data::Share, report, cancel)
     }
 
+    fn shares(&self) -> bool {
+        true
+    }
+
     fn remove(&self, path: &Path) -> Result<(), StorageError> {
         Ok(remove_tree(path)?)
     }

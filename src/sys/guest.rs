@@ -62,6 +62,13 @@ impl Leader {
         !matches!(rustix::event::poll(&mut fds, Some(&limit)), Ok(0))
     }
 
+    /// Whether it has ended, or is about to: a PID 1 that is killed takes all processes of its namespace along first.
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        let stat = std::fs::read_to_string(self.proc("stat")).unwrap_or_default();
+        is_exiting(&stat) || !self.is_alive()
+    }
+
     fn proc(&self, file: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/{file}", self.pid))
     }
@@ -105,6 +112,16 @@ impl Leader {
         self.is_alive().then(|| name.trim_end().to_owned())
     }
 
+    /// Whether it does something of its own about a signal: it catches, blocks or awaits it, as init systems do, or
+    /// ignores it. One that does not, yet, loses the signal if it is PID 1 of its namespace: see `pid_namespaces(7)`.
+    /// `None` if it is gone.
+    #[must_use]
+    pub fn minds(&self, signal: i32) -> Option<bool> {
+        let status = std::fs::read_to_string(self.proc("status")).ok()?;
+        let call = std::fs::read_to_string(self.proc("syscall")).unwrap_or_default();
+        self.is_alive().then(|| minds(&status, signal) || awaits_signals(&call))
+    }
+
     /// Whether the freezer holds it, by its own control group or one above; false where that cannot be told.
     #[must_use]
     pub fn is_frozen(&self) -> bool {
@@ -136,6 +153,37 @@ impl Leader {
         let ids = (id("uid_map", uid)?, id("gid_map", gid)?);
         self.is_alive().then_some(ids)
     }
+}
+
+/// Whether the flags of `/proc/PID/stat` say that the process is exiting: see `proc_pid_stat(5)`. Its name may hold anything.
+fn is_exiting(stat: &str) -> bool {
+    const PF_EXITING: u32 = 0x4;
+    let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
+    let flags = fields.split(' ').nth(6).and_then(|flags| flags.parse::<u32>().ok());
+    flags.is_some_and(|flags| flags & PF_EXITING != 0)
+}
+
+/// The answer of [`Leader::minds`], by the masks in `/proc/PID/status`: see `proc_pid_status(5)`.
+fn minds(status: &str, signal: i32) -> bool {
+    let masks = status
+        .lines()
+        .filter_map(|line| {
+            ["SigBlk:", "SigIgn:", "SigCgt:"]
+                .iter()
+                .find_map(|mask| line.strip_prefix(mask))
+        })
+        .filter_map(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    let bit = u32::try_from(signal - 1)
+        .ok()
+        .and_then(|shift| 1_u64.checked_shl(shift));
+    bit.is_some_and(|bit| masks.fold(0, |all, mask| all | mask) & bit != 0)
+}
+
+/// Whether `/proc/PID/syscall` says that the process waits in sigtimedwait(2), as busybox' init does: for that time the
+/// signals are neither blocked nor caught, by the masks that are shown.
+fn awaits_signals(call: &str) -> bool {
+    let number = call.split_whitespace().next().and_then(|number| number.parse().ok());
+    number == Some(nix::libc::SYS_rt_sigtimedwait)
 }
 
 /// What number of the host's a user or group of the guest is, by a map of user_namespaces(7): lines of the first number
@@ -194,7 +242,41 @@ impl AddressReader {
 
 #[cfg(test)]
 mod tests {
-    use super::mapped;
+    use super::{awaits_signals, is_exiting, mapped, minds};
+
+    #[test]
+    fn a_process_that_exits_says_so() {
+        assert!(is_exiting("7 (a) b) S 1 7 7 0 -1 4194564 120 0 0 0\n"));
+        assert!(!is_exiting("7 (a) b) S 1 7 7 0 -1 4194560 120 0 0 0\n"));
+        assert!(!is_exiting(""));
+    }
+
+    #[test]
+    fn a_signal_is_minded_by_any_mask() {
+        let status = "Name:\tinit\nSigQ:\t3/95\nSigPnd:\t0000000000000800\nShdPnd:\t0000000000000000\n\
+                      SigBlk:\t0000000000000001\nSigIgn:\t0000000000000002\nSigCgt:\t8000000000000004\n";
+        for signal in [1, 2, 3, 64] {
+            assert!(minds(status, signal), "{signal}");
+        }
+        for signal in [0, 4, 12, 65, -1] {
+            assert!(!minds(status, signal), "{signal}");
+        }
+        assert!(!minds("", 1));
+    }
+
+    #[test]
+    fn a_process_that_waits_for_signals_awaits_them() {
+        let number = nix::libc::SYS_rt_sigtimedwait;
+        assert!(awaits_signals(&format!(
+            "{number} 0x5f59e8 0x0 0x0 0x8 0x0 0x0 0x7ffc3eeff690 0x4ae3f7\n"
+        )));
+        assert!(!awaits_signals(&format!(
+            "{} 0x1 0x7ffc3eeff690 0x4ae3f7\n",
+            nix::libc::SYS_read
+        )));
+        assert!(!awaits_signals("running\n"));
+        assert!(!awaits_signals(""));
+    }
 
     #[test]
     fn numbers_are_mapped_within_their_ranges() {

@@ -1,18 +1,17 @@
 //! The locks on an image that systemd-nspawn, machined and importd hold while they use it.
 //!
-//! Open file description locks, see fcntl(2), on two files: one under `/run/systemd/nspawn/locks`, named as the image's
+//! Locks on two files: one under `/run/systemd/nspawn/locks`, named as the image's
 //! inode is, which is the same whatever name leads to it; and `.#NAME.lck` beside the image, for hosts that share it.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
 use super::files::{FileError, shown};
+use super::lock_file::LockFile;
+pub use super::lock_file::Sharing;
 
 /// Why an image could not be locked.
 #[derive(Debug, thiserror::Error)]
@@ -30,16 +29,16 @@ pub enum ImageLockError {
     File(#[from] FileError),
 }
 
-/// An image that nobody else uses as long as this is held.
+/// An image that nobody else uses, or changes, as long as this is held.
 #[derive(Debug)]
-pub struct ImageLock(Vec<(PathBuf, File)>);
+pub struct ImageLock(Vec<LockFile>);
 
 impl ImageLock {
-    /// Locks an image for itself, without waiting. `directory` is where the locks by inode are.
+    /// Locks an image, without waiting. `directory` is where the locks by inode are.
     ///
     /// # Errors
-    /// [`ImageLockError::InUse`] if it is locked already, shared or not.
-    pub fn take(image: &Path, directory: &Path) -> Result<Self, ImageLockError> {
+    /// [`ImageLockError::InUse`] if it is locked already; a shared lock suffers other shared ones.
+    pub fn take(image: &Path, directory: &Path, sharing: Sharing) -> Result<Self, ImageLockError> {
         let found = fs::metadata(image).map_err(FileError::io("look at", image))?;
         let by_inode = if found.file_type().is_block_device() {
             let device = found.rdev();
@@ -50,68 +49,35 @@ impl ImageLock {
         let created = DirBuilder::new().recursive(true).mode(0o700).create(directory);
         created.map_err(FileError::io("create directory", directory))?;
         let mut lock = Self(Vec::new());
-        lock.add(image, directory.join(by_inode))?;
+        lock.add(image, &directory.join(by_inode), sharing)?;
         // systemd-nspawn follows an image that is a link before it locks.
         let real = image.canonicalize().map_err(FileError::io("look at", image))?;
         if let Some(name) = real.file_name().filter(|_| !found.file_type().is_block_device()) {
             let name = format!(".#{}.lck", name.to_string_lossy());
-            lock.add(image, real.with_file_name(name))?;
+            lock.add(image, &real.with_file_name(name), sharing)?;
         }
         Ok(lock)
     }
 
-    fn add(&mut self, image: &Path, path: PathBuf) -> Result<(), ImageLockError> {
-        loop {
-            let file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o600)
-                .custom_flags(libc::O_NOFOLLOW | libc::O_NOCTTY)
-                .open(&path);
-            let file = match file {
-                // What a link leads to may be read-only: then nobody else can lock it there either.
-                Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => return Ok(()),
-                result => result.map_err(FileError::io("create", &path))?,
-            };
-            match try_lock(&file) {
-                Ok(()) => {}
-                Err(Errno::EAGAIN | Errno::EACCES) => {
-                    drop(file);
-                    let by = holder(&path).unwrap_or_else(|| "another process".to_owned());
-                    let path = image.to_owned();
-                    return Err(ImageLockError::InUse { path, by });
-                }
-                Err(errno) => return Err(FileError::io("lock", &path)(errno).into()),
-            }
-            // Whoever had it may have removed the file meanwhile, and then the next one locks another.
-            let links = file.metadata().map_err(FileError::io("look at", &path))?.nlink();
-            if links > 0 {
-                self.0.push((path, file));
-                return Ok(());
-            }
-        }
+    /// Hands it on to the program that this process becomes by execve(2).
+    pub fn keep_over_exec(self) -> Result<(), FileError> {
+        self.0.into_iter().try_for_each(LockFile::keep_over_exec)
     }
-}
 
-impl Drop for ImageLock {
-    fn drop(&mut self) {
-        for (path, _locked) in &self.0 {
-            let _ = fs::remove_file(path);
+    fn add(&mut self, image: &Path, path: &Path, sharing: Sharing) -> Result<(), ImageLockError> {
+        match LockFile::take(path, sharing) {
+            Ok(Some(lock)) => self.0.push(lock),
+            Ok(None) => {
+                let by = holder(path).unwrap_or_else(|| "another process".to_owned());
+                let path = image.to_owned();
+                return Err(ImageLockError::InUse { path, by });
+            }
+            // What a link leads to may be read-only: then nobody else can lock it there either.
+            Err(error) if error.raw_os_error() == Some(libc::EROFS) => {}
+            Err(error) => return Err(error.into()),
         }
+        Ok(())
     }
-}
-
-fn try_lock(file: &File) -> Result<(), Errno> {
-    let whole = libc::flock {
-        l_type: libc::c_short::try_from(libc::F_WRLCK).unwrap_or_default(),
-        l_whence: libc::c_short::try_from(libc::SEEK_SET).unwrap_or_default(),
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    };
-    fcntl(file, FcntlArg::F_OFD_SETLK(&whole)).map(drop)
 }
 
 /// Who has a lock file open: such a lock does not say itself whose it is.
@@ -143,11 +109,11 @@ mod tests {
         );
         fs::create_dir(&image).unwrap();
         std::os::unix::fs::symlink(&image, &link).unwrap();
-        let held = ImageLock::take(&image, &locks).unwrap();
+        let held = ImageLock::take(&image, &locks, Sharing::Exclusive).unwrap();
         assert!(root.path().join(".#web.lck").exists());
         let by = format!("(PID {})", std::process::id());
         for path in [&image, &link] {
-            let error = ImageLock::take(path, &locks).unwrap_err().to_string();
+            let error = ImageLock::take(path, &locks, Sharing::Shared).unwrap_err().to_string();
             assert!(
                 error.starts_with(&format!("image '{}' is in use by ", path.display())),
                 "{error}"
@@ -156,6 +122,22 @@ mod tests {
         }
         drop(held);
         assert!(!root.path().join(".#web.lck").exists());
-        ImageLock::take(&link, &locks).unwrap();
+        ImageLock::take(&link, &locks, Sharing::Exclusive).unwrap();
+    }
+
+    #[test]
+    fn several_share_it_and_the_last_removes_the_file() {
+        let root = tempfile::tempdir().unwrap();
+        let (image, locks) = (root.path().join("web"), root.path().join("locks"));
+        fs::create_dir(&image).unwrap();
+        let first = ImageLock::take(&image, &locks, Sharing::Shared).unwrap();
+        let second = ImageLock::take(&image, &locks, Sharing::Shared).unwrap();
+        ImageLock::take(&image, &locks, Sharing::Exclusive).unwrap_err();
+        drop(first);
+        ImageLock::take(&image, &locks, Sharing::Exclusive).unwrap_err();
+        drop(second);
+        assert!(!root.path().join(".#web.lck").exists());
+        assert_eq!(fs::read_dir(&locks).unwrap().count(), 0);
+        ImageLock::take(&image, &locks, Sharing::Exclusive).unwrap();
     }
 }

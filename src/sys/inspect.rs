@@ -5,6 +5,7 @@ use std::path::Path;
 use super::bus::machine1::Registered;
 use super::bus::systemd1::UnitState;
 use super::bus::{Bus, BusError};
+use super::cgroup::Cgroup;
 use super::files::Root;
 use super::guest::{Leader, os_release};
 use super::journal;
@@ -95,8 +96,8 @@ pub async fn inspect(bus: &Bus, name: &MachineName, detail: Detail) -> Result<St
         settings: settings_of(name, image.as_deref()),
         image,
         drop_ins: state.unit.strings("DropInPaths"),
-        memory: usage(&state, "MemoryCurrent", "MemoryPeak", "MemoryMax"),
-        tasks: usage(&state, "TasksCurrent", "", "TasksMax"),
+        memory: usage(&state, "MemoryCurrent", "memory.peak", "MemoryMax"),
+        tasks: usage(&state, "TasksCurrent", "pids.peak", "TasksMax"),
         cpu: usage(&state, "CPUUsageNSec", "", "CPUQuotaPerSecUSec"),
         control_group: text(state.detail.string("ControlGroup")),
         processes,
@@ -124,10 +125,12 @@ fn state_of(registered: Option<&Registered>, unit: &UnitState) -> State {
     }
 }
 
+/// The peak is the kernel's own, as `limit` shows it: systemd tells that of memory from 256 on, and of tasks never.
 fn usage(state: &UnitState, current: &str, peak: &str, limit: &str) -> Usage {
+    let group = Cgroup::of(&state.detail.string("ControlGroup"));
     Usage {
         current: state.detail.number(current),
-        peak: state.detail.number(peak),
+        peak: group.and_then(|group| group.counter(peak)),
         limit: state.detail.number(limit),
     }
 }

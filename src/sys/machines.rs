@@ -135,7 +135,7 @@ fn blank(name: String, state: State) -> Machine {
         os: Seen::None,
         addresses: Seen::None,
         enabled: None,
-        labels: std::collections::BTreeMap::default(),
+        labels: BTreeMap::new(),
     }
 }
 

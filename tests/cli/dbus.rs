@@ -237,6 +237,7 @@ fn proxies_declare_what_every_systemd_has() {
 #[test]
 fn properties_read_by_name_exist_in_every_systemd() {
     let interfaces = [
+        "systemd1.Manager",
         "systemd1.Unit",
         "systemd1.Service",
         "systemd1.Scope",
@@ -282,6 +283,34 @@ fn properties_read_by_name_exist_in_every_systemd() {
             assert!(
                 found.iter().any(|kind| kinds.split(' ').any(|k| k == kind.as_str())),
                 "systemd {version} has property {property} as {found:?}, which is read as {kinds}"
+            );
+        }
+    }
+}
+
+/// systemd refuses a property that it does not have, and all limits of the call with it.
+#[test]
+fn limits_are_properties_of_every_systemd_since_theirs() {
+    use machinist::limit::{KEYS, Kind};
+    for version in VERSIONS {
+        let offered = offered(version, "org.freedesktop.systemd1.Service");
+        let known: u32 = version.parse().unwrap();
+        for key in KEYS.iter().filter(|key| known >= key.since) {
+            let kind = match key.kind {
+                Kind::Cpuset | Kind::Nodes => "ay",
+                Kind::Boolean => "b",
+                Kind::Word(_) => "s",
+                Kind::Percentage => "u",
+                Kind::Process(..) => "i",
+                kind if kind.per_device() => "a(st)",
+                _ => "t",
+            };
+            let found = offered.get(&format!("property {}", key.property()));
+            assert_eq!(
+                found.map(String::as_str),
+                Some(kind),
+                "{} in systemd {version}",
+                key.property()
             );
         }
     }

@@ -51,10 +51,13 @@ fn offered(words: &[&str]) -> Vec<String> {
 
 #[test]
 fn bash_is_offered_verbs_and_topics() {
-    assert_eq!(offered(&["machinist", "st"]), ["start", "status", "stop"]);
-    assert_eq!(offered(&["machinist", "help", "st"]), ["start", "status", "stop"]);
-    assert_eq!(offered(&["machinist", "help", "sec"]), ["security"]);
-    assert_eq!(offered(&["machinist", "man", "sec"]), ["security"]);
+    assert_eq!(offered(&["machinist", "st"]), ["start", "status", "stop", "storage"]);
+    assert_eq!(
+        offered(&["machinist", "help", "st"]),
+        ["start", "status", "stop", "storage"]
+    );
+    assert_eq!(offered(&["machinist", "help", "sec"]), ["secret", "security"]);
+    assert_eq!(offered(&["machinist", "man", "sec"]), ["secret", "security"]);
 }
 
 #[test]

@@ -4,7 +4,9 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::support::{Guest, Run, machinist, newest_entry, run, shared, systemd_version, unique};
+use serde_json::json;
+
+use crate::support::{Guest, Run, alone, machinist, newest_entry, run, shared, systemd_version, unique};
 
 /// What the first process in a machine has as FROM_SETTINGS.
 fn environment(guest: &Guest) -> Option<String> {
@@ -54,7 +56,7 @@ fn a_change_holds_from_the_next_start() {
     let same = machinist(set("one")).args(["--json"]).ok().json();
     let settings = guest.settings();
     let expected = serde_json::json!([{
-        "machine": name, "result": "unchanged", "file": settings, "change": null, "holds": "now"
+        "machine": name, "result": "unchanged", "file": settings, "change": null, "holds": "now", "overridden": []
     }]);
     assert_eq!(same, expected);
     let after = fs::metadata(guest.settings()).unwrap();
@@ -310,6 +312,84 @@ fn check_knows_this_host() {
 }
 
 #[test]
+fn users_that_are_not_the_machines_alone_are_told() {
+    let _host = alone();
+    let (guest, other) = (Guest::busybox("cfuid"), Guest::busybox("cfuid2"));
+    let (name, neighbour) = (guest.name.as_str(), other.name.as_str());
+    // Chosen by systemd-nspawn, at the first start.
+    other.start();
+    let map = fs::read_to_string(format!("/proc/{}/uid_map", other.leader())).unwrap();
+    let base: u32 = map.split_whitespace().nth(1).unwrap().parse().unwrap();
+    assert!(base >= 524_288, "{map}");
+    let warned = machinist([
+        "config",
+        "set",
+        name,
+        &format!("Exec.PrivateUsers={}:65536", base + 65_535),
+    ])
+    .ok();
+    warned.stderr_has(&format!(
+        "{base} to {} are those of machine '{neighbour}', which runs",
+        base + 65_535
+    ));
+    machinist(["stop", neighbour]).ok();
+    let said = machinist(["config", "set", neighbour, "Exec.PrivateUsers=1879048192:65536"])
+        .ok()
+        .stderr;
+    assert!(!said.contains("alone"), "{said}");
+    let subuid = fs::read_to_string("/etc/subuid").unwrap_or_default();
+    let line = subuid.lines().count() + 1;
+    fs::write(
+        "/etc/subuid",
+        format!("{subuid}nobody:1879113728:65536\n{name}:1879244800:65536\n"),
+    )
+    .unwrap();
+    let check = |value: &str| {
+        guest.write_settings(&format!("[Exec]\nKillSignal=SIGUSR2\nPrivateUsers={value}\n"));
+        let found = machinist(["config", "check", name, "--json"]).ok().json();
+        let found = found.as_array().unwrap();
+        assert!(found.len() < 2, "{found:?}");
+        found.first().map(|found| {
+            assert_eq!((&found["code"], &found["line"]), (&json!("shared-users"), &json!(3)));
+            (
+                found["message"].as_str().unwrap().to_owned(),
+                found["hint"].as_str().unwrap().to_owned(),
+            )
+        })
+    };
+    let (message, _) = check("1879048193:1").expect("the neighbour's");
+    let place = format!("machine '{neighbour}' ({}:", other.settings().display());
+    assert!(message.contains(&place), "{message}");
+    let (message, hint) = check("1879113728:131072").expect("of subuid(5)");
+    assert!(
+        message.contains(&format!(
+            "are those of subordinate users of 'nobody' (/etc/subuid:{line})"
+        )),
+        "{message}"
+    );
+    let (_, free) = hint.split_once("PrivateUsers=").unwrap();
+    assert_eq!(check(free.split_once(',').unwrap().0), None);
+    let (message, _) = check("1:65534").expect("those of the host");
+    assert!(message.contains("user 'daemon' (/etc/passwd:"), "{message}");
+    // Kept for this very machine; and nobody's.
+    for mine in ["1879244800:65536", "1879310336:65536"] {
+        assert_eq!(check(mine), None, "{mine}");
+    }
+    // Its own numbers are no one else's while it runs, either.
+    guest.start();
+    assert_eq!(check("1879310336:65536"), None);
+    // Files that systemd-nspawn gave to a range say whose it is.
+    std::os::unix::fs::chown(other.image(), Some(700_000), Some(700_000)).unwrap();
+    let (message, _) = check("720895:1").expect("the neighbour's files'");
+    let place = format!("machine '{neighbour}' (the owner of {})", other.image().display());
+    assert!(message.contains(&place), "{message}");
+    std::os::unix::fs::chown(other.image(), Some(0), Some(0)).unwrap();
+    let map = fs::read_to_string(format!("/proc/{}/uid_map", guest.leader())).unwrap();
+    assert_eq!(map.split_whitespace().collect::<Vec<_>>(), ["0", "1879310336", "65536"]);
+    fs::write("/etc/subuid", subuid).unwrap();
+}
+
+#[test]
 fn an_editor_replaces_the_file_only_with_what_systemd_takes() {
     let _host = shared();
     let guest = Guest::busybox("cfedit");
@@ -378,4 +458,91 @@ fn only_what_settings_mean_is_compared() {
         .ok()
         .stdout_has("{\"from\":null,\"setting\":\"Exec.Boot\",\"to\":[\"yes\"]}");
     machinist(["config", "diff", a, "no-such-machine"]).status(3);
+}
+
+#[test]
+fn undo_gives_a_file_its_mode_and_owner_again() {
+    let _host = shared();
+    let guest = Guest::busybox("cfmode");
+    let name = guest.name.as_str();
+    let file = guest.settings();
+    let mode_and_owner = || {
+        let found = fs::metadata(&file).unwrap();
+        (found.mode() & 0o7777, found.uid(), found.gid())
+    };
+    run("chmod", ["0600", file.to_str().unwrap()]).ok();
+    run("chown", ["1000:1000", file.to_str().unwrap()]).ok();
+    let before = text(&guest);
+    machinist(["config", "set", name, "Exec.Environment=SECRET=1"]).ok();
+    assert_eq!(mode_and_owner(), (0o600, 1000, 1000));
+    fs::remove_file(&file).unwrap();
+    machinist(["config", "undo", name]).ok();
+    assert_eq!((text(&guest), mode_and_owner()), (before, (0o600, 1000, 1000)));
+    // It was not there before that.
+    machinist(["config", "undo", name, "2"]).ok();
+    assert!(!file.exists());
+    machinist(["config", "undo", name, "3"]).ok();
+    assert_eq!(mode_and_owner(), (0o600, 1000, 1000));
+    // Nor does a change that fails half-way leave it open to all.
+    let drop_in = guest.drop_ins().join("50-machinist-restart.conf");
+    machinist(["config", "set", name, "restart=always"]).ok();
+    run("chmod", ["0600", drop_in.to_str().unwrap()]).ok();
+    machinist(["config", "unset", name, "restart"]).ok();
+    assert!(!drop_in.exists());
+    machinist(["config", "undo", name]).ok();
+    assert_eq!(fs::metadata(&drop_in).unwrap().mode() & 0o7777, 0o600);
+}
+
+#[test]
+fn check_knows_what_private_users_go_with() {
+    let _host = shared();
+    let guest = Guest::busybox("cfusers");
+    let name = guest.name.as_str();
+    // What is warned of is so: for each, whether it starts, and whether its root is another user of the host.
+    for (text, code, starts, private) in [
+        ("OOMScoreAdjust=5\n", Some("oom-score-private-users"), false, false),
+        ("OOMScoreAdjust=0\n", None, true, true),
+        ("OOMScoreAdjust=5\nPrivateUsers=no\n", None, true, false),
+        (
+            "[Files]\nPrivateUsersOwnership=auto\n",
+            Some("private-users-dropped"),
+            true,
+            false,
+        ),
+        (
+            "[Files]\nPrivateUsersChown=no\n",
+            Some("private-users-dropped"),
+            true,
+            false,
+        ),
+        (
+            "PrivateUsers=pick\n[Files]\nPrivateUsersOwnership=auto\n",
+            None,
+            true,
+            true,
+        ),
+    ] {
+        guest.write_settings(&format!("[Exec]\nKillSignal=SIGUSR2\n{text}"));
+        let found = machinist(["config", "check", name]).ok().stdout;
+        match code {
+            Some(code) => assert!(found.contains(&format!("warning[{code}]")), "{text}{found}"),
+            None => assert!(!found.contains("private-users"), "{text}{found}"),
+        }
+        let started = machinist(["start", name]).any();
+        assert_eq!(started.status == 0, starts, "{text}{started:?}");
+        if starts {
+            let map = fs::read_to_string(format!("/proc/{}/uid_map", guest.leader())).unwrap();
+            let base = map.split_whitespace().nth(1).unwrap();
+            assert_eq!(base != "0", private, "{text}{map}");
+            machinist(["stop", name]).ok();
+        }
+        run("systemctl", ["reset-failed", &guest.unit()]).any();
+    }
+    // The remedy that is named.
+    guest.write_settings("[Exec]\nKillSignal=SIGUSR2\n");
+    machinist(["limit", name, "oom-score=5"]).ok();
+    guest.start();
+    let score = fs::read_to_string(format!("/proc/{}/oom_score_adj", guest.leader())).unwrap();
+    assert_eq!(score, "5\n");
+    machinist(["stop", name]).ok();
 }

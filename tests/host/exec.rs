@@ -196,7 +196,11 @@ fn privileges_are_those_of_systemd_as_pid1() {
 fn the_program_itself_cannot_be_reached_from_inside() {
     let _host = shared();
     let guest = running("exe");
-    let sum = || run("sha256sum", ["/usr/bin/machinist"]).ok().stdout;
+    let sum = || {
+        run("sha256sum", ["/usr/bin/machinist", "/usr/libexec/machinist-helper"])
+            .ok()
+            .stdout
+    };
     let before = sum();
     let attack = "while :; do for p in /proc/[0-9]*; do echo x 2>/dev/null >$p/exe; done 2>/dev/null; done";
     let attacker = inside(&guest, attack).spawn();

@@ -58,6 +58,19 @@ fn is_clean(guest: &Guest) {
 }
 
 #[test]
+fn a_unit_that_is_killed_for_tracing_runs_commands() {
+    let _host = shared();
+    let guest = debian("notrace");
+    let filter = ["--pipe", "-p", "SystemCallFilter=~@debug"];
+    // Killed, systemd-run(1) calls that.
+    let traced = [&["-q", "--wait"], &filter[..], &["strace", "true"]].concat();
+    run("systemd-run", traced).status(255);
+    from_unit(&filter, &guest, &[], "echo in; exit 5")
+        .status(5)
+        .stdout_is("in\n");
+}
+
+#[test]
 fn statuses_and_streams_are_the_commands_from_a_unit() {
     let _host = shared();
     let guest = debian("unit");
@@ -75,6 +88,17 @@ fn statuses_and_streams_are_the_commands_from_a_unit() {
     piped(&guest, &[], "echo '$HOME %n' \"$HOME\"")
         .ok()
         .stdout_is("$HOME %n /root\n");
+    let words = ["-q", "--wait", "--pipe", "machinist", "exec", &guest.name, "--", "echo"];
+    run(
+        "systemd-run",
+        words.iter().chain(&["$$HOME", "$${HOME}", "$$$$", "a$$b"]),
+    )
+    .ok()
+    .stdout_is("$HOME ${HOME} $$ a$b\n");
+    // The guest's systemd can read what it has written of the unit.
+    let reload = "unit=$(grep -o 'machinist-exec.*service' /proc/self/cgroup); systemctl daemon-reload; \
+                  systemctl show -p LoadState --value \"$unit\"";
+    piped(&guest, &[], reload).ok().stdout_is("loaded\n");
     let exec = |command: &str| {
         run(
             "systemd-run",
@@ -214,6 +238,24 @@ fn privileges_are_those_of_systemd_as_pid1_from_a_unit() {
         assert_eq!(own, pid1, "{settings}");
         machinist(["stop", &guest.name]).ok();
     }
+}
+
+#[test]
+fn who_accepts_gets_no_socket_of_the_hosts_network() {
+    let _host = shared();
+    let guest = debian("accept");
+    // SIOCGIFFLAGS asks about an interface of the namespace that the socket is of.
+    let fake = "use Socket; my $path = '/run/systemd/private'; unlink $path;
+        socket(S, PF_UNIX, SOCK_STREAM, 0) && bind(S, sockaddr_un($path)) && listen(S, 1) or die;
+        open(R, '>', '/ready'); close(R); accept(C, S) or die;
+        for (@ARGV) { my $ask = pack('a16 x24', $_); print qq($_\\n) if ioctl(C, 0x8913, $ask) }";
+    let outside = format!("ve-{}", guest.name);
+    run("ip", ["link", "show", &outside]).ok();
+    let fake = guest.inside(["perl", "-e", fake, "lo", "host0", &outside]).spawn();
+    wait_until("it listens", || guest.image().join("ready").exists());
+    let _output = from_unit(&["--pipe"], &guest, &[], "true").status(125);
+    let heard = fake.wait();
+    assert_eq!((heard.status, heard.stdout.as_str()), (0, "lo\nhost0\n"), "{heard:?}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The tests that need a real systemd: run by `tests/host/run` inside of a disposable host, as root.
 //!
 //! Each test has machines of its own and asks systemd itself what came of them. `support` owns everything that touches
-//! the host; the other modules are one area each.
+//! the host; the other modules are one area each, and run on each of systemd's versions; those in `once` on one of them.
 
 #![allow(
     clippy::disallowed_methods,
@@ -18,22 +18,30 @@
 mod support;
 
 mod agree;
-mod clean;
+mod allow;
+mod clone;
 mod config;
+mod config_show;
 mod create;
-mod create_bad;
+mod device;
+mod drop_ins;
 mod exec;
-mod exec_caller;
-mod exec_faults;
 mod exec_service;
 mod failures;
-mod images;
-mod kill;
 mod life;
+mod limit;
+mod limit_others;
 mod list;
-mod many;
+mod marks;
+mod nspawn_examples;
+mod once;
 mod oracle;
+mod order;
 mod others;
 mod quirks;
 mod remove;
-mod users;
+mod rename;
+mod run;
+mod run_overlay;
+mod secret;
+mod unit;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::create::traces;
 use crate::support::{
-    Btrfs, Guest, PATIENCE, There, agree, holds_within, machines_of_machined, machinist, make_busybox_image, run, sh,
+    Disk, Guest, PATIENCE, There, agree, holds_within, machines_of_machined, machinist, make_busybox_image, run, sh,
     shared, unit_property,
 };
 
@@ -291,7 +291,7 @@ fn read_only_subvolumes_are_removed_as_machinectl_does() {
     let _host = shared();
     // Where other tests have no images.
     let directory = Path::new("/etc/machines");
-    let _btrfs = Btrfs::at(directory);
+    let _btrfs = Disk::btrfs(directory);
     let guest = Guest::new("rmsub");
     let name = &guest.name;
     let image = directory.join(name);

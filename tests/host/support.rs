@@ -534,6 +534,11 @@ impl Guest {
         PathBuf::from(format!("/etc/systemd/system/{}.d", self.unit()))
     }
 
+    /// Where systemd keeps its limits: those that last, and those of this boot.
+    pub(crate) fn limits(&self) -> [PathBuf; 2] {
+        ["/etc", "/run"].map(|root| PathBuf::from(format!("{root}/systemd/system.control/{}.d", self.unit())))
+    }
+
     pub(crate) fn write_settings(&self, text: &str) {
         fs::create_dir_all(SETTINGS).expect("making the settings directory");
         fs::write(self.settings(), text).expect("writing settings");
@@ -633,8 +638,10 @@ impl Drop for Guest {
         // systemd-nspawn leaves its lock.
         let _ = fs::remove_file(Path::new(MACHINES).join(format!(".#{}.lck", self.name)));
         let _ = fs::remove_file(format!("/etc/systemd/system/machines.target.wants/{unit}"));
-        if self.drop_ins().exists() {
-            let _ = fs::remove_dir_all(self.drop_ins());
+        let mut drop_ins = self.limits().to_vec();
+        drop_ins.push(self.drop_ins());
+        drop_ins.retain(|directory| fs::remove_dir_all(directory).is_ok());
+        if !drop_ins.is_empty() {
             run("systemctl", ["daemon-reload"]).any();
         }
         for image in [self.image(), self.image().with_file_name(format!("{}.raw", self.name))] {
@@ -675,19 +682,33 @@ pub(crate) fn make_busybox_image(path: &Path) {
     .expect("writing os-release");
 }
 
-/// A small btrfs that is mounted somewhere until this is dropped.
-pub(crate) struct Btrfs {
+/// A small filesystem that is mounted somewhere until this is dropped.
+pub(crate) struct Disk {
     file: PathBuf,
     mounted: PathBuf,
 }
 
-impl Btrfs {
+impl Disk {
     #[track_caller]
-    pub(crate) fn at(directory: &Path) -> Self {
-        let file = PathBuf::from(format!("/root/{}.btrfs", unique("fs")));
+    pub(crate) fn btrfs(directory: &Path) -> Self {
+        Self::make("mkfs.btrfs -q", "300M", directory)
+    }
+
+    #[track_caller]
+    pub(crate) fn ext4(directory: &Path, size: &str) -> Self {
+        Self::make("mkfs.ext4 -q -m 0", size, directory)
+    }
+
+    #[track_caller]
+    fn make(program: &str, size: &str, directory: &Path) -> Self {
+        let file = PathBuf::from(format!("/root/{}.disk", unique("fs")));
         fs::create_dir_all(directory).expect("making a mount point");
-        let script = "truncate -s 300M \"$1\" && mkfs.btrfs -q \"$1\" && mount -o loop \"$1\" \"$2\"";
-        sh(script, [&file, directory]).ok();
+        let script = "truncate -s \"$3\" \"$1\" && $4 \"$1\" && mount -o loop \"$1\" \"$2\"";
+        sh(
+            script,
+            [file.as_os_str(), directory.as_os_str(), size.as_ref(), program.as_ref()],
+        )
+        .ok();
         Self {
             file,
             mounted: directory.to_owned(),
@@ -695,7 +716,7 @@ impl Btrfs {
     }
 }
 
-impl Drop for Btrfs {
+impl Drop for Disk {
     fn drop(&mut self) {
         run("umount", [&self.mounted]).any();
         let _ = fs::remove_file(&self.file);

@@ -1,13 +1,10 @@
 //! `machinist config add`
 
 use super::change::{self, How};
-use super::set::{assignment, words};
+use super::setting::{Edits, Setting, words};
 use crate::cli::complete;
 use crate::cli::context::Ctx;
 use crate::cli::error::CliError;
-use crate::nspawn::assignment::Assignment;
-use crate::nspawn::edit::Edit;
-use crate::ops::config::Wanted;
 
 /// Add to lists among the settings of machines
 ///
@@ -15,25 +12,26 @@ use crate::ops::config::Wanted;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   machinist config add web Network.Port=tcp:8080:80
-  machinist config add web Files.BindReadOnly=/usr/share:/mnt --restart")]
+  machinist config add web Files.BindReadOnly=/usr/share:/mnt --restart
+  machinist config add web after-stop=/usr/bin/sync")]
 pub(in crate::cli) struct Args {
     /// Machine, or a pattern of image names
     #[arg(value_name = "NAME", add = complete::images())]
     name: String,
-    /// Settings that are lists, see systemd.nspawn(5)
+    /// Settings that are lists, see systemd.nspawn(5); also before-start, after-start, after-stop
     #[arg(required = true, value_name = "SECTION.KEY=VALUE", value_parser = list)]
-    settings: Vec<Assignment>,
+    settings: Vec<Setting>,
     #[command(flatten)]
     how: How,
 }
 
-fn list(text: &str) -> Result<Assignment, String> {
-    let setting = assignment(text)?;
-    let path = setting.key.path();
-    if !setting.key.is_list() {
-        Err(format!("{path}= is no list: `machinist config set` changes it"))
-    } else if setting.value.is_empty() {
-        Err(format!("there is nothing to add to {path}="))
+fn list(text: &str) -> Result<Setting, String> {
+    let setting = Setting::parse(text)?;
+    let name = setting.name().text();
+    if !setting.name().is_list() {
+        Err(format!("{name}= is no list: `machinist config set` changes it"))
+    } else if setting.value().is_empty() {
+        Err(format!("there is nothing to add to {name}="))
     } else {
         Ok(setting)
     }
@@ -41,6 +39,9 @@ fn list(text: &str) -> Result<Assignment, String> {
 
 pub(in crate::cli) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     let what = format!("add {}", words(&args.settings));
-    let edits: Vec<Edit> = args.settings.into_iter().map(Assignment::into_edit).collect();
-    change::run(ctx, "config add", &[args.name], what, Wanted::Edits(edits), args.how).await
+    let mut edits = Edits::default();
+    for setting in args.settings {
+        edits.add(setting);
+    }
+    change::run(ctx, "config add", &[args.name], what, edits.into(), args.how).await
 }

@@ -15,10 +15,14 @@ use crate::nspawn::check::{Finding, Severity};
 use crate::nspawn::document::Document;
 use crate::nspawn::schema::{NEWEST_SYSTEMD, OLDEST_SYSTEMD};
 use crate::ops::Places;
+use crate::ops::config::drop_ins::with_topic;
 use crate::ops::config::files::{self, MAX_BYTES, SettingsFile};
 use crate::ops::config::findings::{Viewpoint, findings};
+use crate::ops::config::users::HostUsers;
+use crate::ops::secret;
 use crate::output::diagnostic::{self, Diagnostic, Spot};
 use crate::sys::files::shown;
+use crate::unit::topic::Topic;
 
 /// Check .nspawn files as systemd reads them
 ///
@@ -61,15 +65,15 @@ struct Report {
 
 pub(in crate::cli) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     let subjects = subjects(ctx, &args.what).await?;
-    let (systemd, is_this_host) = match args.systemd_version {
-        Some(version) => (version, false),
+    let (systemd, this_host) = match args.systemd_version {
+        Some(version) => (version, None),
         None => match ctx.bus().await {
-            Ok(bus) => (bus.systemd_version().await?, true),
+            Ok(bus) => (bus.systemd_version().await?, Some(HostUsers::default())),
             // Where there is no systemd, as in a build, no machine is going to run.
             Err(_) => {
                 ctx.voice
                     .status(&format!("no systemd runs here: checking for version {NEWEST_SYSTEMD}"));
-                (NEWEST_SYSTEMD, false)
+                (NEWEST_SYSTEMD, None)
             }
         },
     };
@@ -79,7 +83,7 @@ pub(in crate::cli) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
             let checker = Checker {
                 places,
                 systemd,
-                is_this_host,
+                this_host,
             };
             Ok(subjects
                 .iter()
@@ -102,7 +106,8 @@ pub(in crate::cli) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
 
 async fn subjects(ctx: &Ctx, what: &[String]) -> Result<Vec<Subject>, CliError> {
     if what.is_empty() {
-        let names = files::all_names(&ctx.places);
+        let mut names = files::all_names(&ctx.places);
+        names.extend(with_topic(Topic::Secret, &ctx.places));
         return Ok(names.into_iter().map(Subject::Machine).collect());
     }
     let mut subjects = Vec::new();
@@ -124,7 +129,7 @@ async fn subjects(ctx: &Ctx, what: &[String]) -> Result<Vec<Subject>, CliError> 
 struct Checker {
     places: Places,
     systemd: u32,
-    is_this_host: bool,
+    this_host: Option<HostUsers>,
 }
 
 impl Checker {
@@ -145,8 +150,9 @@ impl Checker {
             Subject::File(path) => vec![self.file(&files::by_path(path, &self.places))],
             Subject::Machine(name) => {
                 let files = files::of_machine(name, &self.places);
+                let secrets = self.secrets(name);
                 let Some((first, others)) = files.split_first() else {
-                    return Vec::new();
+                    return secrets.into_iter().collect();
                 };
                 let hidden = others.iter().map(|file| {
                     let message = format!("the file is not read: systemd finds '{}' first", shown(&first.path));
@@ -157,8 +163,25 @@ impl Checker {
                         findings: vec![finding.hint("remove one of the two files")],
                     }
                 });
-                std::iter::once(self.file(first)).chain(hidden).collect()
+                std::iter::once(self.file(first)).chain(hidden).chain(secrets).collect()
             }
+        }
+    }
+
+    /// The drop-in that hands a machine its secrets, which are of this host.
+    fn secrets(&self, name: &MachineName) -> Option<Report> {
+        self.this_host.as_ref()?;
+        match secret::check(name, &self.places) {
+            Ok(checked) => checked.map(|checked| Report {
+                name: checked.path.to_string_lossy().into_owned(),
+                bytes: checked.bytes,
+                findings: checked.findings,
+            }),
+            Err(error) => Some(Report {
+                name: format!("secrets of {name}"),
+                bytes: Vec::new(),
+                findings: vec![Finding::of_file(Severity::Error, "unreadable", error.to_string())],
+            }),
         }
     }
 
@@ -194,7 +217,7 @@ impl Checker {
             systemd: self.systemd,
             trusted,
             machine,
-            on_this_host: self.is_this_host,
+            on_this_host: self.this_host.as_ref(),
         };
         let findings = findings(&document, view, &self.places);
         Report {

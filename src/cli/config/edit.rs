@@ -43,7 +43,7 @@ pub(in crate::cli) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     let busy = ctx.hold();
     let edited = ctx
         .wait_for_user(move || {
-            let draft = draft(&subject, &places, systemd)?;
+            let draft = draft(&subject, &places)?;
             let directory =
                 tempfile::tempdir().map_err(OpError::path("create a directory in", std::env::temp_dir()))?;
             let copy = directory.path().join(format!("{subject}.nspawn"));

@@ -2,42 +2,39 @@
 
 use serde_json::{Map, Value, json};
 
+use super::setting::Name;
 use crate::cli::complete;
 use crate::cli::context::Ctx;
 use crate::cli::error::{CliError, Kind};
 use crate::machine::MachineName;
 use crate::machine::text::printable;
-use crate::nspawn::assignment::parse_key;
 use crate::nspawn::document::Document;
-use crate::nspawn::schema::{Key, NEWEST_SYSTEMD};
+use crate::nspawn::schema::NEWEST_SYSTEMD;
 use crate::nspawn::settings::Settings;
 use crate::ops::OpError;
+use crate::ops::config::drop_ins::DropIns;
 use crate::ops::config::files::of_machine;
 use crate::output::data;
 
 /// Show single settings, for scripts
 ///
-/// Prints what systemd takes of the machine's settings file: one line for each value. A setting that the file does not
+/// Prints what systemd takes of the machine's settings file, and of the drop-ins of its unit: one line for each value. A setting that the file does not
 /// make, or that systemd ignores, is an error: exit status 1, or null with --json.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   machinist config get web Exec.KillSignal
-  machinist config get web Files.Bind Network.Port --json")]
+  machinist config get web Files.Bind Network.Port restart --json")]
 pub(in crate::cli) struct Args {
     /// Machine
     #[arg(value_name = "NAME", add = complete::images())]
     name: MachineName,
-    /// Settings, see systemd.nspawn(5)
-    #[arg(required = true, value_name = "SECTION.KEY", value_parser = key)]
-    keys: Vec<&'static Key>,
-}
-
-fn key(text: &str) -> Result<&'static Key, String> {
-    parse_key(text).map_err(|error| error.to_string())
+    /// Settings, see systemd.nspawn(5) and `machinist config --help`
+    #[arg(required = true, value_name = "SECTION.KEY", value_parser = Name::parse)]
+    keys: Vec<Name>,
 }
 
 /// What systemd takes of a machine's settings file; nothing if it has none.
-pub(super) async fn settings_of(ctx: &Ctx, name: &MachineName) -> Result<Settings, CliError> {
+pub(in crate::cli) async fn settings_of(ctx: &Ctx, name: &MachineName) -> Result<Settings, CliError> {
     super::find(ctx, name).await?;
     let systemd = match ctx.bus().await {
         Ok(bus) => bus.systemd_version().await?,
@@ -53,9 +50,26 @@ pub(super) async fn settings_of(ctx: &Ctx, name: &MachineName) -> Result<Setting
 pub(in crate::cli) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     let name = &args.name;
     let settings = settings_of(ctx, name).await?;
-    let values = |key: &Key| -> Vec<&str> {
-        let found = settings.values(key.section, key.name);
-        found.iter().map(|value| value.value.as_str()).collect()
+    let drop_ins = DropIns::of(name, &ctx.places);
+    let values = |key: &Name| -> Vec<String> {
+        match key {
+            Name::Nspawn(key) => {
+                let found = settings.values(key.section, key.name);
+                found.iter().map(|value| value.value.clone()).collect()
+            }
+            Name::Unit(key) => {
+                let found = drop_ins.values(key.section, key.key, key.is_list());
+                let of_another_topic = |file: &std::path::Path| {
+                    let file = file.file_name().unwrap_or_default().to_string_lossy();
+                    file.starts_with("50-machinist-") && file != key.topic.file_name()
+                };
+                found
+                    .iter()
+                    .filter(|value| !of_another_topic(&value.file))
+                    .map(|value| key.decode(&value.value))
+                    .collect()
+            }
+        }
     };
     if ctx.voice.json {
         let all: Map<String, Value> = args
@@ -68,7 +82,7 @@ pub(in crate::cli) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
                     Some(_) if key.is_list() => json!(values),
                     Some(last) => json!(last),
                 };
-                (key.path(), value)
+                (key.text(), value)
             })
             .collect();
         ctx.voice.json(&all)?;
@@ -77,11 +91,11 @@ pub(in crate::cli) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     for key in &args.keys {
         let values = values(key);
         if values.is_empty() {
-            let message = format!("machine '{name}' does not set {}=", key.path());
+            let message = format!("machine '{name}' does not set {}=", key.text());
             return Err(CliError::new(Kind::Failed, message).hint(format!("see `machinist config cat {name}`")));
         }
         for value in values {
-            data(&format!("{}\n", printable(value)))?;
+            data(&format!("{}\n", printable(&value)))?;
         }
     }
     Ok(0)

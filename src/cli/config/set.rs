@@ -1,12 +1,11 @@
 //! `machinist config set`
 
+use super::allow;
 use super::change::{self, How};
+use super::setting::{Edits, Name, Setting, words};
 use crate::cli::complete;
 use crate::cli::context::Ctx;
 use crate::cli::error::CliError;
-use crate::nspawn::assignment::{Assignment, parse_assignment};
-use crate::nspawn::edit::Edit;
-use crate::ops::config::Wanted;
 
 /// Change settings of machines
 ///
@@ -17,47 +16,37 @@ use crate::ops::config::Wanted;
   machinist config set web Network.Bridge=br0
   machinist config set web Exec.Environment=A=1 --restart  So that it holds at once
   machinist config set web Files.Bind=/srv Files.Bind=/x   The whole list, of two
-  machinist config set 'ci-*' Exec.Ephemeral=yes --dry-run")]
+  machinist config set 'ci-*' Exec.Ephemeral=yes --dry-run
+  machinist config set web restart=on-failure stop-timeout=2min slice=shop description='The shop'
+  machinist config set web --allow docker --dry-run        What containers inside it take
+  machinist config set web before-start='/usr/bin/logger %i starts'")]
 pub(in crate::cli) struct Args {
     /// Machine, or a pattern of image names
     #[arg(value_name = "NAME", add = complete::images())]
     name: String,
-    /// Settings, see systemd.nspawn(5); an empty value brings systemd's default back
-    #[arg(required = true, value_name = "SECTION.KEY=VALUE", value_parser = assignment)]
-    settings: Vec<Assignment>,
+    /// Settings, see systemd.nspawn(5) and `machinist config --help`; an empty value brings systemd's default back
+    #[arg(required_unless_present = "allow", value_name = "SECTION.KEY=VALUE", value_parser = Setting::parse)]
+    settings: Vec<Setting>,
+    /// Allow a thing that takes several settings, of the unit as well; says what it writes and exposes
+    #[arg(long, value_name = "BUNDLE", value_parser = allow::names())]
+    allow: Vec<String>,
     #[command(flatten)]
     how: How,
 }
 
-pub(super) fn assignment(text: &str) -> Result<Assignment, String> {
-    parse_assignment(text).map_err(|error| error.to_string())
-}
-
-/// The settings as they were typed, for the list of changes.
-pub(super) fn words(settings: &[Assignment]) -> String {
-    let words: Vec<String> = settings
-        .iter()
-        .map(|setting| format!("{}={}", setting.key.path(), setting.value))
-        .collect();
-    words.join(" ")
-}
-
 pub(in crate::cli) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
-    let what = format!("set {}", words(&args.settings));
-    let mut edits: Vec<Edit> = Vec::new();
-    let mut seen: Vec<String> = Vec::new();
+    let what = allow::typed("set", &words(&args.settings), &args.allow);
+    let mut edits = Edits::default();
+    let mut seen: Vec<Name> = Vec::new();
     for setting in args.settings {
-        let path = setting.key.path();
-        edits.push(if seen.contains(&path) {
-            setting.into_edit()
+        let name = setting.name();
+        if seen.contains(&name) {
+            edits.add(setting);
         } else {
-            Edit::Set {
-                section: setting.key.section.to_owned(),
-                key: setting.key.name.to_owned(),
-                value: setting.value,
-            }
-        });
-        seen.push(path);
+            edits.set(setting);
+        }
+        seen.push(name);
     }
-    change::run(ctx, "config set", &[args.name], what, Wanted::Edits(edits), args.how).await
+    allow::allow(ctx, &args.allow, &mut edits)?;
+    change::run(ctx, "config set", &[args.name], what, edits.into(), args.how).await
 }

@@ -6,9 +6,11 @@ use super::change::{self, How};
 use crate::cli::complete;
 use crate::cli::context::Ctx;
 use crate::cli::error::CliError;
+use crate::cli::order::{hold, refuse_circles};
 use crate::machine::MachineName;
-use crate::ops::config::Wanted;
 use crate::ops::config::history::{Entry, History};
+use crate::ops::config::{Change, Wanted};
+use crate::ops::order::undo;
 use crate::output::table::{Column, TableArgs, View};
 use crate::output::time;
 
@@ -47,8 +49,30 @@ pub(in crate::cli) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     let what = args
         .number
         .map_or_else(|| "undo".to_owned(), |number| format!("undo {number}"));
-    let wanted = Wanted::Undo(args.number);
-    change::run(ctx, "config undo", &[args.name.to_string()], what, wanted, args.how).await
+    crate::cli::config::find(ctx, &args.name).await?;
+    let dry_run = args.how.is_dry();
+    if !dry_run {
+        ctx.need_root("config undo")?;
+    }
+    // What it takes back may be a change of the order.
+    let _lock = hold(ctx, dry_run).await?;
+    let systemd = ctx.bus().await?.systemd_version().await?;
+    let changes = match undo(&args.name, args.number, &what, systemd, &ctx.places)? {
+        Some(changes) => {
+            refuse_circles(ctx, &changes).await?;
+            changes
+        }
+        None => vec![Change {
+            name: args.name.clone(),
+            wanted: Wanted::Undo {
+                number: args.number,
+                then: Vec::new(),
+            },
+            what,
+            systemd,
+        }],
+    };
+    change::run_together(ctx, "config undo", vec![args.name], changes, args.how).await
 }
 
 /// A change, and where the settings before it lie.
@@ -100,11 +124,11 @@ fn list(ctx: &Ctx, name: &MachineName, table: &TableArgs) -> Result<u8, CliError
     let view = View::new(COLUMNS, table, ctx.voice)?;
     let history = History::of(name, &ctx.places);
     let rows = history.entries()?.into_iter().map(|entry| {
-        let former = history.path_of(entry.number);
-        Row {
-            former: former.exists().then(|| former.to_string_lossy().into_owned()),
-            entry,
-        }
+        let former = history
+            .kept(&entry)
+            .next()
+            .map(|path| path.to_string_lossy().into_owned());
+        Row { entry, former }
     });
     view.print(rows.collect(), "change", ctx.voice)?;
     Ok(0)

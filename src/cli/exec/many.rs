@@ -9,7 +9,7 @@ use serde::Serialize;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::signals::{Event, Signals, ends, start_between};
+use super::signals::{Event, Signals, ends, start_between, wait_passing_on};
 use super::{Args, copy, finish, start};
 use crate::cli::context::Ctx;
 use crate::cli::error::{CliError, Kind};
@@ -115,18 +115,7 @@ async fn run_watched(
         read_lines(output, ended.try_clone()?, of_output),
         read_lines(errors, ended.try_clone()?, of_errors),
     ];
-    for signal in early {
-        running.signal(signal).await;
-    }
-    let exit = {
-        let mut exit = std::pin::pin!(running.wait());
-        loop {
-            tokio::select! {
-                exit = &mut exit => break exit?,
-                signal = next(&mut heard) => running.signal(signal).await,
-            }
-        }
-    };
+    let exit = wait_passing_on(&running, early, async || next(&mut heard).await).await?;
     let interruption = async { while !ends(next(&mut heard).await) {} };
     finish(relays, &ended, interruption).await?;
     report.status = exit.code();

@@ -8,6 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 use crate::cli::error::{CliError, Kind};
+use crate::sys::enter::{EnterError, Exit, Running};
 
 /// How long a command may take to start once we are to end.
 const GRACE: Duration = Duration::from_secs(1);
@@ -97,6 +98,24 @@ pub(super) async fn start_between<T>(
                     end.get_or_insert(Instant::now() + GRACE);
                 }
             }
+        }
+    }
+}
+
+/// Waits for the end of a command, and passes signals on to it: those that came while it was started, then the next ones.
+pub(super) async fn wait_passing_on(
+    running: &Running,
+    early: Vec<Signal>,
+    mut next: impl AsyncFnMut() -> Signal,
+) -> Result<Exit, EnterError> {
+    for signal in early {
+        running.signal(signal).await;
+    }
+    let mut exit = std::pin::pin!(running.wait());
+    loop {
+        tokio::select! {
+            exit = &mut exit => return exit,
+            signal = next() => running.signal(signal).await,
         }
     }
 }

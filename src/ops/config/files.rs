@@ -40,12 +40,18 @@ impl SettingsFile {
 /// The files of one machine that exist, in the order in which systemd-nspawn looks: it reads the first.
 #[must_use]
 pub fn of_machine(name: &MachineName, places: &Places) -> Vec<SettingsFile> {
+    of_image(name, image(name, places).as_deref(), places)
+}
+
+/// The same where systemd-nspawn is told which image, or directory, to run.
+#[must_use]
+pub fn of_image(name: &MachineName, image: Option<&Path>, places: &Places) -> Vec<SettingsFile> {
     let file = format!("{name}.nspawn");
     let trusted = [&places.settings, &places.runtime_settings].map(|directory| SettingsFile {
         path: directory.join(&file),
         trusted: true,
     });
-    let beside = image(name, places).and_then(|image| image.parent().map(Path::to_path_buf));
+    let beside = image.and_then(|image| image.parent().map(Path::to_path_buf));
     // Without an image it would be read where images usually lie.
     let beside = SettingsFile {
         path: beside.unwrap_or_else(|| places.machines.clone()).join(&file),

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::files::image;
+use super::users::HostUsers;
 use crate::machine::MachineName;
 use crate::nspawn::check::{Finding, Host, Link, Reader, check};
 use crate::nspawn::document::Document;
@@ -20,8 +21,8 @@ pub struct Viewpoint<'a> {
     pub trusted: bool,
     /// The machine, if it is known: its image may have a host name of its own.
     pub machine: Option<&'a MachineName>,
-    /// Whether this host is the one that it runs on, and is to be asked what it has.
-    pub on_this_host: bool,
+    /// This host, if it is the one that the machine runs on, and is to be asked what it has.
+    pub on_this_host: Option<&'a HostUsers>,
 }
 
 /// Everything that is to be told about a file.
@@ -29,19 +30,23 @@ pub struct Viewpoint<'a> {
 pub fn findings(document: &Document, view: Viewpoint<'_>, places: &Places) -> Vec<Finding> {
     let image_hostname = view
         .machine
-        .filter(|_| view.on_this_host)
+        .filter(|_| view.on_this_host.is_some())
         .and_then(|name| image(name, places))
         .and_then(|image| hostname_in(&image));
+    let taken_users = || {
+        let users = view.on_this_host;
+        users.map_or_else(Vec::new, |users| users.besides(view.machine, view.systemd, places))
+    };
     let host = Host {
         has_path: &|path| Path::new(path).symlink_metadata().is_ok(),
         link: &link,
-        taken_users: &Vec::new,
+        taken_users: &taken_users,
         image_hostname: image_hostname.as_deref(),
     };
     let reader = Reader {
         systemd: view.systemd,
         trusted: view.trusted,
-        host: view.on_this_host.then_some(host),
+        host: view.on_this_host.map(|_| host),
     };
     check(document, &reader)
 }

@@ -1,34 +1,49 @@
 //! Changing the settings of machines: read, edit, check, keep the former file, write. All of it under the machine's lock.
 
+pub mod drop_ins;
 pub mod files;
 pub mod findings;
 pub mod history;
+pub mod in_force;
+pub(in crate::ops) mod plan;
 #[cfg(test)]
 mod tests;
+pub mod users;
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::lock::Lock;
-use super::transaction::{Step, Transaction};
-use super::{OpError, Places, owned};
+use super::{OpError, Places};
 use crate::machine::{Cancel, MachineName, Report};
-use crate::nspawn::check::{Finding, Severity};
+use crate::nspawn::check::Finding;
 use crate::nspawn::document::Document;
-use crate::nspawn::edit::{Edit, EditError};
-use crate::sys::files::{read_regular, shown, write_atomic};
-use files::{MAX_BYTES, SettingsFile, of_machine};
+use crate::nspawn::edit::Edit;
+use crate::sys::files::shown;
+use crate::unit::key::is_companion;
+use crate::unit::topic::Topic;
+use files::{SettingsFile, of_machine};
 use findings::{Viewpoint, findings};
-use history::History;
+pub(super) use history::settle;
+use plan::{Plan, Work};
+use users::HostUsers;
+
+/// Has systemd read its unit files anew.
+pub type Reload<'a> = &'a (dyn Fn() -> Result<(), OpError> + Sync);
 
 /// What the settings of a machine are to become.
 #[derive(Clone, Debug)]
 pub enum Wanted {
     /// What these edits make of them, one after the other.
-    Edits(Vec<Edit>),
+    Edits {
+        /// Those of the .nspawn file.
+        settings: Vec<Edit>,
+        /// Those of the drop-ins of the machine's unit.
+        drop_ins: Vec<(Topic, Edit)>,
+    },
     /// This text, which was made of a [`draft`].
     Text {
         /// What the draft was made of.
@@ -37,7 +52,12 @@ pub enum Wanted {
         text: Vec<u8>,
     },
     /// What they were before this change, or before the last one that was not taken back.
-    Undo(Option<u32>),
+    Undo {
+        /// Its number.
+        number: Option<u32>,
+        /// What is changed in the drop-ins of those days, as the world has gone on since.
+        then: Vec<(Topic, Edit)>,
+    },
 }
 
 /// What an editor begins with.
@@ -49,8 +69,8 @@ pub struct Draft {
     pub text: Vec<u8>,
 }
 
-/// The settings of a machine, to be edited and handed to [`change`] as [`Wanted::Text`].
-pub fn draft(name: &MachineName, places: &Places, _systemd: u32) -> Result<Draft, OpError> {
+/// The settings of a machine, to be edited and handed to [`change_all`] as [`Wanted::Text`].
+pub fn draft(name: &MachineName, places: &Places) -> Result<Draft, OpError> {
     let source = of_machine(name, places).into_iter().next();
     let read = source.as_ref().map(SettingsFile::read).transpose()?;
     let mut document = Document::from_bytes(read.clone().unwrap_or_else(|| head(name)));
@@ -79,273 +99,177 @@ pub struct Change {
     pub systemd: u32,
 }
 
+/// A drop-in of ours, or a key of it, that has no effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Overridden {
+    /// The key; `None` if systemd does not read the file at all.
+    pub key: Option<String>,
+    /// The file.
+    pub file: PathBuf,
+    /// The one that wins.
+    pub by: PathBuf,
+}
+
+impl std::fmt::Display for Overridden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (file, by) = (shown(&self.file), shown(&self.by));
+        match &self.key {
+            Some(key) => write!(f, "{key}= of '{file}' has no effect: '{by}' wins"),
+            None => write!(f, "'{file}' has no effect: systemd finds '{by}' first"),
+        }
+    }
+}
+
 /// What came of a change.
 #[derive(Debug)]
 pub struct Changed {
-    /// The file that holds the settings now.
-    pub file: PathBuf,
+    /// The files that it was about.
+    pub files: Vec<PathBuf>,
+    /// Whether all of it counts for a running machine at once.
+    pub at_once: bool,
     /// The number of the change; `None` if there was nothing to do.
     pub number: Option<u32>,
+    /// What has no effect, as another file wins.
+    pub overridden: Vec<Overridden>,
+    /// That is all of it.
+    pub in_vain: bool,
     /// What else there is to say.
     pub notes: Vec<String>,
     /// What is probably not meant, and was not so before.
     pub warnings: Vec<Finding>,
 }
 
-/// Makes a change, or leaves everything as it was. Blocks.
+/// Makes changes of several machines, in this order, or leaves everything as it was. What each came to. Blocks.
 ///
 /// # Errors
 /// [`OpError::Option`] for what systemd would not take, [`OpError::File`] for what cannot be read or written.
-pub fn change(change: &Change, places: &Places, report: &dyn Report, cancel: &Cancel) -> Result<Changed, OpError> {
-    let _lock = Lock::wait(&places.runtime, change.name.as_str(), report, cancel)?;
+pub fn change_all(
+    changes: &[Change],
+    places: &Places,
+    reload: Reload<'_>,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<Vec<Changed>, OpError> {
+    // Everybody takes them in the same order: nobody waits for one who waits for him.
+    let names: BTreeSet<&MachineName> = changes.iter().map(|change| &change.name).collect();
+    let locks = names.into_iter();
+    let _locks: Vec<Lock> = locks
+        .map(|name| Lock::wait(&places.runtime, name.as_str(), report, cancel))
+        .collect::<Result<_, _>>()?;
+    change_locked(changes, places, reload, report, cancel)
+}
+
+/// The same, for who has locked the names. Blocks.
+pub(super) fn change_locked(
+    changes: &[Change],
+    places: &Places,
+    reload: Reload<'_>,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<Vec<Changed>, OpError> {
     sweep_temporaries(&places.settings);
-    History::of(&change.name, places).forget_unmade(&places.settings_file(&change.name))?;
-    let plan = Plan::make(change, places)?;
-    let number = Mutex::new(None);
-    plan.steps(change, places, &number).run(report, cancel)?;
-    let number = number.into_inner().unwrap_or_default();
+    let mut taken_back = false;
+    for change in changes {
+        sweep_temporaries(&places.drop_ins(&change.name));
+        taken_back |= settle(&change.name, places)?;
+    }
+    if taken_back {
+        reload()?;
+    }
+    let numbers: Vec<_> = changes.iter().map(|_| Mutex::new(None)).collect();
+    let plans = plans(changes, places, &numbers)?;
+    plan::steps(&plans, reload).run(report, cancel)?;
+    Ok(plans.into_iter().map(|(plan, work)| changed(plan, &work)).collect())
+}
+
+fn plans<'a>(
+    changes: &'a [Change],
+    places: &'a Places,
+    numbers: &'a [Mutex<Option<u32>>],
+) -> Result<Vec<(Plan, Work<'a>)>, OpError> {
+    let plans = changes.iter().zip(numbers).map(|(change, number)| {
+        let work = Work { change, places, number };
+        Ok((Plan::make(change, places)?, work))
+    });
+    plans.collect()
+}
+
+fn changed(plan: Plan, work: &Work<'_>) -> Changed {
+    let name = &work.change.name;
+    let number = *work.number.lock().unwrap_or_else(PoisonError::into_inner);
+    let overridden = plan.overridden(name, work.places);
+    let in_vain = is_in_vain(work.change, &overridden);
     let mut notes = plan.notes;
-    if let Some(undone) = plan.undoes {
+    notes.extend(overridden.iter().map(ToString::to_string));
+    if let Some(undone) = &plan.undoes {
         notes.push(format!("took back change {}: {}", undone.number, undone.what));
         if let (true, Some(number)) = (plan.lost_by_undo, number) {
             notes.push(format!(
-                "the settings were changed after that, too; `machinist config undo {} {number}` brings them back",
-                change.name
+                "the settings were changed after that, too; `machinist config undo {name} {number}` brings them back"
             ));
         }
     }
-    Ok(Changed {
-        file: plan.file,
+    Changed {
+        files: plan.files.iter().map(|file| file.path.clone()).collect(),
+        at_once: plan.files.iter().all(|file| file.key.holds_at_once()),
         number,
+        overridden,
+        in_vain,
         notes,
         warnings: plan.warnings,
-    })
+    }
 }
 
-/// What [`change`] would do, one line per step; checks all that can be checked without touching anything.
-pub fn plan(change: &Change, places: &Places) -> Result<Vec<String>, OpError> {
-    Ok(Plan::make(change, places)?
-        .steps(change, places, &Mutex::default())
-        .describe())
+/// Whether nothing that a change sets has an effect.
+fn is_in_vain(change: &Change, overridden: &[Overridden]) -> bool {
+    let Wanted::Edits { settings, drop_ins } = &change.wanted else {
+        return false;
+    };
+    let mut set = drop_ins
+        .iter()
+        .filter_map(|(topic, edit)| Some((topic, set_by(edit)?)))
+        .peekable();
+    let has_none = |(topic, key): (&Topic, &str)| {
+        overridden.iter().any(|other| {
+            other.file.ends_with(topic.file_name()) && other.key.as_deref().is_none_or(|other| other == key)
+        })
+    };
+    settings.is_empty() && set.peek().is_some() && set.all(has_none)
 }
 
-/// What there is, and what is to be made of it.
-struct Plan {
-    /// The file that is written.
-    file: PathBuf,
-    /// What it says now; `None` if there is none.
-    former: Option<Vec<u8>>,
-    /// What it is to say; `None` if it is to be removed.
-    new: Option<Vec<u8>>,
-    /// Permissions of a new file.
-    mode: u32,
-    notes: Vec<String>,
-    warnings: Vec<Finding>,
-    undoes: Option<history::Entry>,
-    /// The file is not what the change that is taken back has written.
-    lost_by_undo: bool,
+/// The key that an edit sets, but for what only goes along with another one.
+fn set_by(edit: &Edit) -> Option<&str> {
+    match edit {
+        _ if is_companion(edit) => None,
+        Edit::Set { key, .. } | Edit::Add { key, .. } | Edit::Append { key, .. } | Edit::Field { key, .. } => Some(key),
+        _ => None,
+    }
 }
 
-impl Plan {
-    fn make(change: &Change, places: &Places) -> Result<Self, OpError> {
-        let file = places.settings_file(&change.name);
-        let source = of_machine(&change.name, places).into_iter().next();
-        let bytes = source.as_ref().map(SettingsFile::read).transpose()?;
-        let is_there = source.as_ref().is_some_and(|source| source.path == file);
-        let mut plan = Self {
-            former: bytes.clone().filter(|_| is_there),
-            new: None,
-            mode: 0o644,
-            notes: Vec::new(),
-            warnings: Vec::new(),
-            undoes: None,
-            lost_by_undo: false,
-            file,
-        };
-        match &change.wanted {
-            Wanted::Edits(edits) => plan.edit(change, places, source, bytes, edits)?,
-            Wanted::Text { read, .. } if *read != bytes => return Err(changed_meanwhile(&plan.file)),
-            Wanted::Text { text, .. } => {
-                let before = Document::from_bytes(bytes.unwrap_or_default());
-                if let Some(source) = source.filter(|source| source.path != plan.file) {
-                    plan.copy(&source, &mut before.clone(), change.systemd)?;
-                }
-                plan.accept(change, places, &before, &Document::parse(text))?;
-            }
-            Wanted::Undo(number) => plan.undo(change, places, *number)?,
-        }
-        Ok(plan)
-    }
+/// What [`change_all`] would do, one line per step; checks all that can be checked without touching anything.
+pub fn plan(changes: &[Change], places: &Places) -> Result<Vec<String>, OpError> {
+    let numbers: Vec<_> = changes.iter().map(|_| Mutex::new(None)).collect();
+    Ok(plan::steps(&plans(changes, places, &numbers)?, &|| Ok(())).describe())
+}
 
-    fn edit(
-        &mut self,
-        change: &Change,
-        places: &Places,
-        source: Option<SettingsFile>,
-        bytes: Option<Vec<u8>>,
-        edits: &[Edit],
-    ) -> Result<(), OpError> {
-        let before = Document::from_bytes(bytes.unwrap_or_else(|| head(&change.name)));
-        let mut document = before.clone();
-        if let Some(source) = source.filter(|source| source.path != self.file) {
-            self.copy(&source, &mut document, change.systemd)?;
-        }
-        let mut changed = false;
-        for edit in edits {
-            changed |= document.apply(edit).map_err(|error| self.refuse(change, &error))?;
-        }
-        if !changed {
-            self.notes.clear();
-            self.new.clone_from(&self.former);
-            return Ok(());
-        }
-        self.accept(change, places, &before, &document)
-    }
+/// A file, and what it is to say; `None` if it is to be removed.
+pub type Preview = (PathBuf, Option<Vec<u8>>);
 
-    /// Takes a text that has no faults but those that were there before.
-    fn accept(
-        &mut self,
-        change: &Change,
-        places: &Places,
-        before: &Document,
-        document: &Document,
-    ) -> Result<(), OpError> {
-        for finding in new_findings(change, places, before, document) {
-            match finding.severity {
-                Severity::Warning => self.warnings.push(finding),
-                Severity::Error => {
-                    return Err(OpError::Option {
-                        message: format!(
-                            "settings of machine '{}' are not changed: {}",
-                            change.name, finding.message
-                        ),
-                        hint: finding.hint.unwrap_or_default(),
-                    });
-                }
-            }
-        }
-        self.new = Some(document.as_bytes().to_vec());
-        Ok(())
-    }
-
-    /// Settings of another place go on in /etc/systemd/nspawn, where they are found first.
-    fn copy(&mut self, source: &SettingsFile, document: &mut Document, _systemd: u32) -> Result<(), OpError> {
-        let metadata = fs::metadata(&source.path).map_err(OpError::path("look at", &source.path))?;
-        self.mode = metadata.permissions().mode() & 0o644;
-        self.notes.push(format!(
-            "copied '{}' to '{}', which systemd finds first",
-            shown(&source.path),
-            shown(&self.file)
-        ));
-        if !source.trusted {
-            let count = document.comment_out_untrusted();
-            if count > 0 {
-                self.notes.push(format!(
-                    "{count} settings that systemd did not heed beside the image are comments in the copy"
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    fn undo(&mut self, change: &Change, places: &Places, number: Option<u32>) -> Result<(), OpError> {
-        let history = History::of(&change.name, places);
-        let entries = history.entries()?;
-        let chosen = match number {
-            Some(number) => entries.iter().find(|entry| entry.number == number),
-            None => entries.iter().rfind(|entry| !entry.undone && entry.undoes.is_none()),
-        };
-        let Some(entry) = chosen else {
-            return Err(OpError::Option {
-                message: match number {
-                    Some(number) => format!("there is no change {number} of machine '{}'", change.name),
-                    None => format!("there is no change of machine '{}' to take back", change.name),
-                },
-                hint: format!("see `machinist config undo {} --list`", change.name),
-            });
-        };
-        self.new = history.former(entry.number)?;
-        self.lost_by_undo = !entry.has_written(self.former.as_deref());
-        self.undoes = Some(entry.clone());
-        Ok(())
-    }
-
-    fn refuse(&self, change: &Change, error: &EditError) -> OpError {
-        let hint = match error {
-            EditError::Broken { .. } => format!("see `machinist config check {}`", change.name),
-            _ => "see systemd.nspawn(5)".to_owned(),
-        };
-        OpError::Option {
-            message: format!("cannot change '{}': {error}", shown(&self.file)),
-            hint,
-        }
-    }
-
-    fn steps<'a>(&'a self, change: &'a Change, places: &'a Places, number: &'a Mutex<Option<u32>>) -> Transaction<'a> {
-        let mut steps = Transaction::default();
-        let hold = move || number.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let history = move || History::of(&change.name, places);
-        let undoes = self.undoes.as_ref();
-        if self.new != self.former {
-            steps.step(
-                Step::new(
-                    format!("keep the former settings in '{}'", shown(&places.history(&change.name))),
-                    move || {
-                        let (former, new) = (self.former.as_deref(), self.new.as_deref());
-                        let undone = undoes.map(|entry| entry.number);
-                        *hold() = Some(history().push(&change.what, former, new, undone)?);
-                        Ok(())
-                    },
-                )
-                .undo(move || hold().take().map_or(Ok(()), |number| history().forget(number))),
-            );
-            let verb = if self.new.is_some() { "write" } else { "remove" };
-            steps.step(Step::new(format!("{verb} '{}'", shown(&self.file)), move || {
-                self.write()
-            }));
-        }
-        if let Some(entry) = undoes {
-            steps.step(Step::new(
-                format!("note that change {} is taken back", entry.number),
-                move || {
-                    history().mark(entry.number, true)?;
-                    // Taking back an undo brings its change into force again.
-                    entry.undoes.map_or(Ok(()), |again| history().mark(again, false))
-                },
-            ));
-        }
-        steps
-    }
-
-    /// Writes the file, unless somebody has written it since it was read.
-    fn write(&self) -> Result<(), OpError> {
-        let now = match read_regular(&self.file, MAX_BYTES) {
-            Err(error) if error.is_not_found() => None,
-            read => Some(read?),
-        };
-        if now != self.former {
-            return Err(changed_meanwhile(&self.file));
-        }
-        let Some(new) = &self.new else {
-            return fs::remove_file(&self.file).map_err(OpError::path("remove", &self.file));
-        };
-        // What an administrator wrote does not become ours by a change.
-        if owned::is_ours(&self.file) {
-            return owned::write(&self.file, new);
-        }
-        let directory = self.file.parent().unwrap_or(Path::new("/"));
-        fs::create_dir_all(directory).map_err(OpError::path("create", directory))?;
-        Ok(write_atomic(&self.file, new, self.mode)?)
-    }
+/// What the drop-ins of a machine would say after a change, of those that it is about.
+pub fn preview(change: &Change, places: &Places) -> Result<Vec<Preview>, OpError> {
+    let plan = Plan::make(change, places)?;
+    let owned = |(path, text): (&Path, Option<&[u8]>)| (path.to_owned(), text.map(<[u8]>::to_vec));
+    Ok(plan.drop_ins().map(owned).collect())
 }
 
 /// What is wrong with a text that was not wrong with the one before.
 fn new_findings(change: &Change, places: &Places, before: &Document, document: &Document) -> Vec<Finding> {
+    let users = HostUsers::default();
     let view = Viewpoint {
         systemd: change.systemd,
         trusted: true,
         machine: Some(&change.name),
-        on_this_host: true,
+        on_this_host: Some(&users),
     };
     let old = findings(before, view, places);
     let was_there = |new: &Finding| {
@@ -357,7 +281,7 @@ fn new_findings(change: &Change, places: &Places, before: &Document, document: &
     found
 }
 
-/// What is wrong with an edited text that was not wrong before: with errors [`change`] would refuse it.
+/// What is wrong with an edited text that was not wrong before: with errors [`change_all`] would refuse it.
 #[must_use]
 pub fn review(change: &Change, places: &Places) -> Vec<Finding> {
     match &change.wanted {
@@ -377,7 +301,7 @@ fn changed_meanwhile(file: &Path) -> OpError {
 }
 
 /// Removes the temporary files of writers that were killed. Nobody writes one of ours for so long.
-fn sweep_temporaries(directory: &Path) {
+pub(super) fn sweep_temporaries(directory: &Path) {
     let is_old = |path: &Path| {
         let age = fs::symlink_metadata(path).and_then(|found| found.modified()).ok();
         age.and_then(|modified| modified.elapsed().ok())

@@ -2,8 +2,23 @@
 
 use std::os::unix::fs::MetadataExt as _;
 
+use super::history::{History, Written};
 use super::*;
 use crate::nspawn::assignment::parse_assignment;
+use crate::unit::key;
+
+/// A change of one machine.
+fn change(
+    wanted: &Change,
+    places: &Places,
+    reload: Reload<'_>,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<Changed, OpError> {
+    let mut changed = change_all(std::slice::from_ref(wanted), places, reload, report, cancel)?;
+    assert_eq!(changed.len(), 1);
+    Ok(changed.remove(0))
+}
 
 struct Host {
     root: tempfile::TempDir,
@@ -21,6 +36,11 @@ impl Host {
             runtime_settings: at("run"),
             runtime: at("lock"),
             state: at("state"),
+            units: at("units"),
+            other_units: vec![],
+            control: at("system.control"),
+            runtime_control: at("run.control"),
+            unit_path: ["system.control", "run.control", "units", "lib"].map(at).into(),
             ..Places::default()
         };
         fs::create_dir_all(places.machines.join("web")).unwrap();
@@ -43,23 +63,29 @@ impl Host {
         });
         Change {
             name: "web".parse().unwrap(),
-            wanted: Wanted::Edits(edits.collect()),
+            wanted: Wanted::Edits {
+                settings: edits.collect(),
+                drop_ins: Vec::new(),
+            },
             what: format!("set {}", words.join(" ")),
             systemd: 257,
         }
     }
 
     fn set(&self, words: &[&str]) -> Result<Changed, OpError> {
-        change(&Self::wanted(words), &self.places, &(), &Cancel::default())
+        change(&Self::wanted(words), &self.places, &|| Ok(()), &(), &Cancel::default())
     }
 
     fn undo(&self, number: Option<u32>) -> Result<Changed, OpError> {
         let wanted = Change {
-            wanted: Wanted::Undo(number),
+            wanted: Wanted::Undo {
+                number,
+                then: Vec::new(),
+            },
             what: "undo".to_owned(),
             ..Self::wanted(&[])
         };
-        change(&wanted, &self.places, &(), &Cancel::default())
+        change(&wanted, &self.places, &|| Ok(()), &(), &Cancel::default())
     }
 }
 
@@ -187,17 +213,18 @@ fn a_file_that_changes_or_vanishes_meanwhile_is_not_overwritten() {
     let host = Host::new();
     fs::write(host.file(), "[Exec]\n").unwrap();
     let change = Host::wanted(&["Exec.User=a"]);
-    let plan = Plan::make(&change, &host.places).unwrap();
+    let changes = [change.clone()];
+    let numbers = [Mutex::default()];
+    let plans = plans(&changes, &host.places, &numbers).unwrap();
     fs::write(host.file(), "[Exec]\nBoot=yes\n").unwrap();
-    let run = |plan: &Plan| {
-        let number = Mutex::default();
-        let steps = plan.steps(&change, &host.places, &number);
+    let run = |plans: &[(Plan, Work<'_>)]| {
+        let steps = plan::steps(plans, &|| Ok(()));
         steps.run(&(), &Cancel::default()).unwrap_err().to_string()
     };
-    assert!(run(&plan).contains("changed by somebody else"));
+    assert!(run(&plans).contains("changed by somebody else"));
     assert_eq!(host.text(), "[Exec]\nBoot=yes\n");
     fs::remove_file(host.file()).unwrap();
-    assert!(run(&plan).contains("changed by somebody else"));
+    assert!(run(&plans).contains("changed by somebody else"));
     assert!(!host.file().exists());
     // A change that was not made is none to take back.
     assert!(History::of(&change.name, &host.places).entries().unwrap().is_empty());
@@ -217,4 +244,167 @@ fn what_is_no_file_stays_as_it_is() {
     host.set(&["Exec.User=a"]).unwrap();
     assert_eq!(fs::read_to_string(&elsewhere).unwrap(), "[Exec]\nUser=a\n");
     assert!(host.file().is_symlink());
+}
+
+/// A change of the unit's settings, and of the .nspawn file if there are words for it.
+fn of_unit(name: &str, value: &str, words: &[&str]) -> Change {
+    let key = key::find(name).unwrap();
+    let edits = key.set(key.encode(value).unwrap());
+    let mut change = Host::wanted(words);
+    if let Wanted::Edits { drop_ins, .. } = &mut change.wanted {
+        drop_ins.extend(edits.into_iter().map(|edit| (key.topic, edit)));
+    }
+    change
+}
+
+#[test]
+fn a_drop_in_is_written_and_taken_back() {
+    let host = Host::new();
+    let reloads = std::sync::atomic::AtomicU32::new(0);
+    let reload = || {
+        reloads.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        Ok(())
+    };
+    let run = |wanted: &Change| change(wanted, &host.places, &reload, &(), &Cancel::default()).unwrap();
+    let slice = of_unit("slice", "shop", &[]);
+    let file = host.places.drop_ins(&slice.name).join("50-machinist-start.conf");
+    assert_eq!(run(&slice).number, Some(1));
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(text.ends_with("\n\n[Service]\nSlice=machine-shop.slice\n"), "{text}");
+    assert_eq!(run(&slice).number, None);
+    assert_eq!(reloads.load(std::sync::atomic::Ordering::SeqCst), 1);
+    // What an administrator adds stays, and so does the file.
+    fs::write(&file, format!("{text}# mine\n")).unwrap();
+    assert_eq!(run(&of_unit("slice", "db", &[])).number, Some(2));
+    assert!(
+        fs::read_to_string(&file)
+            .unwrap()
+            .ends_with("Slice=machine-db.slice\n# mine\n")
+    );
+    let undo = |number| {
+        let wanted = Wanted::Undo {
+            number,
+            then: Vec::new(),
+        };
+        let what = "undo".to_owned();
+        run(&Change {
+            wanted,
+            what,
+            ..Host::wanted(&[])
+        })
+    };
+    undo(None);
+    assert_eq!(fs::read_to_string(&file).unwrap(), format!("{text}# mine\n"));
+    undo(Some(1));
+    assert!(!file.exists() && !file.parent().unwrap().exists());
+}
+
+#[test]
+fn another_file_that_wins_is_named() {
+    let host = Host::new();
+    let run = |wanted: &Change| change(wanted, &host.places, &|| Ok(()), &(), &Cancel::default()).unwrap();
+    let name = "web".parse().unwrap();
+    let theirs = host.places.drop_ins(&name).join("99-mine.conf");
+    fs::create_dir_all(theirs.parent().unwrap()).unwrap();
+    fs::write(&theirs, "[Service]\nRestart=no\nExecStartPre=\n").unwrap();
+    let notes = run(&of_unit("restart", "always", &[])).notes;
+    assert_eq!(notes.len(), 1, "{notes:?}");
+    assert!(
+        notes[0].contains("Restart= of '") && notes[0].ends_with("99-mine.conf' wins"),
+        "{notes:?}"
+    );
+    let notes = run(&of_unit("stop-timeout", "9s", &[])).notes;
+    assert!(notes.is_empty(), "{notes:?}");
+    let first = host
+        .root
+        .path()
+        .join("system.control/systemd-nspawn@web.service.d/50-machinist-start.conf");
+    fs::create_dir_all(first.parent().unwrap()).unwrap();
+    fs::write(&first, "").unwrap();
+    let notes = run(&of_unit("slice", "shop", &[])).notes;
+    assert!(notes[0].contains("has no effect: systemd finds"), "{notes:?}");
+    assert_eq!(
+        fs::read_to_string(&theirs).unwrap(),
+        "[Service]\nRestart=no\nExecStartPre=\n"
+    );
+}
+
+#[test]
+fn of_several_files_all_change_or_none() {
+    let host = Host::new();
+    fs::write(host.file(), "[Exec]\n").unwrap();
+    let both = of_unit("slice", "shop", &["Exec.User=a"]);
+    let drop_in = host.places.drop_ins(&both.name).join("50-machinist-start.conf");
+    let nothing = |host: &Host| {
+        assert_eq!(host.text(), "[Exec]\n");
+        assert!(!drop_in.exists());
+    };
+    // systemd does not answer.
+    let refuse = || Err(OpError::Setting("no".into()));
+    change(&both, &host.places, &refuse, &(), &Cancel::default()).unwrap_err();
+    nothing(&host);
+    assert!(History::of(&both.name, &host.places).entries().unwrap().is_empty());
+    // Killed after the first of two: the next call takes that back.
+    let plan = Plan::make(&both, &host.places).unwrap();
+    let files: Vec<_> = plan
+        .files
+        .iter()
+        .map(|file| Written {
+            file: &file.key,
+            former: None,
+            former_as: None,
+            new: Some(b"[Service]\n"),
+        })
+        .collect();
+    History::of(&both.name, &host.places)
+        .push("killed", &files, true, None)
+        .unwrap();
+    fs::create_dir_all(drop_in.parent().unwrap()).unwrap();
+    fs::write(&drop_in, "[Service]\n").unwrap();
+    assert!(settle(&both.name, &host.places).unwrap());
+    nothing(&host);
+    change(&both, &host.places, &|| Ok(()), &(), &Cancel::default()).unwrap();
+    assert!(host.text().contains("User=a") && drop_in.exists());
+    let wanted = Wanted::Undo {
+        number: None,
+        then: Vec::new(),
+    };
+    let undo = Change {
+        wanted,
+        ..Host::wanted(&[])
+    };
+    change(&undo, &host.places, &|| Ok(()), &(), &Cancel::default()).unwrap();
+    nothing(&host);
+}
+
+#[test]
+fn of_several_machines_all_change_or_none() {
+    let host = Host::new();
+    let of = |name: &str| Change {
+        name: name.parse().unwrap(),
+        ..of_unit("slice", "shop", &[])
+    };
+    let changes = [of("web"), of("db")];
+    let file = |at: usize| host.places.drop_ins(&changes[at].name).join("50-machinist-start.conf");
+    let run = |reload: Reload<'_>| change_all(&changes, &host.places, reload, &(), &Cancel::default());
+    let steps = plan(&changes, &host.places).unwrap();
+    let reloads = steps.iter().filter(|step| step.starts_with("have systemd")).count();
+    assert_eq!((steps.len(), reloads), (5, 1), "{steps:?}");
+    let nothing = || {
+        for (at, change) in changes.iter().enumerate() {
+            assert!(!file(at).exists());
+            assert!(History::of(&change.name, &host.places).entries().unwrap().is_empty());
+        }
+    };
+    // systemd does not answer; then the second directory is none.
+    run(&|| Err(OpError::Setting("no".into()))).unwrap_err();
+    nothing();
+    fs::create_dir_all(&host.places.units).unwrap();
+    fs::write(host.places.drop_ins(&changes[1].name), "").unwrap();
+    run(&|| Ok(())).unwrap_err();
+    nothing();
+    fs::remove_file(host.places.drop_ins(&changes[1].name)).unwrap();
+    let changed = run(&|| Ok(())).unwrap();
+    assert!(changed.iter().all(|changed| changed.number == Some(1)));
+    assert!(file(0).exists() && file(1).exists());
 }

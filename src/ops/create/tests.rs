@@ -92,7 +92,9 @@ fn drop_ins_of_the_unit_keep_a_name_in_use() {
         settings: root.path().join("nspawn"),
         runtime_settings: root.path().join("run"),
         units: root.path().join("system"),
-        other_units: vec![root.path().join("system.control"), root.path().join("transient")],
+        other_units: vec![root.path().join("transient")],
+        control: root.path().join("system.control"),
+        runtime_control: root.path().join("run-system.control"),
         ..Places::default()
     };
     let name = "web".parse().unwrap();

@@ -14,7 +14,7 @@ const NSPAWN_ROOT: &str = "/tmp/nspawn-root-";
 /// Links from the host's journal into the image's, which `--link-journal=` made.
 ///
 /// Where a link leads decides: the machine-id is the guest's own text, and may be another guest's.
-pub(super) fn journal_links(target: &Target, places: &Places) -> Vec<PathBuf> {
+pub(in crate::ops) fn journal_links(target: &Target, places: &Places) -> Vec<PathBuf> {
     let Some(image) = target.image.as_deref().filter(|image| image.is_dir()) else {
         return Vec::new();
     };

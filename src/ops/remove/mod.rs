@@ -2,17 +2,17 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use self::image::{Hidden, hide};
-use self::journal::journal_links;
+pub(super) use self::journal::journal_links;
 use self::settings::{put_away, settings_of};
 use super::lock::Lock;
-use super::transaction::{Step, Transaction};
+use super::transaction::{Step, Transaction, hold};
 use super::{OpError, Places};
 use crate::machine::{Cancel, MachineName, Report};
 use crate::sys::files::shown;
-use crate::sys::image_lock::ImageLock;
+use crate::sys::image_lock::{ImageLock, Sharing};
 
 mod image;
 mod journal;
@@ -59,7 +59,11 @@ pub fn remove(
     cancel: &Cancel,
 ) -> Result<Removed, OpError> {
     let removed = Mutex::default();
-    transaction(target, places, systemd, still_free, report, cancel, &removed).run(report, cancel)?;
+    // First of all: what whoever has it now leaves is to go as well.
+    let lock = Lock::wait(&places.runtime, target.name.as_str(), report, cancel)?;
+    let steps = transaction(target, places, systemd, still_free, report, cancel, &removed);
+    steps.run(report, cancel)?;
+    drop(lock);
     Ok(removed.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
@@ -91,16 +95,14 @@ fn transaction<'a>(
 ) -> Transaction<'a> {
     let name = &target.name;
     let mut steps = Transaction::default();
-    let (lock, image_lock) = (Mutex::new(None), Mutex::new(None));
+    let image_lock = Mutex::new(None);
     steps.step(Step::new(
-        format!("lock the name '{name}' and check that it does not run"),
+        format!("lock the image of '{name}' and check that it does not run"),
         move || {
-            let held = Lock::wait(&places.runtime, name.as_str(), report, cancel)?;
-            *hold(&lock) = Some(held);
             still_free()?;
             // A machine of any name may run on it.
             if let Some(image) = &target.image {
-                *hold(&image_lock) = Some(ImageLock::take(image, &places.image_locks())?);
+                *hold(&image_lock) = Some(ImageLock::take(image, &places.image_locks(), Sharing::Exclusive)?);
             }
             Ok(())
         },
@@ -127,7 +129,9 @@ fn transaction<'a>(
     }
     let settings = settings_of(name, places);
     // Limits of `systemctl set-property` would hold for the next machine of that name.
-    let reload = settings.iter().any(|path| path.is_dir());
+    let reload = settings
+        .iter()
+        .any(|path| path.is_dir() || path.extension().is_some_and(|end| end == "conf"));
     for path in settings {
         steps.step(put_away(name, path, places, removed));
     }
@@ -160,10 +164,6 @@ fn transaction<'a>(
         }));
     }
     steps
-}
-
-fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -205,7 +205,9 @@ mod tests {
             settings: root.join("nspawn"),
             runtime_settings: root.join("run-nspawn"),
             units: root.join("units"),
-            other_units: vec![root.join("system.control")],
+            other_units: Vec::new(),
+            control: root.join("system.control"),
+            runtime_control: root.join("run-system.control"),
             runtime: root.join("run"),
             state: root.join("state"),
             journal: root.join("journal"),
@@ -262,6 +264,56 @@ mod tests {
         assert!(properties.join("50-MemoryMax.conf").exists());
         assert!(fs::symlink_metadata(link).is_err());
         assert_eq!(fs::read_dir(&places.machines).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn secrets_go_and_come_back_as_private_as_they_were() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let root = tempfile::tempdir().unwrap();
+        let (places, target) = host(root.path());
+        let secret = places.secrets(&target.name).join("token");
+        fs::create_dir_all(secret.parent().unwrap()).unwrap();
+        fs::write(&secret, "encrypted").unwrap();
+        let link = places.journal.join("0123");
+        std::os::unix::fs::symlink(target.image.as_ref().unwrap().join("var/log/journal/0123"), &link).unwrap();
+        remove(&target, &places, &TakesLink(link), &|| Ok(()), &(), &Cancel::default()).unwrap_err();
+        assert_eq!(fs::read_to_string(&secret).unwrap(), "encrypted");
+        assert_eq!(fs::metadata(&secret).unwrap().permissions().mode() & 0o777, 0o600);
+        let removed = remove(&target, &places, &Obeys, &|| Ok(()), &(), &Cancel::default()).unwrap();
+        assert!(!secret.parent().unwrap().exists());
+        assert!(!removed.kept.iter().any(|path| path.ends_with("token")), "{removed:?}");
+    }
+
+    #[test]
+    fn what_another_verb_is_about_to_write_goes_as_well() {
+        let root = tempfile::tempdir().unwrap();
+        let (places, target) = host(root.path());
+        let other = Lock::wait(&places.runtime, "web", &(), &Cancel::default()).unwrap();
+        let secret = places.secrets(&target.name).join("token");
+        std::thread::scope(|scope| {
+            let (told, waits) = std::sync::mpsc::channel();
+            let report = Tells(told);
+            let (places, target) = (&places, &target);
+            let removing = scope.spawn(move || remove(target, places, &Obeys, &|| Ok(()), &report, &Cancel::default()));
+            waits.recv().unwrap();
+            fs::create_dir_all(secret.parent().unwrap()).unwrap();
+            fs::write(&secret, "encrypted").unwrap();
+            drop(other);
+            removing.join().unwrap().unwrap();
+        });
+        assert!(!secret.parent().unwrap().exists());
+    }
+
+    /// Passes on that something is waited for.
+    struct Tells(std::sync::mpsc::Sender<()>);
+    impl Report for Tells {
+        fn phase(&self, name: &str) {
+            if name.starts_with("waiting") {
+                let _ = self.0.send(());
+            }
+        }
+        fn progress(&self, _: u64, _: Option<u64>) {}
+        fn warn(&self, _: &str) {}
     }
 
     #[test]

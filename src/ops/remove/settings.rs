@@ -12,13 +12,30 @@ use crate::ops::transaction::Step;
 use crate::ops::{OpError, Places, owned};
 use crate::sys::files::shown;
 
-/// A machine's settings: its .nspawn files, and its unit's drop-ins.
+/// A machine's settings: its .nspawn files, its unit's drop-ins, and its secrets.
 pub(super) fn settings_of(name: &MachineName, places: &Places) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for directory in [&places.settings, &places.runtime_settings, &places.machines] {
         found.push(directory.join(format!("{name}.nspawn")));
     }
-    found.extend(places.all_drop_ins(name));
+    // Limits that `limit` had set: what is left of their directory after them goes with the last.
+    let control = [&places.control, &places.runtime_control].map(|place| place.join(format!("{}.d", name.unit())));
+    let drop_ins = control.iter().filter_map(|directory| fs::read_dir(directory).ok());
+    let drop_ins = drop_ins.flatten().flatten().map(|entry| entry.path());
+    let (ours, others): (Vec<_>, Vec<_>) = drop_ins.partition(|path| owned::is_ours(path));
+    let is_ours = |directory: &PathBuf| {
+        control.contains(directory) && !others.iter().any(|path| path.parent() == Some(directory))
+    };
+    found.extend(ours);
+    found.extend(
+        places
+            .all_drop_ins(name)
+            .into_iter()
+            .filter(|directory| !is_ours(directory)),
+    );
+    // After the drop-in that loads them.
+    let secrets = fs::read_dir(places.secrets(name)).into_iter().flatten().flatten();
+    found.extend(secrets.map(|entry| entry.path()));
     found.retain(|path| fs::symlink_metadata(path).is_ok());
     found
 }
@@ -73,14 +90,23 @@ pub(super) fn put_away<'a>(
     removed: &'a Mutex<Removed>,
 ) -> Step<'a> {
     let back = path.clone();
-    if owned::is_ours(&path) {
+    // Secrets are never kept, not even where the filesystem cannot say whose they are.
+    let is_secret = path.starts_with(places.secrets(name)) && path.is_file();
+    if is_secret || owned::is_ours(&path) {
         let bytes: Arc<Mutex<Option<Vec<u8>>>> = Arc::default();
         let kept = Arc::clone(&bytes);
         return Step::new(format!("remove '{}'", shown(&path)), move || {
             *hold(&bytes) = Some(fs::read(&path).map_err(OpError::path("read", &path))?);
-            fs::remove_file(&path).map_err(OpError::path("remove", &path))
+            fs::remove_file(&path).map_err(OpError::path("remove", &path))?;
+            // A directory of drop-ins or secrets that is empty now; any other has more in it.
+            let of_machine = path.parent().filter(|directory| {
+                directory.extension().is_some_and(|end| end == "d") || *directory == places.secrets(name)
+            });
+            let _ = of_machine.map(fs::remove_dir);
+            Ok(())
         })
         .undo(move || match hold(&kept).take() {
+            Some(bytes) if !back.exists() && is_secret => owned::write_private(&back, &bytes),
             Some(bytes) if !back.exists() => owned::write(&back, &bytes),
             _ => Ok(()),
         });

@@ -39,6 +39,42 @@ pub(super) fn name_guest(root: &Root, hostname: &str) -> Result<(), FileError> {
     Ok(())
 }
 
+/// The same for a copy, if its host name is the former machine's: one that was chosen stays.
+pub(super) fn rename_guest(root: &Root, former: &str, name: &str) -> Result<(), FileError> {
+    let is_former = matches!(text(root, "etc/hostname"), Ok(Some(found)) if found.trim() == former);
+    if is_former { name_guest(root, name) } else { Ok(()) }
+}
+
+/// Directories of what was leased from the network to this machine, and of the ids that it asked by.
+const LEASES: &[&str] = &[
+    "var/lib/dhcp",
+    "var/lib/dhclient",
+    "var/lib/dhcpcd",
+    "var/db/dhcpcd",
+    "var/lib/NetworkManager",
+    "var/lib/systemd/network",
+];
+
+/// Removes the leases that a copy must not ask for again, and the ids that a DHCP server knows the original by.
+pub(super) fn forget_leases(root: &Root) -> Result<(), FileError> {
+    let is_one = |name: &str| {
+        let endings = [".lease", ".leases", ".lease6", ".leases6"];
+        endings.iter().any(|ending| name.ends_with(ending)) || matches!(name, "duid" | "secret" | "secret_key")
+    };
+    for directory in LEASES {
+        // What is no directory, or leads nowhere, has none.
+        let names = root.list(directory).unwrap_or_default();
+        for name in names
+            .iter()
+            .filter_map(|name| name.to_str())
+            .filter(|name| is_one(name))
+        {
+            remove(root, &format!("{directory}/{name}"))?;
+        }
+    }
+    remove(root, "etc/dhcpcd.duid")
+}
+
 /// Puts `name` on 127.0.1.1, Debian's custom, in place of the tree's former name, unless some line has it already.
 fn add_name(hosts: &str, former: &str, name: &str) -> String {
     let names = |line: &str| -> Vec<String> {

@@ -158,6 +158,23 @@ pub fn prepare(root: &Root, options: &GuestOptions) -> Result<Guest, GuestError>
     Ok(Guest { init, notes })
 }
 
+/// Gives a copy of the machine `former` an identity of its own: machine ID, keys, leases, hardware addresses, and the host
+/// name, if that was the machine's. What does not work in it is the result, in the user's words.
+pub fn renew_identity(root: &Root, former: &str, name: &str) -> Result<Vec<String>, GuestError> {
+    let mut notes = Vec::new();
+    identity::rename_guest(root, former, name)?;
+    forget_identity(root)?;
+    identity::forget_leases(root)?;
+    network::forget_addresses(root, &mut notes)?;
+    identity::renew_ssh_keys(root, &detect_init(root)?, &mut notes)?;
+    Ok(notes)
+}
+
+/// Gives a machine that has another name from now on that host name, if its host name was the former one.
+pub fn rename(root: &Root, former: &str, name: &str) -> Result<(), GuestError> {
+    Ok(identity::rename_guest(root, former, name)?)
+}
+
 /// Whether `rel` leads to something inside the root.
 pub(super) fn exists(root: &Root, rel: &str) -> bool {
     root.resolve(rel).is_ok()

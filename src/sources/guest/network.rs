@@ -2,6 +2,8 @@
 
 use super::enable::{available, disable, enable};
 use super::{GuestNetwork, Init, exists, remove, text};
+use crate::nspawn::document::Document;
+use crate::nspawn::edit::Edit;
 use crate::sys::files::{FileError, Kind, Root};
 
 const NETWORKD: &str = "systemd-networkd.service";
@@ -107,6 +109,47 @@ fn by_interfaces(root: &Root, init: &Init, notes: &mut Vec<String>) -> Result<()
     }
     if *init == Init::Systemd && available(root, "networking.service")? {
         enable(root, "networking.service")?;
+    }
+    Ok(())
+}
+
+/// Takes the hardware addresses out of a copy's settings, which only one machine may have, and tells of static addresses:
+/// these were chosen, and only who chose them knows another.
+pub(super) fn forget_addresses(root: &Root, notes: &mut Vec<String>) -> Result<(), FileError> {
+    const NETWORKD_FILES: &str = "etc/systemd/network";
+    const INTERFACES: &str = "etc/network/interfaces";
+    let is_one = |name: &&str| [".network", ".link", ".netdev"].iter().any(|end| name.ends_with(end));
+    let names = root.list(NETWORKD_FILES).unwrap_or_default();
+    for name in names.iter().filter_map(|name| name.to_str()).filter(is_one) {
+        let path = format!("{NETWORKD_FILES}/{name}");
+        // What is no text of a sound size networkd does not read either.
+        let Ok(Some(text)) = text(root, &path) else { continue };
+        let mut document = Document::parse(text.as_bytes());
+        let addresses = [("Network", "Address"), ("Address", "Address")];
+        let fixed = addresses
+            .iter()
+            .any(|(section, key)| document.entries_of(section, key).any(|entry| !entry.value.is_empty()));
+        if fixed {
+            notes.push(format!("both have the static address in '/{path}': change one of them"));
+        }
+        let edits = ["Link", "NetDev"].map(|section| Edit::remove(section, "MACAddress", None));
+        let changed = edits.iter().filter(|edit| document.apply(edit) == Ok(true)).count();
+        if changed > 0 {
+            root.write(&path, document.as_bytes(), 0o644)?;
+        }
+    }
+    let Ok(Some(found)) = text(root, INTERFACES) else {
+        return Ok(());
+    };
+    let first = |line: &str| line.split_whitespace().next().unwrap_or_default().to_owned();
+    if found.lines().any(|line| first(line) == "address") {
+        notes.push(format!(
+            "both have the static address in '/{INTERFACES}': change one of them"
+        ));
+    }
+    let kept: Vec<&str> = found.lines().filter(|line| first(line) != "hwaddress").collect();
+    if kept.len() < found.lines().count() {
+        root.write(INTERFACES, (kept.join("\n") + "\n").as_bytes(), 0o644)?;
     }
     Ok(())
 }

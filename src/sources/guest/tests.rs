@@ -291,3 +291,55 @@ fn a_fifo_where_a_file_should_be_does_not_block() {
     nix::unistd::mkfifo(&tree.0.path().join("etc/shadow"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     assert!(matches!(tree.prepare(&options()), Err(GuestError::File(_))));
 }
+
+#[test]
+fn a_copy_is_somebody_else() {
+    let tree = Tree::systemd();
+    tree.file("var/lib/dhcp/dhclient.host0.leases", "lease {}\n");
+    tree.file("var/lib/dhcpcd/duid", "00:01");
+    tree.file("var/lib/dhcp/notes", "keep");
+    tree.file(
+        "etc/systemd/network/10-a.link",
+        "# mine\n[Match]\nMACAddress=02:00:00:00:00:01\n[Link]\nMTUBytes=1400\nMACAddress=02:00:00:00:00:02\n",
+    );
+    tree.file(
+        "etc/systemd/network/20-b.network",
+        "[Match]\nName=host0\n[Network]\nAddress=192.0.2.7/24\n",
+    );
+    tree.file(
+        "etc/network/interfaces",
+        "iface host0 inet static\n  address 192.0.2.7\n  hwaddress ether 02:00:00:00:00:03\n",
+    );
+    let root = Root::open(tree.0.path()).unwrap();
+    let notes = renew_identity(&root, "old", "new").unwrap();
+    assert_eq!(
+        (tree.read("etc/hostname").as_str(), tree.read("etc/machine-id").as_str()),
+        ("new\n", "")
+    );
+    for gone in [
+        "var/lib/dhcp/dhclient.host0.leases",
+        "var/lib/dhcpcd/duid",
+        "var/lib/systemd/random-seed",
+        "etc/ssh/ssh_host_rsa_key",
+    ] {
+        assert!(!tree.has(gone), "{gone}");
+    }
+    assert!(tree.has("var/lib/dhcp/notes") && tree.has("etc/systemd/system/machinist-ssh-keys.service"));
+    assert_eq!(
+        tree.read("etc/systemd/network/10-a.link"),
+        "# mine\n[Match]\nMACAddress=02:00:00:00:00:01\n[Link]\nMTUBytes=1400\n"
+    );
+    assert_eq!(
+        tree.read("etc/network/interfaces"),
+        "iface host0 inet static\n  address 192.0.2.7\n"
+    );
+    assert_eq!(
+        notes,
+        ["/etc/systemd/network/20-b.network", "/etc/network/interfaces"]
+            .map(|file| format!("both have the static address in '{file}': change one of them"))
+    );
+    // A host name that was chosen stays.
+    renew_identity(&root, "old", "other").unwrap();
+    assert_eq!(tree.read("etc/hostname"), "new\n");
+    assert!(!tree.read("etc/hosts").contains("other"));
+}

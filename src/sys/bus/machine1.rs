@@ -23,11 +23,12 @@ pub(crate) type ImageRow = (String, String, bool, u64, u64, u64, OwnedObjectPath
 )]
 pub(crate) trait Manager {
     fn list_machines(&self) -> zbus::Result<Vec<MachineRow>>;
-    fn get_machine(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
     fn list_images(&self) -> zbus::Result<Vec<ImageRow>>;
     fn get_image(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
     #[zbus(allow_interactive_auth)]
     fn kill_machine(&self, name: &str, whom: &str, signal: i32) -> zbus::Result<()>;
+    #[zbus(allow_interactive_auth)]
+    fn mark_image_read_only(&self, name: &str, read_only: bool) -> zbus::Result<()>;
     #[zbus(allow_interactive_auth)]
     fn terminate_machine(&self, name: &str) -> zbus::Result<()>;
     #[zbus(allow_interactive_auth)]
@@ -101,29 +102,17 @@ impl Bus {
 
     /// What machined knows of a machine; [`BusError::NoSuchMachine`] if it is not registered.
     pub async fn registered(&self, name: &str) -> Result<Registered, BusError> {
-        let path = self.machine_path(name).await?;
-        self.registered_at(name, path.as_str()).await
+        self.registered_at(name, &machine_object(name)).await
     }
 
     /// All properties machined has of a machine.
     pub async fn registered_properties(&self, name: &str) -> Result<Properties, BusError> {
-        let path = self.machine_path(name).await?;
-        self.machine_properties(name, path.as_str()).await
-    }
-
-    async fn machine_path(&self, name: &str) -> Result<OwnedObjectPath, BusError> {
-        let doing = format!("look up machine '{name}'");
-        self.machined()
-            .await?
-            .get_machine(name)
-            .await
-            .map_err(|error| classify(&error, SERVICE, &doing, name))
+        self.machine_properties(name, &machine_object(name)).await
     }
 
     async fn machine_properties(&self, name: &str, path: &str) -> Result<Properties, BusError> {
         let interface = format!("{NAME}.Machine");
         match self.properties((NAME, SERVICE), path, &interface, name).await {
-            // The machine went away between the two calls.
             Err(BusError::Failed { name: error, .. }) if error == "org.freedesktop.DBus.Error.UnknownObject" => {
                 Err(BusError::NoSuchMachine(name.to_owned()))
             }
@@ -172,24 +161,74 @@ impl Bus {
         Ok(master.into())
     }
 
+    /// Makes an image read-only, or writable, as systemd-nspawn and machinectl see it.
+    pub(crate) async fn mark_image_read_only(&self, name: &str, read_only: bool) -> Result<(), BusError> {
+        let doing = format!(
+            "make image '{name}' {}",
+            if read_only { "read-only" } else { "writable" }
+        );
+        let marked = self.machined().await?.mark_image_read_only(name, read_only).await;
+        marked.map_err(|error| classify(&error, SERVICE, &doing, name))
+    }
+
     /// Where an image lies.
     pub(crate) async fn image_path(&self, object: &str, name: &str) -> Result<String, BusError> {
+        Ok(self.image_properties(object, name).await?.string("Path"))
+    }
+
+    async fn image_properties(&self, object: &str, name: &str) -> Result<Properties, BusError> {
         let interface = format!("{NAME}.Image");
-        Ok(self
-            .properties((NAME, SERVICE), object, &interface, name)
-            .await?
-            .string("Path"))
+        self.properties((NAME, SERVICE), object, &interface, name).await
     }
 
     /// Where the image of that name lies, if there is one.
     pub(crate) async fn find_image_path(&self, name: &str) -> Result<Option<String>, BusError> {
+        let found = self.find_image(name).await?;
+        Ok(found.map(|image| image.string("Path")))
+    }
+
+    /// Whether the image of that name is read-only, if there is one.
+    pub(crate) async fn image_is_read_only(&self, name: &str) -> Result<Option<bool>, BusError> {
+        let found = self.find_image(name).await?;
+        Ok(found.map(|image| image.boolean("ReadOnly")))
+    }
+
+    async fn find_image(&self, name: &str) -> Result<Option<Properties>, BusError> {
         let doing = format!("look up image '{name}'");
         match self.machined().await?.get_image(name).await {
-            Ok(object) => self.image_path(object.as_str(), name).await.map(Some),
+            Ok(object) => self.image_properties(object.as_str(), name).await.map(Some),
             Err(error) => match classify(&error, SERVICE, &doing, name) {
                 BusError::NoSuchImage(_) => Ok(None),
                 error => Err(error),
             },
         }
+    }
+}
+
+/// The object of a machine that may be registered. machined would tell it, for one more call: it is the name as
+/// `sd_bus_path_encode(3)` has it.
+fn machine_object(name: &str) -> String {
+    use std::fmt::Write as _;
+    let mut path = "/org/freedesktop/machine1/machine/".to_owned();
+    for (place, byte) in name.bytes().enumerate() {
+        if byte.is_ascii_alphabetic() || (place > 0 && byte.is_ascii_digit()) {
+            path.push(byte.into());
+        } else {
+            let _ = write!(path, "_{byte:02x}");
+        }
+    }
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_are_named_as_systemd_does() {
+        let of = |name: &str| machine_object(name).rsplit('/').next().unwrap().to_owned();
+        assert_eq!(of("web"), "web");
+        assert_eq!(of("web-1.example"), "web_2d1_2eexample");
+        assert_eq!(of("9front"), "_39front");
     }
 }

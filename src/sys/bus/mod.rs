@@ -4,6 +4,7 @@
 
 pub mod jobs;
 pub mod machine1;
+pub mod manager;
 pub mod properties;
 pub mod systemd1;
 

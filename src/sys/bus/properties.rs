@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use zbus::wire::{OwnedVariant, Variant};
 
+use super::systemd1::Setting;
 use super::{Bus, BusError, classify};
 
 /// The properties of one interface of one object, as they were at the time of the call.
@@ -65,6 +66,14 @@ impl Bus {
 }
 
 impl Properties {
+    /// One property, for tests.
+    #[cfg(test)]
+    pub(crate) fn of(name: &str, setting: &Setting) -> Self {
+        let value =
+            OwnedVariant::try_from(Variant::from(setting)).unwrap_or_else(|_| unreachable!("no file descriptor"));
+        Self(HashMap::from([(name.to_owned(), value)]))
+    }
+
     fn value(&self, name: &str) -> Option<&Variant<'static>> {
         self.0.get(name).map(|v| &**v)
     }
@@ -96,6 +105,46 @@ impl Properties {
     #[must_use]
     pub fn boolean(&self, name: &str) -> bool {
         matches!(self.value(name), Some(Variant::Bool(true)))
+    }
+
+    /// The property as it came.
+    pub(crate) fn get(&self, name: &str) -> Option<Variant<'static>> {
+        self.value(name).cloned()
+    }
+
+    /// The property as it can be set again; `None` if it is missing, or of another type.
+    pub(crate) fn setting(&self, name: &str) -> Option<Setting> {
+        Some(match self.value(name)? {
+            Variant::U64(number) => Setting::Number(*number),
+            Variant::U32(number) => Setting::Small(*number),
+            Variant::Bool(yes) => Setting::Boolean(*yes),
+            Variant::Str(text) => Setting::Text(text.to_string()),
+            Variant::Array(array) if array.element_signature().to_string() == "y" => Setting::Bytes(
+                array
+                    .iter()
+                    .filter_map(|item| {
+                        if let Variant::U8(byte) = item {
+                            Some(*byte)
+                        } else {
+                            None
+                        }
+                    })
+                    .collect(),
+            ),
+            Variant::Array(array) if array.element_signature().to_string() == "(st)" => {
+                Setting::Pairs(array.iter().filter_map(pair).collect())
+            }
+            _ => return None,
+        })
+    }
+
+    /// A number that may be below zero; `None` if missing.
+    #[must_use]
+    pub fn integer(&self, name: &str) -> Option<i32> {
+        match self.value(name)? {
+            Variant::I32(number) => Some(*number),
+            _ => None,
+        }
     }
 
     /// Bytes in lower-case hexadecimal, as systemd prints ids; empty if missing.
@@ -141,6 +190,17 @@ impl Properties {
             .iter()
             .map(|(name, value)| (name.clone(), to_json(value)))
             .collect()
+    }
+}
+
+/// A device and its number.
+fn pair(item: &Variant<'_>) -> Option<(String, u64)> {
+    let Variant::Structure(structure) = item else {
+        return None;
+    };
+    match structure.fields() {
+        [Variant::Str(text), Variant::U64(number)] => Some((text.to_string(), *number)),
+        _ => None,
     }
 }
 

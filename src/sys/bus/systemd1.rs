@@ -1,6 +1,6 @@
 //! `org.freedesktop.systemd1`, see org.freedesktop.systemd1(5): units, jobs, unit files.
 
-use zbus::wire::OwnedObjectPath;
+use zbus::wire::{OwnedObjectPath, Variant};
 
 use super::{Bus, BusError, Properties, classify};
 
@@ -25,6 +25,9 @@ pub(crate) type UnitRow = (
     OwnedObjectPath,
 );
 
+/// A property of a transient unit and its value.
+pub(crate) type Property = (String, Variant<'static>);
+
 #[zbus::proxy(
     interface = "org.freedesktop.systemd1.Manager",
     default_service = "org.freedesktop.systemd1",
@@ -37,6 +40,14 @@ pub(crate) trait Manager {
     #[zbus(allow_interactive_auth)]
     fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     #[zbus(allow_interactive_auth)]
+    fn start_transient_unit(
+        &self,
+        name: &str,
+        mode: &str,
+        properties: &[Property],
+        auxiliary: &[(String, Vec<Property>)],
+    ) -> zbus::Result<OwnedObjectPath>;
+    #[zbus(allow_interactive_auth)]
     fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     #[zbus(allow_interactive_auth)]
     fn kill_unit(&self, name: &str, whom: &str, signal: i32) -> zbus::Result<()>;
@@ -44,6 +55,8 @@ pub(crate) trait Manager {
     fn thaw_unit(&self, name: &str) -> zbus::Result<()>;
     #[zbus(allow_interactive_auth)]
     fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
+    #[zbus(allow_interactive_auth)]
+    fn set_unit_properties(&self, name: &str, runtime: bool, properties: &[(&str, Variant<'_>)]) -> zbus::Result<()>;
     #[zbus(allow_interactive_auth)]
     fn reload(&self) -> zbus::Result<()>;
     fn list_units_by_patterns(&self, states: &[&str], patterns: &[&str]) -> zbus::Result<Vec<UnitRow>>;
@@ -63,12 +76,54 @@ pub(crate) trait Manager {
     fn unit_path(&self) -> zbus::Result<Vec<String>>;
 }
 
+/// What a property of a unit is set to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Setting {
+    /// `t`
+    Number(u64),
+    /// `u`
+    Small(u32),
+    /// `b`
+    Boolean(bool),
+    /// `s`
+    Text(String),
+    /// `ay`
+    Bytes(Vec<u8>),
+    /// `a(st)`
+    Pairs(Vec<(String, u64)>),
+}
+
+impl From<&Setting> for Variant<'static> {
+    fn from(setting: &Setting) -> Self {
+        match setting.clone() {
+            Setting::Number(number) => number.into(),
+            Setting::Small(number) => number.into(),
+            Setting::Boolean(yes) => yes.into(),
+            Setting::Text(text) => text.into(),
+            Setting::Bytes(bytes) => bytes.into(),
+            Setting::Pairs(pairs) => pairs.into(),
+        }
+    }
+}
+
+/// One command of a transient unit, as `ExecStart=` and its like have it: `a(sasb)`. Nothing in it is expanded: each `$` is
+/// doubled, see systemd.service(5).
+///
+/// Not by the flag of `ExecStartEx`: 252 writes that name into the unit's file, and cannot read it when it reloads. A
+/// unit that it has not started yet then has no command, and one that runs none for its end. A `$`, `;` or backquote
+/// comes back from there with a backslash before it: what we run ourselves has none.
+#[must_use]
+pub fn command(program: &str, arguments: &[String]) -> Variant<'static> {
+    let words: Vec<String> = arguments.iter().map(|word| word.replace('$', "$$")).collect();
+    vec![(program.to_owned(), words, false)].into()
+}
+
 /// The state of a unit, from one `GetAll` on each of its two interfaces.
 #[derive(Debug, Default)]
 pub struct UnitState {
     /// Properties of `org.freedesktop.systemd1.Unit`.
     pub unit: Properties,
-    /// Properties of the type's own interface: `.Service` or `.Scope`.
+    /// Properties of the type's own interface: `.Service`, `.Scope` or `.Slice`.
     pub detail: Properties,
 }
 
@@ -101,17 +156,7 @@ impl Bus {
             .version()
             .await
             .map_err(|error| classify(&error, SERVICE, doing, "systemd"))?;
-        // "257.13-1~deb13u1", "v258", "262~rc1": the leading number is the version.
-        let digits: String = text
-            .trim_start_matches('v')
-            .chars()
-            .take_while(char::is_ascii_digit)
-            .collect();
-        digits.parse().map_err(|_| BusError::Failed {
-            doing: doing.to_owned(),
-            name: String::new(),
-            message: format!("it says '{}'", text.escape_debug()),
-        })
+        super::manager::major_version(&text)
     }
 
     /// The state of a unit; a unit without any file is loaded as `not-found` and is no error.
@@ -123,7 +168,11 @@ impl Bus {
             .load_unit(name)
             .await
             .map_err(|error| classify(&error, SERVICE, &doing, name))?;
-        let kind = if name.ends_with(".scope") { "Scope" } else { "Service" };
+        let kind = match name.rsplit_once('.') {
+            Some((_, "scope")) => "Scope",
+            Some((_, "slice")) => "Slice",
+            _ => "Service",
+        };
         let interfaces = [format!("{NAME}.Unit"), format!("{NAME}.{kind}")];
         let service = (NAME, SERVICE);
         let (unit, detail) = futures_util::future::try_join(
@@ -177,10 +226,44 @@ impl Bus {
         ))
     }
 
-    /// Whether a unit is on its way down.
-    pub(crate) async fn is_unit_leaving(&self, name: &str) -> Result<bool, BusError> {
+    /// Whether the unit's processes exist and are not on their way down.
+    pub(crate) async fn is_unit_staying(&self, name: &str) -> Result<bool, BusError> {
         let state = self.unit_properties(name, "Unit", &["ActiveState"]).await?;
-        Ok(state.string("ActiveState") == "deactivating")
+        let state = state.string("ActiveState");
+        Ok(is_up(&state) && state != "deactivating")
+    }
+
+    /// Sets properties of a unit, loaded or not: at once, and in files that last, or with `runtime` until the next boot.
+    /// All of them or, if systemd does not take one, none.
+    pub(crate) async fn set_unit_properties(
+        &self,
+        name: &str,
+        runtime: bool,
+        properties: &[(&str, Setting)],
+    ) -> Result<(), BusError> {
+        let doing = format!("set limits of unit '{name}'");
+        let variants: Vec<_> = properties
+            .iter()
+            .map(|(property, setting)| (*property, Variant::from(setting)))
+            .collect();
+        let set = self
+            .manager()
+            .await?
+            .set_unit_properties(name, runtime, &variants)
+            .await;
+        set.map_err(|error| classify(&error, SERVICE, &doing, name))
+    }
+
+    /// Starts a unit that has no file and goes when nobody refers to it; returns the job's path.
+    pub(crate) async fn start_transient(&self, unit: &str, properties: &[Property]) -> Result<String, BusError> {
+        let started = self
+            .manager()
+            .await?
+            .start_transient_unit(unit, "fail", properties, &[])
+            .await;
+        started
+            .map(|job| job.as_str().to_owned())
+            .map_err(|error| classify(&error, SERVICE, &format!("start unit '{unit}'"), unit))
     }
 
     /// The processes of a unit: (control group, PID, command line). Sorted by control group.

@@ -1,21 +1,24 @@
 //! The caller's side of a [`helper`]: starts it and hears it.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Stdio};
-use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
-use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, shutdown, socketpair};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use tokio::io::unix::AsyncFd;
 
-use super::protocol::{self, Order, Reply, Task, as_file, receive, send};
+use super::copy::sealed_copy;
+use super::events::is_readable_within;
+use super::protocol::{Order, Reply, Task, as_file, receive, send};
 use super::{EnterError, failed, helper};
 use crate::sys::guest::Leader;
 use crate::sys::raw::enter as raw;
+
+/// How long a helper may take to say the last words.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// The helper process, which is gone when this is dropped. What it has made stays: that is our child, not its.
 #[derive(Debug)]
@@ -41,14 +44,14 @@ impl Helper {
         send(&ours, &(), &fds).map_err(failed("send the order"))?;
         rustix::io::ioctl_fionbio(&ours, true).map_err(failed("make a socket"))?;
 
-        let program = sealed_copy_of_ourselves()?;
+        let program = sealed_copy().map_err(failed("copy the helper into memory"))?;
         #[expect(
             clippy::disallowed_methods,
-            reason = "no program of the system but ourselves, with a socket as input"
+            reason = "no program of the system but our own, with a socket as input"
         )]
         let mut command = std::process::Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
         let child = command
-            .arg0(helper::NAME)
+            .arg0(helper::JOB)
             .env_clear()
             .current_dir("/")
             .stdin(Stdio::from(theirs))
@@ -78,11 +81,22 @@ impl Helper {
 }
 
 impl Helper {
-    /// Tells it that we are done, and waits for its end.
+    /// Tells it that we are done, and gives it a moment. What goes on after that ends by itself: a machine may hold it up, and
+    /// is not to hold us up.
     pub(super) fn finish(mut self) {
         let _ = shutdown(self.control.get_ref(), Shutdown::Both);
-        let _ = self.child.wait();
-        if let Some(moved) = self.moved.take() {
+        let end = Instant::now() + GRACE;
+        // Without a copy that goes on in its stead it is the child itself that speaks.
+        while self.moved.is_none() && matches!(self.child.try_wait(), Ok(None)) {
+            if Instant::now() > end {
+                // Dropped, it would be killed.
+                return std::mem::forget(self);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if let Some(moved) = self.moved.take()
+            && is_readable_within(&moved, GRACE)
+        {
             let _ = waitid(WaitId::PidFd(moved.as_fd()), WaitIdOptions::EXITED);
         }
     }
@@ -103,31 +117,4 @@ impl Drop for Helper {
             let _ = waitid(WaitId::PidFd(moved.as_fd()), WaitIdOptions::EXITED);
         }
     }
-}
-
-/// This program in a memfd that cannot be changed any more: whoever gets hold of `/proc/PID/exe` inside has a copy. One is
-/// enough for all helpers.
-fn sealed_copy_of_ourselves() -> Result<&'static OwnedFd, EnterError> {
-    static COPY: OnceLock<OwnedFd> = OnceLock::new();
-    if let Some(copy) = COPY.get() {
-        return Ok(copy);
-    }
-    let copy = copy_ourselves().map_err(failed("copy this program into memory"))?;
-    Ok(COPY.get_or_init(|| copy))
-}
-
-fn copy_ourselves() -> io::Result<OwnedFd> {
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    // Kernels before 6.3 do not know the flag; later ones may want it, see sysctl vm.memfd_noexec.
-    let copy = memfd_create("machinist", flags | MemfdFlags::EXEC).or_else(|_| memfd_create("machinist", flags))?;
-    let ourselves = File::open("/proc/self/exe")?;
-    let mut left = usize::try_from(ourselves.metadata()?.len()).unwrap_or(usize::MAX);
-    while left > 0 {
-        match rustix::fs::sendfile(&copy, &ourselves, None, left)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            count => left -= count,
-        }
-    }
-    protocol::seal(&copy)?;
-    Ok(copy)
 }

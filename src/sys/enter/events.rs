@@ -17,6 +17,11 @@ pub(super) fn is_hung_up(fd: impl AsFd) -> bool {
     has_event(fd, PollFlags::HUP)
 }
 
+/// Whether something can be read in that time.
+pub(super) fn is_readable_within(fd: impl AsFd, limit: Duration) -> bool {
+    has_event_within(fd, PollFlags::IN, limit)
+}
+
 /// Whether something can be written in that time.
 pub(super) fn is_writable_within(fd: impl AsFd, limit: Duration) -> bool {
     has_event_within(fd, PollFlags::OUT, limit)

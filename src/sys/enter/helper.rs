@@ -1,4 +1,4 @@
-//! The helper: this program again, from a sealed memfd, as a process of one thread that joins a machine.
+//! The helper: a process of one thread, from a sealed memfd, that joins a machine.
 //!
 //! It stays outside of the guest's process id namespace, where nobody inside can see or trace it, until it has no more
 //! privileges than the guest's PID 1; only then it makes the process that the guest sees. After the join nothing is loaded:
@@ -9,14 +9,18 @@ use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::personality::{self, Persona};
 use nix::unistd;
 use rustix::fs::{Mode, OFlags};
-use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior, set_parent_process_death_signal};
+use rustix::pipe::PipeFlags;
+use rustix::process::{
+    DumpableBehavior, Signal, WaitId, WaitIdOptions, set_dumpable_behavior, set_parent_process_death_signal, waitid,
+};
 use rustix::thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use super::events::{self, is_hung_up, is_readable, wait_for_either};
@@ -25,11 +29,14 @@ use super::protocol::{Order, Reply, Run, Size, Task, receive, send};
 use super::terminal;
 use crate::sys::raw::enter::{self as raw, Cloned};
 
-/// What the helper is called, as argument 0: nobody else is.
-pub(super) const NAME: &str = "machinist: enter";
+/// What it is called, as argument 0.
+pub(in crate::sys) const JOB: &str = "machinist: enter";
 
 /// How long systemd may take to read again.
 const SPEECH_LIMIT: Duration = Duration::from_secs(5);
+/// How long it is listened to after the last words, and how often the machine is looked at meanwhile.
+const HEARING_LIMIT: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(200);
 /// `CGROUP2_SUPER_MAGIC`, see statfs(2).
 const CGROUP2: rustix::fs::FsWord = 0x6367_7270;
 
@@ -44,20 +51,18 @@ const NAMESPACES: [(&str, CloneFlags); 7] = [
     ("cgroup", CloneFlags::CLONE_NEWCGROUP),
 ];
 
-/// Does the helper's work if this process is one; to be called before anything else.
-#[must_use]
-pub fn helper_main() -> bool {
-    if std::env::args_os().next().is_none_or(|name| name != NAME) {
-        return false;
-    }
-    // The caller's socket is standard input.
+/// Does the helper's work. The caller's socket is standard input; what failed is said there.
+pub(in crate::sys) fn helper_main() -> ExitCode {
     let Ok(control) = io::stdin().as_fd().try_clone_to_owned() else {
-        return true;
+        return ExitCode::FAILURE;
     };
-    if let Err(reply) = work(&control) {
-        let _ = send(&control, &reply, &[]);
+    match work(&control) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reply) => {
+            let _ = send(&control, &reply, &[]);
+            ExitCode::FAILURE
+        }
     }
-    true
 }
 
 fn failed<E: std::fmt::Display>(doing: &str) -> impl FnOnce(E) -> Reply {
@@ -78,14 +83,21 @@ fn work(control: &OwnedFd) -> Result<(), Reply> {
 
     let pid = order.leader;
     match order.task {
-        Task::LastWords(words) => {
-            let stream = streams.first().ok_or_else(|| failed("read the order")("no stream"))?;
+        Task::Connect {
+            path,
+            terminal,
+            last_words,
+        } => {
             join_control_group(control, pid, &order.unit)?;
-            wait_and_say(control, &leader, stream, &words).map_err(failed("wait for the caller"))
-        }
-        Task::Connect { path, terminal } => {
-            join(control, pid, &leader, &order.unit)?;
-            connect_from_inside(control, &path, terminal)
+            let socket = try_to_connect(control, pid, &leader, &path, terminal)?;
+            if last_words.is_some() {
+                // What ends the caller is not to end us.
+                set_parent_process_death_signal(None).map_err(failed("let go of the caller"))?;
+            }
+            send(control, &Reply::Tried, &[socket.as_fd()]).map_err(failed("answer"))?;
+            last_words.map_or(Ok(()), |words| {
+                wait_and_say(control, &leader, &socket, &words).map_err(failed("wait for the caller"))
+            })
         }
         Task::Run(run) => {
             let privileges = Privileges::of(pid).map_err(|error| Reply::Refused(error.to_string()))?;
@@ -94,7 +106,8 @@ fn work(control: &OwnedFd) -> Result<(), Reply> {
                 .and_then(|text| i32::from_str_radix(text.trim(), 16).ok())
                 .unwrap_or(0);
             take_attributes(pid)?;
-            join(control, pid, &leader, &order.unit)?;
+            join_control_group(control, pid, &order.unit)?;
+            join(pid, &leader)?;
             rustix::process::umask(Mode::from_bits_truncate(privileges.umask()));
             let terminal = run.terminal.map(terminal::open_inside).transpose();
             let terminal = terminal.map_err(failed("open a terminal in the machine"))?;
@@ -112,11 +125,11 @@ fn work(control: &OwnedFd) -> Result<(), Reply> {
     }
 }
 
-/// Joins the machine, as its root. What was read by the leader's number before was the leader's if this succeeds.
-fn join(control: &OwnedFd, pid: i32, leader: &OwnedFd, unit: &str) -> Result<(), Reply> {
+/// Joins the machine's namespaces, as its root. What was read by the leader's number before was the leader's if this
+/// succeeds.
+fn join(pid: i32, leader: &OwnedFd) -> Result<(), Reply> {
     let root = File::open(format!("/proc/{pid}/root")).map_err(failed("open its root"))?;
     let namespaces = namespaces_to_join(pid).map_err(failed("look at its namespaces"))?;
-    join_control_group(control, pid, unit)?;
     if is_readable(leader) {
         return Err(Reply::Failed("the machine has stopped".into()));
     }
@@ -215,13 +228,19 @@ fn take_attributes(pid: i32) -> Result<(), Reply> {
 
 /// Speaks for a caller that could not: ends when the machine does, or after the words.
 fn wait_and_say(control: &OwnedFd, leader: &OwnedFd, stream: &OwnedFd, words: &[u8]) -> io::Result<()> {
-    // What ends the caller is not to end us.
-    set_parent_process_death_signal(None)?;
-    send(control, &Reply::Watching, &[])?;
     wait_for_either(control, leader)?;
-    if !is_readable(leader) && events::is_writable_within(stream, SPEECH_LIMIT) {
-        // Short as they are, they go at once or not at all.
-        rustix::io::write(stream, words)?;
+    if is_readable(leader) || !events::is_writable_within(stream, SPEECH_LIMIT) {
+        return Ok(());
+    }
+    // Short as they are, they go at once or not at all.
+    rustix::io::write(stream, words)?;
+    // systemd reads no more from whom it cannot write to, and it tells everything to everybody: it is heard to the end.
+    rustix::net::shutdown(stream, rustix::net::Shutdown::Write)?;
+    let limit = Instant::now() + HEARING_LIMIT;
+    while Instant::now() < limit && !is_readable(leader) {
+        if events::is_readable_within(stream, LOOK) && rustix::io::read(stream, &mut [0_u8; 4096])? == 0 {
+            break;
+        }
     }
     Ok(())
 }
@@ -240,29 +259,78 @@ fn null_inside() -> io::Result<Vec<OwnedFd>> {
     Ok(vec![null.try_clone()?, null.try_clone()?, null])
 }
 
+/// Has a socket connected by processes that are gone when this returns; whether it is, the socket tells.
+fn try_to_connect(
+    control: &OwnedFd,
+    pid: i32,
+    leader: &OwnedFd,
+    path: &str,
+    terminal: Option<Size>,
+) -> Result<OwnedFd, Reply> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+    // Whoever accepts gets a socket of the network namespace that this one is of: never the host's.
+    setns(leader, CloneFlags::CLONE_NEWNET).map_err(failed("join the network"))?;
+    // Non-blocking: whoever listens may never accept.
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(failed("make a socket"))?;
+    // Open as long as one of them lives, and silent unless one has told the caller why it could not.
+    let (trace, theirs) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(failed("make a pipe"))?;
+    if raw::clone_child().map_err(failed("make a process"))? {
+        let Err(reply) = connect_from_inside(control, pid, leader, [&socket, &theirs], path, terminal);
+        let _ = send(control, &reply, &[]).and(rustix::io::write(&theirs, b"!").map_err(io::Error::from));
+        raw::exit_now();
+    }
+    drop(theirs);
+    let ended = rustix::io::retry_on_intr(|| rustix::io::read(&trace, &mut [0_u8]));
+    let child = rustix::io::retry_on_intr(|| waitid(WaitId::All, WaitIdOptions::EXITED));
+    if let Some(signal) = child.ok().flatten().and_then(|status| status.terminating_signal()) {
+        let what = format!("the process that was to connect was killed by signal {signal}");
+        return Err(Reply::Failed(what));
+    }
+    match ended {
+        Ok(0) => Ok(socket),
+        _ => raw::exit_now(),
+    }
+}
+
 /// Connects to a socket whose owner wants to see a process of the machine: its systemd believes nobody else.
 ///
 /// For that moment there is one, with no capability and a filter that lets it do nothing but this: PID 1's own filters may
 /// be hidden from us, and it is to have no more than PID 1.
-fn connect_from_inside(control: &OwnedFd, path: &str, size: Option<Size>) -> Result<(), Reply> {
-    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
-    let terminal = size.map(terminal::open_inside).transpose();
-    let terminal = terminal.map_err(failed("open a terminal in the machine"))?;
-    // Non-blocking: whoever listens may never accept.
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(failed("make a socket"))?;
+fn connect_from_inside(
+    control: &OwnedFd,
+    pid: i32,
+    leader: &OwnedFd,
+    [socket, trace]: [&OwnedFd; 2],
+    path: &str,
+    terminal: Option<Size>,
+) -> Result<Infallible, Reply> {
+    use rustix::net::{SocketAddrUnix, connect};
+    // This has not gone over to the copy; its parent may have died with the caller before.
+    set_parent_process_death_signal(Some(Signal::KILL)).map_err(failed("bind to the caller"))?;
+    if is_hung_up(control) {
+        raw::exit_now();
+    }
+    join(pid, leader)?;
+    let terminal = terminal.map(terminal::open_inside).transpose();
+    if let Some(terminal) = terminal.map_err(failed("open a terminal in the machine"))? {
+        let fds = [terminal.master.as_fd(), terminal.slave.as_fd()];
+        send(control, &Reply::Terminal, &fds).map_err(failed("answer"))?;
+    }
     let address = SocketAddrUnix::new(path).map_err(failed("connect"))?;
-    let mut fds = vec![socket.as_fd()];
-    fds.extend(
-        terminal
-            .iter()
-            .flat_map(|terminal| [terminal.master.as_fd(), terminal.slave.as_fd()]),
-    );
-    send(control, &Reply::Connecting, &fds).map_err(failed("answer"))?;
-    privileges::keep_only_connect().map_err(|error| Reply::Refused(error.to_string()))?;
+    // Without private users the guest's root may take descriptors from the process that it sees: there are to be none but
+    // the socket, and the end of the pipe. The caller cannot be told any more from here on.
+    rustix::stdio::dup2_stdin(socket)
+        .and_then(|()| rustix::stdio::dup2_stdout(trace))
+        .map_err(failed("set the streams"))?;
+    let is_alone = raw::close_from(3).is_ok() && privileges::keep_only_connect().is_ok();
+    if !is_alone {
+        let _ = rustix::io::write(rustix::stdio::stdout(), b"!");
+        raw::exit_now();
+    }
     // From here on every other system call is the end of the process.
     if let Ok(true) = raw::clone_child() {
-        let _ = connect(&socket, &address);
+        let _ = connect(rustix::stdio::stdin(), &address);
     }
     raw::exit_now()
 }

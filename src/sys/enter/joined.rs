@@ -54,7 +54,7 @@ fn explain(reply: Reply, run: &Run) -> EnterError {
         Reply::Failed(reason) => EnterError::Failed(printable(&reason)),
         Reply::NotFound => EnterError::NotFound(run.name()),
         Reply::NotExecutable(errno) => EnterError::NotExecutable(run.name(), io::Error::from_raw_os_error(errno)),
-        Reply::Started | Reply::Connecting | Reply::Watching | Reply::Moved => {
+        Reply::Started | Reply::Terminal | Reply::Tried | Reply::Moved => {
             EnterError::Failed("the helper answered strangely".into())
         }
     }

@@ -1,6 +1,6 @@
 //! The one way into a running machine: a process of ours that becomes as weak as the guest's PID 1, and then acts.
 //!
-//! A helper (this program again, from a sealed memfd, so that `/proc/PID/exe` leads nowhere) joins all namespaces of the
+//! A helper ([`super::helper`], from a sealed memfd, so that `/proc/PID/exe` leads nowhere) joins all namespaces of the
 //! leader, takes on its control group, capabilities, seccomp filters, limits and the rest, and only then makes the process
 //! that the guest sees ([`joined`]). Where the same privileges cannot be had, because this process is itself filtered or
 //! labelled otherwise, the guest's own systemd starts the program, with the privileges that it has itself ([`transient`]).
@@ -9,6 +9,7 @@
 //! What is only read (os-release, addresses) needs no such process: see [`super::guest`].
 
 mod caller;
+mod copy;
 mod events;
 mod helper;
 mod joined;
@@ -30,10 +31,11 @@ use rustix::fs::{Gid, Uid};
 use rustix::process::Signal;
 
 pub(crate) use super::raw::enter::keep_children;
-pub use helper::helper_main;
+pub(super) use helper::{JOB, helper_main};
 pub use terminal::{RawTerminal, copy_size};
 
 use self::joined::Joined;
+use self::privileges::Privileges;
 use self::protocol::Run;
 use self::transient::Service;
 use super::files::Root;
@@ -198,7 +200,11 @@ pub async fn start(leader: &Leader, unit: &str, program: &Program) -> Result<Run
         }
         Streams::Detached | Streams::Terminal => (Ends::Detached, Vec::new()),
     };
-    let (process, master) = match joined::start(leader, unit, &run, &theirs).await {
+    let joined = match Privileges::hidden(leader.pid()) {
+        Some(reason) => Err(EnterError::Refused(reason.to_string())),
+        None => joined::start(leader, unit, &run, &theirs).await,
+    };
+    let (process, master) = match joined {
         Ok((joined, master)) => (Process::Joined(joined), master),
         Err(EnterError::Refused(why)) => {
             let started = transient::start(leader, unit, &run, &theirs).await;

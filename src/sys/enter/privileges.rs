@@ -109,6 +109,15 @@ impl Privileges {
         })
     }
 
+    /// Why those of the process `pid` cannot even be read by us, where that is plain from the start: whoever is filtered is
+    /// shown no filters.
+    pub(super) fn hidden(pid: u32) -> Option<PrivilegeError> {
+        (is_filtered("self") && is_filtered(&pid.to_string())).then(|| PrivilegeError::Hidden {
+            filtered: true,
+            source: io::ErrorKind::PermissionDenied.into(),
+        })
+    }
+
     /// The umask, as a number.
     pub(super) fn umask(&self) -> u32 {
         self.umask
@@ -193,15 +202,15 @@ fn same_label(pid: i32) -> Result<(), PrivilegeError> {
     Err(PrivilegeError::Label(crate::machine::text::printable(theirs)))
 }
 
-fn is_filtered() -> bool {
-    fs::read_to_string("/proc/self/status")
+fn is_filtered(process: &str) -> bool {
+    fs::read_to_string(format!("/proc/{process}/status"))
         .is_ok_and(|status| number(&status, "Seccomp", 10).is_ok_and(|mode| mode != 0))
 }
 
 /// Reads all seccomp filters of a process. Needs CAP_SYS_ADMIN on the host, and no filter of our own.
 fn filters_of(pid: i32) -> Result<Vec<(Vec<raw::Instruction>, u64)>, PrivilegeError> {
     let hidden = |source: io::Error| PrivilegeError::Hidden {
-        filtered: is_filtered(),
+        filtered: is_filtered("self"),
         source,
     };
     let traced = Traced::stop(Pid::from_raw(pid)).map_err(hidden)?;

@@ -8,6 +8,7 @@ use zbus::Variant;
 use super::EnterError;
 use super::protocol::Run;
 use crate::machine::text::printable;
+use crate::sys::bus::systemd1::command;
 use crate::sys::guest::Leader;
 
 /// Resource limits as `/proc/PID/limits` names them, and the properties that set them.
@@ -47,12 +48,6 @@ pub(super) fn property(name: impl Into<String>, value: impl Into<Variant<'static
 
 /// What is to run, as whom and where.
 pub(super) fn properties_of(run: &Run, place: &str) -> Result<Vec<Property>, EnterError> {
-    // Taken as it is: `$` in an argument is nothing special.
-    let command = vec![(
-        place.to_owned(),
-        texts(&run.args, "an argument")?,
-        vec!["no-env-expand"],
-    )];
     let mut list = vec![
         property("Description", "Command run by machinist"),
         // It counts as started when the program is executed, and is forgotten when that has ended.
@@ -62,7 +57,7 @@ pub(super) fn properties_of(run: &Run, place: &str) -> Result<Vec<Property>, Ent
         // What the program leaves running goes on, as it does without systemd.
         property("KillMode", "process"),
         property("IgnoreSIGPIPE", false),
-        property("ExecStartEx", command),
+        property("ExecStart", command(place, &texts(&run.args, "an argument")?)),
         property("Environment", texts(&run.env, "a variable")?),
         property("WorkingDirectory", working_directory(run)?),
     ];

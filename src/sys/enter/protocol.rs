@@ -33,9 +33,12 @@ pub(super) enum Task {
     /// Run a program.
     Run(Run),
     /// Connect to a socket by its path inside, and open a terminal of this size there.
-    Connect { path: String, terminal: Option<Size> },
-    /// When the caller is gone, write these bytes to the stream that comes along. Nothing is joined.
-    LastWords(Vec<u8>),
+    Connect {
+        path: String,
+        terminal: Option<Size>,
+        /// What is said on the socket when the caller is gone.
+        last_words: Option<Vec<u8>>,
+    },
 }
 
 /// Of a terminal: rows and columns.
@@ -75,11 +78,10 @@ pub(super) enum Reply {
     Started,
     /// A copy of the helper goes on in its stead: its pidfd comes along.
     Moved,
-    /// The last words will be said.
-    Watching,
-    /// A socket that is about to be connected comes along; then a terminal's master and slave, if one was wanted. The
-    /// outcome is the socket's, once the helper and its child have closed theirs.
-    Connecting,
+    /// The master and slave of the terminal that was wanted come along.
+    Terminal,
+    /// A socket comes along. Whether it is connected can be seen from it. The last words, if any, will be said.
+    Tried,
     /// The same privileges as PID 1 has cannot be had; nothing was done.
     Refused(String),
     /// Something failed before the program could run.

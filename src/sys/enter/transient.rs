@@ -23,7 +23,7 @@ use zbus::{Connection, Fd, Message, MessageStream, OwnedObjectPath, OwnedVariant
 use super::caller::Helper;
 use super::private::converse;
 use super::properties::{Property, attributes_of, properties_of, property, text};
-use super::protocol::{Reply, Run, Size, Task};
+use super::protocol::{Reply, Run, Task};
 use super::terminal::path_inside;
 use super::{EnterError, Exit, failed};
 use crate::machine::text::printable;
@@ -96,31 +96,23 @@ pub(super) async fn start(
     run: &Run,
     streams: &[OwnedFd],
 ) -> Result<(Service, Option<OwnedFd>), EnterError> {
-    let gone = || EnterError::Failed("the machine has stopped".into());
-    let (socket, terminal) = connect(leader, machine_unit, run.terminal).await?;
-    let place = find_program(&leader.root().ok_or_else(gone)?, run)?;
-    let mut properties = properties_of(run, &place)?;
-    properties.extend(attributes_of(leader).ok_or_else(gone)?);
-    properties.extend(streams_or_terminal(streams, terminal.as_ref())?);
     let id = fs::read_to_string("/proc/sys/kernel/random/uuid").map_err(failed("get a random number"))?;
     let id = id.trim().replace('-', "");
     let unit = format!("machinist-exec-{id}.service");
     let path = format!("{MANAGER_PATH}/unit/machinist_2dexec_2d{id}_2eservice");
-    let mut watcher = if run.detached {
-        None
-    } else {
-        let words = Task::LastWords(kill_message(&unit).map_err(|error| from_bus(&error))?);
-        let second = socket.try_clone().map_err(failed("keep the connection"))?;
-        Some(Helper::start(leader, machine_unit, words, &[second])?)
+    let last_words = (!run.detached).then(|| last_words(&unit)).transpose();
+    let task = Task::Connect {
+        path: SOCKET.to_owned(),
+        terminal: run.terminal,
+        last_words: last_words.map_err(|error| from_bus(&error))?,
     };
+    let helper = Helper::start(leader, machine_unit, task, &[])?;
+    // Meanwhile.
+    let prepared = prepare(leader, run);
+    let (helper, socket, terminal) = connected(helper).await?;
+    let mut properties = prepared?;
+    properties.extend(streams_or_terminal(streams, terminal.as_ref())?);
     let bus = converse(socket, &path).await.map_err(|error| from_bus(&error))?;
-    if let Some(watcher) = &mut watcher {
-        // Before it is where our own end does not reach it, nothing is started.
-        match watcher.reply().await? {
-            Some((Reply::Watching, _)) => {}
-            _ => return Err(EnterError::Failed("nobody would end the program with us".into())),
-        }
-    }
     let heard = Heard {
         messages: MessageStream::from(&bus),
         path,
@@ -136,7 +128,7 @@ pub(super) async fn start(
         unit,
         leader: raw::watch(leader).map_err(failed("watch the machine"))?,
         heard: Mutex::new(heard),
-        watcher,
+        watcher: (!run.detached).then_some(helper),
     };
     properties.push(property("UnsetEnvironment", service.unwanted(run).await?));
     service.launch(&properties, run).await?;
@@ -296,14 +288,17 @@ fn signal_of<T: DeserializeOwned + Type>(message: &Message, name: &str) -> Optio
     is_it.then(|| message.body().deserialize().ok()).flatten()
 }
 
-/// A call that kills all of the unit, as it goes over the wire.
-fn kill_message(unit: &str) -> zbus::Result<Vec<u8>> {
-    let message = Message::method_call(MANAGER_PATH, "KillUnit")
-        .destination(SERVICE)
-        .interface(MANAGER)
-        .with_flags(Flags::NO_REPLY_EXPECTED)
-        .build(&(unit, "all", Signal::KILL.as_raw()))?;
-    Ok(message.data().bytes().to_vec())
+/// Calls that kill all of the unit, and take its start back if it is still to come, as they go over the wire.
+fn last_words(unit: &str) -> zbus::Result<Vec<u8>> {
+    let call = |method| {
+        let call = Message::method_call(MANAGER_PATH, method)
+            .destination(SERVICE)
+            .interface(MANAGER);
+        call.with_flags(Flags::NO_REPLY_EXPECTED)
+    };
+    let kill = call("KillUnit").build(&(unit, "all", Signal::KILL.as_raw()))?;
+    let stop = call("StopUnit").build(&(unit, "replace"))?;
+    Ok([kill.data().bytes(), stop.data().bytes()].concat())
 }
 
 fn too_slow() -> EnterError {
@@ -318,40 +313,43 @@ fn from_bus(error: &zbus::Error) -> EnterError {
     EnterError::Failed(format!("the machine's systemd says: {}", printable(&text)))
 }
 
-/// Connects to the machine's systemd, and opens a terminal inside if it is to have this size.
-async fn connect(
-    leader: &Leader,
-    unit: &str,
-    terminal: Option<Size>,
-) -> Result<(OwnedFd, Option<Terminal>), EnterError> {
-    let task = Task::Connect {
-        path: SOCKET.to_owned(),
-        terminal,
-    };
-    let mut helper = Helper::start(leader, unit, task, &[])?;
+/// The helper's connection to the machine's systemd, and the terminal that it opened inside.
+async fn connected(mut helper: Helper) -> Result<(Helper, OwnedFd, Option<Terminal>), EnterError> {
     let strange = || EnterError::Failed("the helper answered strangely".into());
-    let mut fds = match helper.reply().await?.ok_or_else(strange)? {
-        (Reply::Connecting, fds) => fds.into_iter(),
-        (Reply::Failed(reason) | Reply::Refused(reason), _) => return Err(EnterError::Failed(printable(&reason))),
-        _ => return Err(strange()),
+    let mut terminal = None;
+    let socket = loop {
+        let (reply, fds) = helper.reply().await?.ok_or_else(strange)?;
+        let mut fds = fds.into_iter();
+        match (reply, fds.next(), fds.next()) {
+            (Reply::Tried, Some(socket), None) => break socket,
+            (Reply::Terminal, Some(master), Some(slave)) => {
+                terminal = Some(Terminal {
+                    path: path_inside(&master).map_err(failed("find the terminal"))?,
+                    master,
+                    _slave: slave,
+                });
+            }
+            (Reply::Failed(reason) | Reply::Refused(reason), ..) => {
+                return Err(EnterError::Failed(printable(&reason)));
+            }
+            _ => return Err(strange()),
+        }
     };
-    let socket = fds.next().ok_or_else(strange)?;
-    let terminal = match (fds.next(), fds.next()) {
-        (Some(master), Some(slave)) => Some(Terminal {
-            path: path_inside(&master).map_err(failed("find the terminal"))?,
-            master,
-            _slave: slave,
-        }),
-        _ => None,
-    };
-    // It has tried when nobody has the other end of the helper's socket any more.
-    while helper.reply().await?.is_some() {}
     if rustix::net::getpeername(&socket).is_err() {
         return Err(EnterError::Refused(format!(
             "nobody listens at {SOCKET} in the machine"
         )));
     }
-    Ok((socket, terminal))
+    Ok((helper, socket, terminal))
+}
+
+/// What its systemd is told about the program.
+fn prepare(leader: &Leader, run: &Run) -> Result<Vec<Property>, EnterError> {
+    let gone = || EnterError::Failed("the machine has stopped".into());
+    let place = find_program(&leader.root().ok_or_else(gone)?, run)?;
+    let mut properties = properties_of(run, &place)?;
+    properties.extend(attributes_of(leader).ok_or_else(gone)?);
+    Ok(properties)
 }
 
 /// The first place where there is an executable file.

@@ -4,6 +4,7 @@ use std::collections::hash_map::RandomState;
 use std::ffi::{OsStr, OsString};
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, AtFlags, CWD, Gid, Mode, OFlags, Uid};
@@ -21,11 +22,50 @@ pub fn read_regular(path: &Path, cap: u64) -> Result<Vec<u8>, FileError> {
     read_found(found.as_fd(), path, cap)
 }
 
+/// The mode and the owner of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Attributes {
+    /// Permissions.
+    pub mode: u32,
+    /// The user's number.
+    pub uid: u32,
+    /// The group's number.
+    pub gid: u32,
+}
+
+impl Attributes {
+    /// Those of a file of our own.
+    #[must_use]
+    pub fn own(mode: u32) -> Self {
+        Self {
+            mode,
+            uid: geteuid().as_raw(),
+            gid: getegid().as_raw(),
+        }
+    }
+
+    /// Those of a file, by links; `None` if there is none.
+    #[must_use]
+    pub fn of(path: &Path) -> Option<Self> {
+        let found = fs::statat(CWD, path, AtFlags::empty()).ok()?;
+        Some(Self {
+            mode: found.st_mode & 0o7777,
+            uid: found.st_uid,
+            gid: found.st_gid,
+        })
+    }
+}
+
 /// Writes a whole file of the host atomically: a temporary file in the same folder, fsync, rename, fsync of the folder.
 ///
 /// An existing file keeps its mode and owner, a new one gets exactly `mode`. A link is followed, so that an administrator who
 /// keeps the file elsewhere still finds it there; what is no regular file (a link to /dev/null) is refused.
 pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
+    write_atomic_as(path, bytes, Attributes::own(mode))
+}
+
+/// The same, and a new file gets exactly these attributes.
+pub fn write_atomic_as(path: &Path, bytes: &[u8], attributes: Attributes) -> Result<(), FileError> {
     let failed = || FileError::io::<std::io::Error>("write", path);
     let place = match std::fs::symlink_metadata(path) {
         Ok(found) if found.is_symlink() => std::fs::canonicalize(path).map_err(|e| failed()(e))?,
@@ -57,10 +97,22 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileErro
                 });
             }
         },
-        Err(Errno::NOENT) => (mode, (geteuid(), getegid())),
+        Err(Errno::NOENT) => (
+            attributes.mode,
+            (Uid::from_raw(attributes.uid), Gid::from_raw(attributes.gid)),
+        ),
         Err(errno) => return Err(failed()(errno.into())),
     };
     replace(folder.as_fd(), name, bytes, mode, owner).map_err(|e| failed()(e))
+}
+
+/// When a file, or what the name stands for, was changed last, in µs since 1970; `None` if nobody knows.
+#[must_use]
+pub fn changed_at(path: &Path) -> Option<u64> {
+    let found = std::fs::metadata(path).ok()?;
+    // The time of the inode: a file that was moved here may be older than its name.
+    let seconds = u64::try_from(found.ctime()).ok()?;
+    Some(seconds * 1_000_000 + u64::try_from(found.ctime_nsec()).unwrap_or_default() / 1000)
 }
 
 /// Writes everything to disk that is pending on the filesystem which `path` is on, see syncfs(2).

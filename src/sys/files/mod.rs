@@ -13,6 +13,6 @@ mod tree;
 pub(crate) mod xattr;
 
 pub use error::{FileError, Kind, shown};
-pub use host::{read_regular, sync_filesystem, write_atomic};
+pub use host::{Attributes, changed_at, read_regular, sync_filesystem, write_atomic, write_atomic_as};
 pub use root::Root;
 pub use tree::{ReadOnly, make_read_only, make_writable, remove_tree, tree_size};

@@ -79,6 +79,54 @@ impl Root {
         }
     }
 
+    /// What device `rel` itself is: its kind and number; `None` if there is none.
+    pub fn device(&self, rel: impl AsRef<Path>) -> Result<Option<(Kind, u64)>, FileError> {
+        let rel = rel.as_ref();
+        match self
+            .open_at(rel, OFlags::PATH | OFlags::NOFOLLOW)
+            .and_then(|fd| fs::fstat(&fd))
+        {
+            Ok(stat) => {
+                let kind = Kind::from_mode(stat.st_mode);
+                let is_device = matches!(kind, Kind::CharDevice | Kind::BlockDevice);
+                Ok(is_device.then_some((kind, stat.st_rdev)))
+            }
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            Err(errno) => Err(FileError::io("look at", &self.full(rel))(errno)),
+        }
+    }
+
+    /// Makes a device where nothing is.
+    pub fn make_device(&self, rel: impl AsRef<Path>, kind: Kind, mode: u32, number: u64) -> Result<(), FileError> {
+        let rel = rel.as_ref();
+        let (parent, name) = self.parent(rel, "make")?;
+        let file_type = match kind {
+            Kind::BlockDevice => fs::FileType::BlockDevice,
+            _ => fs::FileType::CharacterDevice,
+        };
+        let make = || {
+            fs::mknodat(&parent, name, file_type, Mode::from_raw_mode(0o600), number)?;
+            // Whoever owns the directory may have put a link in its place.
+            let made = fs::openat(
+                &parent,
+                name,
+                OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+                Mode::empty(),
+            )?;
+            let stat = fs::fstat(&made)?;
+            if (Kind::from_mode(stat.st_mode), stat.st_rdev) != (kind, number) {
+                return Err(Errno::EXIST);
+            }
+            fs::chmodat(
+                CWD,
+                magic_link(made.as_fd()),
+                Mode::from_raw_mode(mode),
+                AtFlags::empty(),
+            )
+        };
+        make().map_err(FileError::io("make", &self.full(rel)))
+    }
+
     /// Whether the file where `rel` ends can be executed by anybody; `None` if there is no file.
     #[must_use]
     pub fn is_executable(&self, rel: impl AsRef<Path>) -> Option<bool> {

@@ -249,7 +249,7 @@ fn remove_directory(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
 }
 
 /// How machined makes a directory read-only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum ReadOnly {
     /// A flag of the subvolume: on btrfs.
     Subvolume,

@@ -311,6 +311,18 @@ pub(crate) fn close_on_exec_from(first: u32) -> io::Result<()> {
     }
 }
 
+/// Closes every descriptor from `first` on. For a process that ends without using any of them again: whoever owns them must
+/// not be dropped.
+pub(crate) fn close_from(first: u32) -> io::Result<()> {
+    // SAFETY: the kernel closes numbers; that nobody uses or closes them again is the caller's promise.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
 /// Gives every signal its default action and unblocks it: execve(2) hands on what is ignored or blocked.
 pub(crate) fn reset_signals() {
     for number in 1..=libc::SIGRTMAX() {

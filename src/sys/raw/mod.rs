@@ -5,3 +5,4 @@
 
 pub(crate) mod btrfs;
 pub(crate) mod enter;
+pub(crate) mod mount;

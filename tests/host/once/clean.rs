@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::create::hidden;
-use crate::support::{Btrfs, Guest, alone, machinist, run, sh};
+use crate::support::{Disk, Guest, alone, machinist, run, sh};
 
 #[test]
 fn leftovers_and_old_trash_and_logs_go_and_are_counted() {
@@ -101,7 +101,7 @@ fn what_a_live_create_works_on_is_left_alone() {
 #[test]
 fn a_purge_removes_cached_subvolumes() {
     let _host = alone();
-    let _btrfs = Btrfs::at(Path::new("/var/cache"));
+    let _btrfs = Disk::btrfs(Path::new("/var/cache"));
     let cache = Path::new("/var/cache/machinist");
     for entry in ["0123-4567", ".0123.build"] {
         let script = "mkdir -p \"$1\" && btrfs -q subvolume create \"$1/root\" && mkdir \"$1/root/etc\"";

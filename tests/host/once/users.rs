@@ -45,6 +45,9 @@ fn an_ordinary_user_may_look() {
         .ok()
         .stdout_is(&format!("{}\n", guest.leader()));
     as_tester(&["status", name]).ok().stdout_has(name);
+    as_tester(&["storage", "show"])
+        .status(4)
+        .stderr_has("storage show needs root");
 }
 
 #[test]
@@ -138,12 +141,12 @@ fn an_ordinary_user_runs_commands_if_polkit_permits() {
 }
 
 /// A polkit rule that goes with its guard.
-struct Rule;
+pub(crate) struct Rule;
 
 impl Rule {
     const PATH: &str = "/etc/polkit-1/rules.d/50-machinist-test.rules";
 
-    fn new(text: &str) -> Self {
+    pub(crate) fn new(text: &str) -> Self {
         std::fs::create_dir_all("/etc/polkit-1/rules.d").expect("making a directory");
         std::fs::write(Self::PATH, text).expect("writing a rule");
         Self

@@ -316,8 +316,11 @@ fn a_command_that_runs_ends_with_its_machine() {
     wait_until("it runs", || guest.image().join("up").exists());
     replace(&guest);
     let output = client.wait();
-    assert_eq!(output.status, 137, "{output:?}");
-    output.stderr_has("stopped while the command ran");
+    // Before the machine is ended its init may have got to tell all processes to.
+    if output.status != 143 {
+        assert_eq!(output.status, 137, "{output:?}");
+        output.stderr_has("stopped while the command ran");
+    }
     assert!(!guest.image().join("went-on").exists());
 }
 

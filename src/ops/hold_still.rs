@@ -1,0 +1,183 @@
+//! Holding a running machine still while its files are copied.
+//!
+//! Its control groups are frozen, but not that of systemd-nspawn, which has to tell systemd's watchdog that it lives: on 252
+//! the freezer of units holds that, too. systemd thaws them when we die, by a transient unit that waits at a pipe of ours and
+//! whose `ExecStopPost=` runs whatever ends it.
+
+use std::fs::{self, File};
+use std::io::{PipeWriter, Read as _, Seek as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use zbus::Fd;
+
+use super::OpError;
+use crate::sys::bus::jobs::Jobs;
+use crate::sys::bus::machine1::Registered;
+use crate::sys::bus::systemd1::{Property, command};
+use crate::sys::bus::{Bus, BusError};
+
+/// Where control groups are.
+const ROOT: &str = "/sys/fs/cgroup";
+/// The group that systemd-nspawn itself is in.
+const SUPERVISOR: &str = "supervisor";
+/// How long processes may take to stand still: one that waits for a disk cannot be stopped.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is looked again.
+const INTERVAL: Duration = Duration::from_millis(5);
+
+/// A machine whose processes stand still, until this is dropped or we die.
+#[derive(Debug)]
+pub struct Still {
+    groups: Vec<Group>,
+    /// Closed by our death.
+    _alive: PipeWriter,
+}
+
+/// A control group that was not frozen before.
+#[derive(Debug)]
+struct Group {
+    freeze: PathBuf,
+    /// Kept open: of a group that was removed, and perhaps made again, it can no longer be read.
+    events: File,
+}
+
+impl Group {
+    /// None for one that is frozen by somebody else.
+    fn open(directory: &Path) -> Option<Self> {
+        let freeze = directory.join("cgroup.freeze");
+        let is_free = fs::read_to_string(&freeze).is_ok_and(|text| text.trim() == "0");
+        let events = File::open(directory.join("cgroup.events")).ok()?;
+        is_free.then_some(Self { freeze, events })
+    }
+
+    /// Whether a shell takes its path for what it is between quotes, as all names that systemd gives.
+    fn is_plain(&self) -> bool {
+        let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-:@\\".contains(byte);
+        self.freeze.as_os_str().as_encoded_bytes().iter().all(is_plain)
+    }
+
+    fn set(&self, frozen: bool) -> std::io::Result<()> {
+        let mut file = fs::OpenOptions::new().write(true).open(&self.freeze)?;
+        file.write_all(if frozen { b"1" } else { b"0" })
+    }
+
+    fn is_frozen(&self) -> bool {
+        let mut text = String::new();
+        let mut events = &self.events;
+        let read = events.rewind().and_then(|()| events.read_to_string(&mut text));
+        read.is_ok() && text.lines().any(|line| line == "frozen 1")
+    }
+}
+
+impl Still {
+    /// Whether it has stood still all the time: nobody thawed, stopped or restarted it.
+    #[must_use]
+    pub fn has_held(&self) -> bool {
+        self.groups.iter().all(Group::is_frozen)
+    }
+}
+
+impl Drop for Still {
+    fn drop(&mut self) {
+        for group in &self.groups {
+            // A machine that was stopped has none. What fails here, the unit does.
+            let _ = group.set(false);
+        }
+    }
+}
+
+/// Holds a machine still that runs on this image.
+///
+/// # Errors
+/// [`OpError::Option`] if it is no container of systemd-nspawn, or does not stand still.
+pub async fn hold_still(bus: &Bus, jobs: &Jobs, image: &Path, registered: &Registered) -> Result<Still, OpError> {
+    let name = registered.name.as_str();
+    let refuse = |reason: &str| OpError::Option {
+        message: format!("machine '{name}' is running, and cannot be held still while it is copied: {reason}"),
+        hint: format!("stop it first: `machinist stop {name}`"),
+    };
+    let same = Path::new(&registered.root_directory).canonicalize().ok() == image.canonicalize().ok();
+    if !same {
+        return Err(refuse("it runs on another image, and another machine runs on this one"));
+    }
+    let unit = control_group(registered).ok_or_else(|| refuse("it has no control groups of systemd-nspawn"))?;
+    let groups: Vec<Group> = fs::read_dir(&unit)
+        .map_err(OpError::path("read", &unit))?
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()) && entry.file_name() != SUPERVISOR)
+        .filter_map(|entry| Group::open(&entry.path()))
+        .collect();
+    if !groups.iter().all(Group::is_plain) {
+        return Err(refuse("one of its control groups has a name that is not systemd's"));
+    }
+    let (reader, alive) = std::io::pipe().map_err(OpError::path("make a pipe for", &unit))?;
+    let guard = format!("machinist-thaw-{name}.service");
+    let begun = Instant::now();
+    // First: from here on it is thawed, whatever becomes of us.
+    let job = loop {
+        let pipe = reader.try_clone().map_err(OpError::path("make a pipe for", &unit))?;
+        match bus
+            .start_transient(&guard, &properties(name, &groups, pipe.into()))
+            .await
+        {
+            // That of a call before us thaws the machine yet: it must not do so later.
+            Err(BusError::Failed { name, .. }) if name.ends_with(".UnitExists") && begun.elapsed() < PATIENCE => {
+                tokio::time::sleep(INTERVAL).await;
+            }
+            started => break started?,
+        }
+    };
+    drop(reader);
+    match jobs.wait(&job).await.as_str() {
+        "done" => {}
+        result => return Err(refuse(&format!("unit {guard} did not start ({result})"))),
+    }
+    let still = Still { groups, _alive: alive };
+    for group in &still.groups {
+        group.set(true).map_err(OpError::path("freeze by", &group.freeze))?;
+    }
+    let begun = Instant::now();
+    while !still.has_held() {
+        if begun.elapsed() > PATIENCE {
+            return Err(refuse(
+                "some of its processes do not stop, such as those that wait for a disk",
+            ));
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+    Ok(still)
+}
+
+/// The control group above that of a container's processes.
+fn control_group(registered: &Registered) -> Option<PathBuf> {
+    let groups = fs::read_to_string(format!("/proc/{}/cgroup", registered.leader)).ok()?;
+    let path = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let (above, _) = format!("{path}/")
+        .split_once("/payload/")
+        .map(|(above, below)| (above.to_owned(), below.len()))?;
+    let unit = Path::new(ROOT).join(above);
+    unit.join("payload/cgroup.freeze").exists().then_some(unit)
+}
+
+/// The unit that thaws.
+fn properties(name: &str, groups: &[Group], pipe: std::os::fd::OwnedFd) -> Vec<Property> {
+    let shell = |script: &str| command("/bin/sh", &["sh", "-c", script].map(str::to_owned));
+    // A group that is gone needs no thawing. Not by variables, nor with semicolons: see `command`.
+    let thaw = groups
+        .iter()
+        .map(|group| format!("echo 0 >'{}' || :", group.freeze.display()));
+    let thaw: Vec<String> = thaw.collect();
+    vec![
+        (
+            "Description".to_owned(),
+            format!("Thaws machine {name} when machinist has copied it").into(),
+        ),
+        ("Type".to_owned(), "exec".into()),
+        ("CollectMode".to_owned(), "inactive-or-failed".into()),
+        ("ExecStart".to_owned(), shell("read -r line || :")),
+        ("ExecStopPost".to_owned(), shell(&thaw.join("\n"))),
+        ("StandardInputFileDescriptor".to_owned(), Fd::from(pipe).into()),
+        ("StandardError".to_owned(), "null".into()),
+    ]
+}

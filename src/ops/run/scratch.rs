@@ -1,0 +1,163 @@
+//! What a machine runs in that is gone at its end: a copy of an image, or an overlay over it where a copy takes long.
+
+use std::path::{Path, PathBuf};
+
+use crate::machine::{Cancel, MachineName, Report};
+use crate::nspawn::users::{PrivateUsers, Taken, UserRange};
+use crate::ops::config::users::HostUsers;
+use crate::ops::transaction::{Record, Staging, Verb};
+use crate::ops::{OpError, Places};
+use crate::storage;
+use crate::storage::overlay::{self, OverlayError};
+use crate::sys::files::FileError;
+use crate::sys::image_lock::{ImageLock, ImageLockError, Sharing};
+use crate::sys::lock_file::LockFile;
+use crate::sys::overlay::{Overlay, mounter};
+
+/// How often free users are looked for when others take them meanwhile.
+const TRIES: usize = 100;
+
+/// A copy of an image, or what is seen as one. Hidden, and swept if we are killed.
+#[derive(Debug)]
+pub struct Scratch {
+    staging: Staging,
+    view: Option<View>,
+    _locks: Option<Locks>,
+}
+
+/// What an overlay needs as long as it is there: that the image below does not change, and that its users are nobody else's.
+type Locks = (ImageLock, Option<LockFile>);
+
+/// An overlay that a machine runs in.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// It.
+    pub overlay: Overlay,
+    /// What mounts it: this program, where systemd finds it.
+    pub mounter: PathBuf,
+    /// To whom its files belong, if not as the settings say.
+    pub users: Option<UserRange>,
+}
+
+impl Scratch {
+    /// Makes it for a machine of such settings. Blocks.
+    pub fn make(
+        like: &MachineName,
+        image: &Path,
+        users: PrivateUsers,
+        systemd: u32,
+        places: &Places,
+        report: &dyn Report,
+        cancel: &Cancel,
+    ) -> Result<Self, OpError> {
+        let record = Record {
+            verb: Verb::Run,
+            name: like.to_string(),
+            settings: None,
+        };
+        let staging = Staging::create(places, &record, report, cancel)?;
+        let storage = storage::for_directory(&places.machines)?;
+        let laid = if storage.shares() {
+            Err(Refusal::Reason(format!("{} copies at once", storage.name())))
+        } else {
+            lay(&staging, image, users, systemd, places)
+        };
+        let (view, locks) = match laid {
+            Ok((view, locks)) => (Some(view), Some(locks)),
+            Err(Refusal::Reason(reason)) => {
+                log::debug!("no overlay over '{}': {reason}", image.display());
+                storage.copy(image, &staging.tree(), report, cancel)?;
+                (None, None)
+            }
+            Err(Refusal::Error(error)) => return Err(error),
+        };
+        Ok(Self {
+            staging,
+            view,
+            _locks: locks,
+        })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn tree(&self) -> PathBuf {
+        self.staging.tree()
+    }
+
+    /// How it is mounted; `None` for a copy.
+    #[must_use]
+    pub fn view(&self) -> Option<&View> {
+        self.view.as_ref()
+    }
+
+    /// Removes it.
+    pub fn discard(mut self) -> Result<(), OpError> {
+        self.staging.discard()
+    }
+}
+
+fn lay(
+    staging: &Staging,
+    image: &Path,
+    users: PrivateUsers,
+    systemd: u32,
+    places: &Places,
+) -> Result<(View, Locks), Refusal> {
+    let mounter = mounter();
+    let mounter = mounter.ok_or_else(|| Refusal::Reason("systemd does not find machinist-helper".into()))?;
+    let lock = ImageLock::take(image, &places.image_locks(), Sharing::Shared).map_err(|error| match error {
+        // It runs, and changes.
+        ImageLockError::InUse { .. } => Refusal::Reason(error.to_string()),
+        error @ ImageLockError::File(_) => Refusal::Error(error.into()),
+    })?;
+    let (users, lock_of_users) = match users {
+        PrivateUsers::No | PrivateUsers::Plain(_) => (None, None),
+        PrivateUsers::Mapped(range) => (Some(range), None),
+        PrivateUsers::Pick => pick(systemd, places).map(|(range, lock)| (Some(range), Some(lock)))?,
+        PrivateUsers::Other => return Err(Refusal::Reason("its users are systemd-nspawn's to set up".into())),
+    };
+    let overlay = overlay::prepare(image, staging.directory(), users).map_err(|error| match error {
+        OverlayError::Impossible(reason) => Refusal::Reason(reason),
+        OverlayError::Storage(error) => Refusal::Error(error.into()),
+    })?;
+    let view = View {
+        overlay,
+        mounter,
+        users,
+    };
+    Ok((view, (lock, lock_of_users)))
+}
+
+/// Why there is no overlay.
+enum Refusal {
+    /// A copy will do.
+    Reason(String),
+    /// Neither will a copy.
+    Error(OpError),
+}
+
+/// Users of the host that nobody has, locked as systemd-nspawn locks those that it picks.
+fn pick(systemd: u32, places: &Places) -> Result<(UserRange, LockFile), Refusal> {
+    let directory = places.user_locks();
+    let made = std::fs::create_dir_all(&directory).map_err(FileError::io("create directory", &directory));
+    made.map_err(|error| Refusal::Error(error.into()))?;
+    let (mut taken, mut locked) = (Vec::new(), Vec::new());
+    for _ in 0..TRIES {
+        let Some(range) = UserRange::free(UserRange::USUAL_COUNT, &[taken, locked.clone()].concat()) else {
+            break;
+        };
+        let lock = LockFile::take(&directory.join(range.first.to_string()), Sharing::Exclusive);
+        let lock = lock.map_err(|error| Refusal::Error(error.into()))?;
+        // After that: systemd-nspawn gives its lock back as soon as its machine has them.
+        taken = HostUsers::default().besides(None, systemd, places);
+        match lock {
+            Some(lock) if !taken.iter().any(|taken| taken.range.overlaps(range)) => return Ok((range, lock)),
+            Some(_) => {}
+            None => locked.push(Taken {
+                range,
+                by: "whoever has locked them".to_owned(),
+            }),
+        }
+    }
+    Err(Refusal::Reason("no users of the host are free".into()))
+}

@@ -1,0 +1,146 @@
+use std::sync::Mutex;
+
+use super::*;
+
+fn places(root: &Path) -> Places {
+    let places = Places {
+        machines: root.join("machines"),
+        other_machines: vec![root.join("elsewhere")],
+        runtime: root.join("run"),
+        ..Places::default()
+    };
+    fs::create_dir(&places.machines).unwrap();
+    places
+}
+
+fn record(verb: Verb, settings: Option<PathBuf>) -> Record {
+    Record {
+        verb,
+        name: "web".into(),
+        settings,
+    }
+}
+
+#[test]
+fn a_failure_undoes_in_reverse_and_keeps_the_first_error() {
+    let log = Mutex::new(Vec::new());
+    let note = |word: &'static str| {
+        log.lock().unwrap().push(word);
+        Ok(())
+    };
+    let mut transaction = Transaction::default();
+    transaction.step(Step::new("one", || note("+1")).undo(|| note("-1")));
+    transaction.step(Step::new("two", || note("+2")).undo(|| Err(OpError::Setting("no".into()))));
+    transaction.step(Step::new("three", || Err(OpError::Setting("broken".into()))).undo(|| note("-3")));
+    transaction.step(Step::new("four", || note("+4")));
+    assert_eq!(transaction.describe(), ["one", "two", "three", "four"]);
+    let error = transaction.run(&(), &Cancel::default()).unwrap_err();
+    assert_eq!(error.to_string(), "broken");
+    assert_eq!(*log.lock().unwrap(), ["+1", "+2", "-3", "-1"]);
+}
+
+#[test]
+fn cancelling_undoes() {
+    let cancel = Cancel::default();
+    let undone = Mutex::new(false);
+    let mut transaction = Transaction::default();
+    transaction.step(
+        Step::new("one", || {
+            cancel.cancel();
+            Ok(())
+        })
+        .undo(|| {
+            *undone.lock().unwrap() = true;
+            Ok(())
+        }),
+    );
+    transaction.step(Step::new("two", || panic!("must not run")));
+    assert!(matches!(transaction.run(&(), &cancel), Err(OpError::Cancelled(_))));
+    assert!(*undone.lock().unwrap());
+}
+
+#[test]
+fn what_nobody_owns_is_swept_and_what_is_owned_is_not() {
+    let root = tempfile::tempdir().unwrap();
+    let places = places(root.path());
+    let settings = root.path().join("web.nspawn");
+    let cancel = Cancel::default();
+    let owned = Staging::create(&places, &record(Verb::Create, None), &(), &cancel).unwrap();
+    let mut killed = Staging::create(&places, &record(Verb::Create, Some(settings.clone())), &(), &cancel).unwrap();
+    fs::create_dir_all(killed.tree().join("etc")).unwrap();
+    fs::write(killed.scratch("settings"), "[Exec]\n").unwrap();
+    fs::write(&settings, "[Exec]\n").unwrap();
+    let left = killed.directory.clone();
+    killed.record = None;
+    std::mem::forget(killed);
+    let swept = sweep(&places, &|_, _| Ok(()), &(), &cancel).unwrap();
+    assert_eq!(swept, ["half-made machine 'web'"]);
+    assert!(!left.exists() && !settings.exists() && owned.directory.exists());
+    drop(owned);
+    assert_eq!(fs::read_dir(&places.machines).unwrap().count(), 0);
+}
+
+#[test]
+fn settings_that_an_administrator_changed_stay() {
+    let root = tempfile::tempdir().unwrap();
+    let places = places(root.path());
+    let settings = root.path().join("web.nspawn");
+    let cancel = Cancel::default();
+    let mut killed = Staging::create(&places, &record(Verb::Create, Some(settings.clone())), &(), &cancel).unwrap();
+    fs::create_dir(killed.tree()).unwrap();
+    fs::write(killed.scratch("settings"), "[Exec]\n").unwrap();
+    fs::write(&settings, "[Exec]\n# mine\n").unwrap();
+    killed.record = None;
+    std::mem::forget(killed);
+    sweep(&places, &|_, _| Ok(()), &(), &cancel).unwrap();
+    assert!(settings.exists());
+}
+
+#[test]
+fn a_removal_beside_an_image_elsewhere_is_swept() {
+    let root = tempfile::tempdir().unwrap();
+    let places = places(root.path());
+    let elsewhere = Places {
+        machines: places.other_machines[0].clone(),
+        ..places.clone()
+    };
+    fs::create_dir(&elsewhere.machines).unwrap();
+    let cancel = Cancel::default();
+    let mut killed = Staging::create(&elsewhere, &record(Verb::Remove, None), &(), &cancel).unwrap();
+    fs::create_dir(killed.tree()).unwrap();
+    killed.record = None;
+    std::mem::forget(killed);
+    assert_eq!(
+        sweep(&places, &|_, _| Ok(()), &(), &cancel).unwrap(),
+        ["half-removed machine 'web'"]
+    );
+    assert_eq!(fs::read_dir(&elsewhere.machines).unwrap().count(), 0);
+}
+
+#[test]
+fn a_removal_is_finished_before_its_record_goes() {
+    let root = tempfile::tempdir().unwrap();
+    let places = places(root.path());
+    let cancel = Cancel::default();
+    let mut killed = Staging::create(&places, &record(Verb::Remove, None), &(), &cancel).unwrap();
+    // An image may be a link, and lead nowhere from here.
+    std::os::unix::fs::symlink("nowhere", killed.tree()).unwrap();
+    let left = killed.directory.clone();
+    killed.record = None;
+    std::mem::forget(killed);
+    let refuses = |_: &Record, _: &Path| Err(OpError::Setting("no".into()));
+    assert_eq!(sweep(&places, &refuses, &(), &cancel).unwrap(), Vec::<String>::new());
+    assert!(left.join(RECORD).exists());
+    let finishes = |record: &Record, _: &Path| {
+        assert_eq!(record.name, "web");
+        assert!(left.join(RECORD).exists() && left.join(TREE).is_symlink());
+        // Nobody else sweeps it meanwhile.
+        assert!(leftovers(&places).is_empty());
+        Ok(())
+    };
+    assert_eq!(
+        sweep(&places, &finishes, &(), &cancel).unwrap(),
+        ["half-removed machine 'web'"]
+    );
+    assert!(!left.exists());
+}

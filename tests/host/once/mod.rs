@@ -1,0 +1,16 @@
+//! What does not depend on systemd's version: bad input, faults, races, large numbers. `make check` runs these on one
+//! suite; `tests/host/run` on all it is told.
+
+mod clean;
+mod clone_bad;
+mod create_bad;
+mod exec_caller;
+mod exec_faults;
+mod images;
+mod kill;
+mod limit_bad;
+mod many;
+mod rename_bad;
+mod secret_bad;
+mod storage;
+pub(crate) mod users;
