@@ -51,6 +51,16 @@ wait_until() {
     done
 }
 
+# install_program ROOT PATH: machinist and its helper, which lies beside it, without symbols: each `exec` reads all of the
+# helper.
+install_program() {
+    local file strip=''
+    ! command -v strip >/dev/null || strip=-s
+    for file in "$2:$1/usr/bin/machinist" "$(dirname "$2")/machinist-helper:$1/usr/libexec/machinist-helper"; do
+        install -D $strip -m 755 "${file%%:*}" "${file#*:}" || fail "cannot install '${file%%:*}'"
+    done
+}
+
 # copy_into ROOT SRC:DST...: snapshots, so that a rebuild during a run disturbs nothing.
 copy_into() {
     local root=$1 pair src dst

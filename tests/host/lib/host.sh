@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# Tier 1: a host in a container. CACHE/run/ID/ holds its tree (`root`), its console and, in `state`, what it is made of.
+# Tier 1: a host in a container. CACHE/run/ID/ holds its tree (`root`), the disk that this is on, its console and, in `state`,
+# what it is made of.
 
 run_dir() { printf '%s/run/%s\n' "$CACHE" "$1"; }
 
@@ -43,13 +44,14 @@ need_running() {
 }
 
 host_boot() {
-    local suite=${1:-} owned_by=$PPID is_bound='' copies=() binds=() id
+    local suite=${1:-} owned_by=$PPID is_bound='' copies=() binds=() program='' id
     need_suite "$suite"
     shift
     while (($#)); do
         case $1 in
             --owner) owned_by=$2 is_bound=1 ;;
             --copy) copies+=("$2") ;;
+            --program) program=$2 ;;
             --ro-bind) binds+=("--bind-ro=$2") ;;
             --bind) binds+=("--bind=$2") ;;
             *) bad_usage "boot: unknown option '$1'" ;;
@@ -68,6 +70,7 @@ host_boot() {
     trap 'exit 143' TERM
     add_state "$id" "owner=$owned_by" "owner_start=$(process_start "$owned_by" || true)" "bound=$is_bound"
     prepare_root "$id" "$suite" ${copies[@]+"${copies[@]}"}
+    [[ -z $program ]] || install_program "$(run_dir "$id")/root" "$program"
     net_up "$id" "$(run_dir "$id")/root"
     launch "$id" ${binds[@]+"${binds[@]}"}
     wait_for_leader "$id"
@@ -85,13 +88,28 @@ claim_id() {
 }
 
 prepare_root() {
-    local id=$1 suite=$2 root
+    local id=$1 suite=$2 root generator
     shift 2
     root=$(run_dir "$id")/root
+    make_disk "$(run_dir "$id")"
     copy_tree "$suite" "$root"
+    # Each `daemon-reload` runs all generators: these have nothing to do in a container.
+    mkdir -p "$root/etc/systemd/system-generators"
+    for generator in cryptsetup debug gpt-auto hibernate-resume integritysetup rc-local run ssh sysv tpm2 veritysetup; do
+        ln -sf /dev/null "$root/etc/systemd/system-generators/systemd-$generator-generator"
+    done
     printf '%s\n' "$id" >"$root/etc/hostname"
     tr -d - </proc/sys/kernel/random/uuid >"$root/etc/machine-id"
     copy_into "$root" "$@"
+}
+
+# A file system of its own, without a journal: with one, ext4 looks for each new file at those that were deleted in the last
+# minutes, and the tests delete whole systems. It is removed at once, too.
+make_disk() {
+    mkdir "$1/root"
+    truncate -s 16G "$1/disk"
+    mke2fs -q -t ext4 -O ^has_journal -m 0 "$1/disk"
+    mount -o loop "$1/disk" "$1/root" || say 'no loop device: the host lies on the file system of the cache'
 }
 
 # Where the unified hierarchy is: everything on newer machines, beside v1 on hybrid ones.
@@ -109,11 +127,13 @@ launch() {
     dir=$(run_dir "$id")
     cgroup=$(cgroup2_mount)/machinist-$id
     mkdir -p "$cgroup"
+    # A host has keyrings. Not bpf: with it cgroups of tier 1 would have some of what only tier 2 has.
     # Through sh, as the group must be entered before there is a child. If the group is gone, so is the host.
     # shellcheck disable=SC2016
     SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 setsid sh -c 'echo $$ >"$0/cgroup.procs" && exec "$@"' "$cgroup" \
         systemd-nspawn --quiet --boot --directory="$dir/root" --machine="$id" --register=no --keep-unit \
-        --capability=all --network-namespace-path="/run/netns/$(netns_name "$id")" --resolv-conf=off --link-journal=no \
+        --capability=all --system-call-filter='add_key keyctl request_key' \
+        --network-namespace-path="/run/netns/$(netns_name "$id")" --resolv-conf=off --link-journal=no \
         --console=read-only --bind=/dev/fuse --bind=/dev/net/tun --bind=/dev/loop-control "$@" \
         </dev/null >"$dir/console.log" 2>&1 &
     supervisor=$!
@@ -182,8 +202,9 @@ host_exec() (
     payload=$(dirname "$(sed -n 's/^0:://p' "/proc/$leader/cgroup")")
     group=$(cgroup2_mount)$payload/machinist-test
     mkdir -p "$group" && echo "$BASHPID" >"$group/cgroup.procs"
-    exec nsenter -t "$leader" -m -u -i -n -p -C -- setpriv --pdeathsig KILL -- env -i -C "$directory" HOME=/root USER=root \
-        LOGNAME=root SHELL=/bin/bash LANG=C.UTF-8 TERM="${TERM:-dumb}" \
+    exec nsenter -t "$leader" -m -u -i -n -p -C -- setpriv --pdeathsig KILL -- \
+        env --default-signal -i -C "$directory" HOME=/root USER=root LOGNAME=root SHELL=/bin/bash \
+        LANG=C.UTF-8 TERM="${TERM:-dumb}" \
         PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin ${variables[@]+"${variables[@]}"} "$@"
 )
 
@@ -236,6 +257,8 @@ stop_one() {
     detach_loops "$dir"
     remove_cgroups "$id"
     unmount_remains "$id"
+    # Its loop device goes with it.
+    ! mountpoint -q "$dir/root" || umount "$dir/root" || umount -l "$dir/root"
     remove_dir "$dir"
 }
 

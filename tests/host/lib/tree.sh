@@ -137,6 +137,6 @@ copy_tree() {
     local name=$1 dest=$2
     exec {tree_lock}>"$CACHE/lock/$name"
     flock --shared "$tree_lock"
-    cp -a --reflink=auto "$(tree_dir "$name")/root" "$dest"
+    cp -aT --reflink=auto "$(tree_dir "$name")/root" "$dest"
     exec {tree_lock}>&-
 }

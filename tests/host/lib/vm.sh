@@ -4,13 +4,16 @@
 # the one and answers on the other: no network, and nothing but bash is needed on either side.
 
 vm_build() {
-    local suite=${1:-} image=${2:-} copies=()
+    local suite=${1:-} image=${2:-} copies=() program=''
     need_suite "$suite"
     [[ -n $image ]] || bad_usage 'vm-build: no IMAGE given'
     shift 2
     while (($#)); do
-        [[ $1 == --copy ]] || bad_usage "vm-build: unknown option '$1'"
-        copies+=("$2")
+        case $1 in
+            --copy) copies+=("$2") ;;
+            --program) program=$2 ;;
+            *) bad_usage "vm-build: unknown option '$1'" ;;
+        esac
         shift 2
     done
     ensure_tree "$suite-vm"
@@ -27,6 +30,7 @@ vm_build() {
     mv "$image"/root/boot/vmlinuz-* "$image/kernel"
     mv "$image"/root/boot/initrd.img-* "$image/initrd"
     copy_into "$image/root" ${copies[@]+"${copies[@]}"}
+    [[ -z $program ]] || install_program "$image/root" "$program"
     truncate -s "${MACHINIST_TEST_DISK:-4G}" "$image/disk"
     mke2fs -q -t ext4 -E root_owner=0:0 -d "$image/root" "$image/disk"
 }
@@ -50,7 +54,7 @@ vm_boot() {
     mkfifo "$image"/port.{in,out}
     # Each step becomes the next one: the process that is started here is qemu in the end.
     # shellcheck disable=SC2016
-    setsid unshare --mount --propagation private sh -c \
+    setsid unshare --mount --propagation slave sh -c \
         'mount --rbind /dev "$0/dev" && mount --bind "$1" "$0/tmp" && shift && exec chroot "$0" "$@"' \
         "$qemu_tree" "$image" /usr/bin/qemu-system-x86_64 \
         -accel tcg,thread=multi -cpu max,la57=off -smp 2 -m "${MACHINIST_TEST_MEMORY:-2048}" \
