@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use crate::create::traces;
 use crate::support::{
     Guest, There, agree, machine_property, machinist, newest_entry, run, sh, shared, unit_property, wait_until,
-    write_program,
+    with_priorities, write_program,
 };
 
 /// A name for a clone, with what there is of its secrets.
@@ -98,7 +98,7 @@ fn a_clone_runs_beside_its_source_as_somebody_else() {
 
 #[test]
 fn what_is_said_of_a_machine_holds_for_its_clone() {
-    let _host = shared();
+    let _host = with_priorities();
     let (guest, before) = (Guest::busybox("set"), Guest::busybox("setb"));
     let name = guest.name.as_str();
     guest.write_settings(&format!(
@@ -265,7 +265,7 @@ fn a_running_machine_is_copied_at_one_moment() {
 
 #[test]
 fn a_clone_killed_before_each_step_leaves_nothing_and_nobody_frozen() {
-    let _host = shared();
+    let _host = with_priorities();
     let guest = Guest::busybox("cdie");
     let name = guest.name.as_str();
     machinist(["limit", name, "tasks=77"]).ok();
@@ -292,8 +292,7 @@ fn a_clone_killed_before_each_step_leaves_nothing_and_nobody_frozen() {
     assert!(died >= 10, "only {died} steps");
     agree(other, There::Stopped);
     assert_eq!(clone.property("TasksMax"), "77");
-    // Killed when all was written but the image, whatever priorities other tests give their machines meanwhile, which are
-    // steps, too: a sweep takes that back, and systemd forgets it.
+    // Killed when all was written but the image: a sweep takes that back, and systemd forgets it.
     let last = Clone::of("cdie3");
     let last = &last.0;
     machinist(["clone", name, &last.name])

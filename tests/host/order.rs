@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use crate::support::{Guest, alone, machinist, newest_entry, run, shared, unit_of, unit_property, wait_until};
+use crate::support::{
+    Guest, machinist, newest_entry, run, shared, unit_of, unit_property, wait_until, with_priorities,
+};
 
 /// When a unit became active, in µs.
 fn active_since(guest: &Guest) -> u64 {
@@ -96,7 +98,7 @@ fn machines_start_and_stop_in_their_order() {
 
 #[test]
 fn circles_and_typos_are_refused() {
-    let _host = shared();
+    let _host = with_priorities();
     let [a, b] = ["orc-a", "orc-b"].map(Guest::busybox);
     let (one, two) = (a.name.as_str(), b.name.as_str());
     machinist(["order", one, "--after", two]).ok();
@@ -139,7 +141,7 @@ fn circles_and_typos_are_refused() {
 
 #[test]
 fn higher_priorities_start_first() {
-    let _host = shared();
+    let _host = with_priorities();
     let [a, b, c] = ["orp-a", "orp-b", "orp-c"].map(Guest::busybox);
     let names = [&a, &b, &c].map(|guest| guest.name.as_str());
     machinist(["order", names[0], "--priority", "-5"]).ok();
@@ -175,8 +177,7 @@ fn drop_ins(guests: &[&Guest]) -> Vec<Option<String>> {
 
 #[test]
 fn a_priority_and_all_that_follows_it_are_one_change() {
-    // Priorities are of all machines: others that come and go change what this one has read.
-    let _host = alone();
+    let _host = with_priorities();
     let guests = ["ort-a", "ort-b", "ort-c"].map(Guest::busybox);
     let [a, b, c] = &guests;
     let all: Vec<&Guest> = guests.iter().collect();
@@ -238,7 +239,7 @@ fn a_priority_and_all_that_follows_it_are_one_change() {
 
 #[test]
 fn undo_refuses_what_order_refuses() {
-    let _host = shared();
+    let _host = with_priorities();
     let guests = ["oru-a", "oru-b"].map(Guest::busybox);
     let [a, b] = &guests;
     let all = [a, b];

@@ -10,7 +10,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -42,6 +42,14 @@ static HOST: RwLock<()> = RwLock::new(());
 pub(crate) fn shared() -> RwLockReadGuard<'static, ()> {
     suite();
     HOST.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The host for a test that gives machines priorities: these are of all machines, and each change of one may write files of
+/// any other that has one.
+pub(crate) fn with_priorities() -> impl Sized {
+    static PRIORITIES: Mutex<()> = Mutex::new(());
+    let host = shared();
+    (PRIORITIES.lock().unwrap_or_else(PoisonError::into_inner), host)
 }
 
 /// The host for one test alone.
@@ -751,7 +759,7 @@ pub(crate) fn bootstrap_options() -> Vec<String> {
 /// Creates a Debian machine; the first call of the run bootstraps it, the others wait for that one.
 #[track_caller]
 pub(crate) fn create_debian(name: &str, options: &[&str]) -> Output {
-    static FIRST: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    static FIRST: Mutex<()> = Mutex::new(());
     let _one_at_a_time = FIRST.lock().unwrap_or_else(PoisonError::into_inner);
     let source = format!("debian:{}", guest_suite());
     let mut words = vec!["create".to_owned(), name.to_owned(), source];
