@@ -10,7 +10,7 @@
 //! | [`ops`] | use cases that change something: observe, plan, act, undo | `sources`, `storage`, `sys`, `limit`, `machine`, `nspawn`, `unit` |
 //! | [`sources`] | where root filesystems come from | `storage`, `sys`, `machine`, `nspawn` |
 //! | [`storage`] | instant or full copies of a tree, by filesystem, and overlays | `sys`, `machine`, `nspawn` |
-//! | [`sys`] | adapters: D-Bus, netlink, processes, files, journal | `limit`, `machine`, `nspawn` |
+//! | [`sys`] | adapters: D-Bus, netlink, processes, files, journal | `limit`, `machine`, `nspawn`, `unit` |
 //! | [`machine`] | names, states, images, the JSON schema; no I/O | nothing |
 //! | [`limit`] | what of a machine can be limited: keys and values; no I/O | `nspawn` |
 //! | [`nspawn`] | the .nspawn file as a lossless document and as settings; no I/O | `machine` |

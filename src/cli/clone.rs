@@ -8,10 +8,13 @@ use super::complete;
 use super::context::Ctx;
 use super::create::check_name;
 use super::error::CliError;
+use super::rename::check_stopped;
 use super::sweep::{self, ThroughSystemd};
 use crate::machine::MachineName;
 use crate::ops::OpError;
 use crate::ops::clone::{Cloned, Request, clone, plan};
+use crate::ops::linked::flatten;
+use crate::ops::start::find_image;
 use crate::sys::bus::{Bus, BusError};
 use crate::sys::journal::audit;
 
@@ -21,21 +24,35 @@ use crate::sys::journal::audit;
 /// host keys, leases and hardware addresses are made anew, and so is the host name if it was the machine's. It does
 /// not start at boot, and is not protected. On btrfs it is a snapshot; elsewhere files are copied. A running machine stands
 /// still meanwhile.
+///
+/// With --linked nothing is copied on any filesystem: what the machine is becomes a layer that never changes again, and the
+/// machine and its clone go on in layers of their own on top of it. systemd mounts them, by units in /etc/systemd/system; no
+/// machinist is needed for that where mount(8) can shift owners (util-linux 2.39). Either of them can be changed, renamed and
+/// removed as it likes. The machine is stopped for the moment that it takes, and with private users both keep
+/// the users that they are given then. `machinectl remove` does not know the layers: use `machinist remove`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   machinist clone web web-2                  Copy a machine, running or not
   machinist clone web spare --keep-identity  As a spare that takes its place
+  machinist clone --linked golden web-4      At once, sharing what neither changes; golden is stopped
+  machinist clone --flatten web-4            Have it share nothing any more
   machinist clone web web-3 --dry-run        See what would be done")]
 pub(super) struct Args {
     /// The machine to copy
     #[arg(value_name = "SRC", add = complete::images())]
     source: MachineName,
     /// The new machine's name
-    #[arg(value_name = "DST")]
-    name: MachineName,
-    /// A copy that needs nothing of the machine: what is made without this, too
+    #[arg(value_name = "DST", required_unless_present = "flatten")]
+    name: Option<MachineName>,
+    /// Share the files that neither changes, on a filesystem where copies share nothing: at once, and with no space taken
+    #[arg(long, conflicts_with = "full")]
+    linked: bool,
+    /// A copy that shares nothing by layers: what is made without this, too
     #[arg(long)]
     full: bool,
+    /// Make a linked machine independent: SRC is one, and there is no DST
+    #[arg(long, conflicts_with_all = ["name", "linked", "full", "keep_identity"])]
+    flatten: bool,
     /// Keep machine ID, keys, leases, addresses and host name
     #[arg(long)]
     keep_identity: bool,
@@ -45,7 +62,10 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
-    let (source, name) = (args.source, args.name);
+    let source = args.source;
+    let Some(name) = args.name else {
+        return independent(ctx, source, args.dry_run).await;
+    };
     name.check_new()?;
     if source == name {
         return Err(CliError::usage(format!("machine '{name}' cannot be a clone of itself")));
@@ -61,6 +81,8 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
         image,
         name,
         keep_identity: args.keep_identity,
+        linked: args.linked,
+        systemd: bus.systemd_version().await?,
     };
     if args.dry_run {
         let running = is_running(&bus, &request.source).await?;
@@ -88,6 +110,41 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
             "storage": cloned.storage,
             "files": cloned.files,
         })])?;
+    }
+    Ok(0)
+}
+
+/// `clone --flatten`
+async fn independent(ctx: &Ctx, name: MachineName, dry_run: bool) -> Result<u8, CliError> {
+    let bus = ctx.bus().await?.clone();
+    find_image(&bus, &name).await?;
+    check_stopped(&bus, &name).await?;
+    if dry_run {
+        return ctx.show_plan(&flatten::plan(&name, &ctx.places)).map(|()| 0);
+    }
+    ctx.need_root("clone")?;
+    sweep::run(ctx).await?;
+    let (places, cancel, progress) = (ctx.places.clone(), ctx.cancel.clone(), ctx.progress(name.as_str()));
+    let systemd = ThroughSystemd {
+        bus,
+        handle: Handle::current(),
+    };
+    let machine = name.clone();
+    let result = ctx
+        .blocking(move || flatten::flatten(&machine, &places, &systemd, &progress, &cancel))
+        .await;
+    let outcome = result.as_ref().map(|_| ()).map_err(|error| error.message.as_str());
+    audit(name.as_str(), "flatten", outcome);
+    let what = if result? {
+        ctx.voice.status(&format!("{name} lies on no layers any more"));
+        "flattened"
+    } else {
+        ctx.voice.status(&format!("{name} lies on no layers"));
+        "unchanged"
+    };
+    if ctx.voice.json {
+        ctx.voice
+            .json(&[serde_json::json!({ "machine": name, "result": what })])?;
     }
     Ok(0)
 }

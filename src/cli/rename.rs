@@ -61,6 +61,7 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
         image: ctx.places.image_entry(&from, Path::new(&image)),
         from,
         to,
+        systemd: bus.systemd_version().await?,
     };
     if args.dry_run {
         return ctx.show_plan(&plan(&request, &ctx.places)?).map(|()| 0);

@@ -17,6 +17,7 @@ use crate::nspawn::edit::Edit;
 use crate::nspawn::schema::KEYS;
 use crate::ops::OpError;
 use crate::ops::create::Network;
+use crate::ops::linked;
 use crate::ops::run::scratch::Scratch;
 use crate::ops::run::{Request, end, plan, private_users, start};
 use crate::ops::start::find_image;
@@ -196,6 +197,9 @@ async fn find_and_run(ctx: &Ctx, mut args: Args) -> Result<u8, CliError> {
     args.env.splice(..0, env_file::read_all(&args.env_file)?);
     let bus = ctx.bus().await?;
     find_image(bus, &like).await?;
+    if !args.dry_run {
+        linked::show(bus, &like, &ctx.places).await?;
+    }
     let image = bus.find_image_path(like.as_str()).await?;
     let image = PathBuf::from(image.ok_or_else(|| OpError::NoImage { name: like.to_string() })?);
     let name = match (args.name.take(), args.ephemeral) {

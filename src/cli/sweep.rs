@@ -13,6 +13,7 @@ use crate::machine::MachineName;
 use crate::ops::OpError;
 use crate::ops::enable::{disable_units, enable_units, is_enabled, reload};
 use crate::ops::hold_still::{Still, hold_still};
+use crate::ops::linked::{Units, units};
 use crate::ops::remove::{Systemd, Target, remove};
 use crate::ops::stop::forget_failure;
 use crate::ops::transaction::{Record, Verb, sweep};
@@ -66,9 +67,19 @@ impl clone::Systemd for ThroughSystemd {
             hold_still(&self.bus, &jobs, image, &registered).await
         })
     }
+}
 
+impl Units for ThroughSystemd {
     fn reload(&self) -> Result<(), OpError> {
         self.handle.block_on(reload(&self.bus))
+    }
+
+    fn start_units(&self, units: &[String]) -> Result<(), OpError> {
+        self.handle.block_on(units::start(&self.bus, units))
+    }
+
+    fn stop_units(&self, units: &[String]) -> Result<(), OpError> {
+        self.handle.block_on(units::stop(&self.bus, units))
     }
 }
 

@@ -33,6 +33,8 @@ pub(super) struct Names<'a> {
     pub(super) from: &'a MachineName,
     /// The machine that there will be.
     pub(super) to: &'a MachineName,
+    /// How the new one's settings are changed.
+    pub(super) edits: &'a [Edit],
 }
 
 /// What of a machine is carried over.
@@ -180,9 +182,7 @@ impl Plan {
             if extent == Extent::Like && !value("Exec", "MachineID").is_empty() {
                 edits.push(Edit::remove("Exec", "MachineID", None));
             }
-            if extent != Extent::Same {
-                self.warn_of_collisions(&document, names);
-            }
+            edits.extend_from_slice(names.edits);
         } else if extent == Extent::Like {
             let addresses = document
                 .entries_of("Service", "Environment")
@@ -200,13 +200,16 @@ impl Plan {
             }
             bytes = document.as_bytes().to_vec();
         }
+        if is_settings && extent != Extent::Same {
+            self.warn_of_collisions(&Document::from_bytes(bytes.clone()), names);
+        }
         let head = |name| format!("# Settings of machine '{name}', see systemd.nspawn(5).\n");
         Ok(with_head(bytes, &head(names.from), &head(names.to)))
     }
 
     /// Tells of settings that only one of two running machines can have.
     fn warn_of_collisions(&mut self, document: &Document, names: Names<'_>) {
-        let Names { from, to } = names;
+        let Names { from, to, edits } = names;
         for (section, key, what) in [
             ("Network", "Port", "forward the same port of the host"),
             ("Network", "Interface", "take the same interface of the host"),
@@ -222,7 +225,11 @@ impl Plan {
                 ));
             }
         }
-        let users = document.entries_of("Exec", "PrivateUsers").last();
+        // Those of a linked clone were picked for it.
+        let users = document
+            .entries_of("Exec", "PrivateUsers")
+            .last()
+            .filter(|_| edits.is_empty());
         if let Some(entry) = users.filter(|entry| entry.value.starts_with(|c: char| c.is_ascii_digit())) {
             self.warnings.push(format!(
                 "'{from}' and '{to}' both have the user numbers PrivateUsers={}; change it with `machinist config set {to} \
@@ -230,6 +237,28 @@ impl Plan {
                 entry.value
             ));
         }
+    }
+
+    /// Adds a file of ours that the new name alone has.
+    pub(super) fn add(&mut self, path: &Path, text: &str) {
+        self.add_content(path, path, Content::Bytes(text.as_bytes().to_vec()));
+    }
+
+    /// The same for a link.
+    pub(super) fn add_link(&mut self, path: &Path, leads_to: &Path) {
+        self.add_content(path, path, Content::Link(leads_to.to_owned()));
+    }
+
+    fn add_content(&mut self, from: &Path, to: &Path, content: Content) {
+        self.files.push(Carried {
+            from: from.to_owned(),
+            to: to.to_owned(),
+            former: content.clone(),
+            content,
+            is_ours: true,
+            is_secret: false,
+            attributes: Attributes::own(0o644),
+        });
     }
 
     /// Whether systemd has to read its unit files anew.
@@ -443,7 +472,11 @@ mod tests {
     #[test]
     fn text_is_that_of_the_new_name() {
         let (from, to): (MachineName, MachineName) = ("web".parse().unwrap(), "db".parse().unwrap());
-        let names = Names { from: &from, to: &to };
+        let names = Names {
+            from: &from,
+            to: &to,
+            edits: &[],
+        };
         let places = Places::default();
         let mut plan = Plan::default();
         let mut translate = |text: &str, file: &str, extent| {

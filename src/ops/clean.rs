@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use super::transaction::{Record, is_staging, leftovers, sweep};
-use super::{OpError, Places};
+use super::{OpError, Places, linked};
 use crate::machine::{Cancel, Report};
 use crate::sources::{self, cache};
 use crate::sys::files::{remove_tree, tree_size};
@@ -52,6 +52,11 @@ pub fn plan(places: &Places, options: CleanOptions, cancel: &Cancel) -> Result<V
             }
         })
         .collect();
+    found.extend(linked::unused(places)?.into_iter().map(|path| Cleaned {
+        what: "layer that no machine needs".to_owned(),
+        bytes: size(&path),
+        path: Some(path),
+    }));
     if let Some(age) = options.cache_age {
         let entries = cache::entries(&source_places(places), cancel)?;
         found.extend(
@@ -93,6 +98,8 @@ pub fn clean(
         Some(age) => cache::clear(&source_places(places), Some(age), cancel)?,
         None => Vec::new(),
     };
+    let _layers = linked::lock(places, report, cancel)?;
+    linked::sweep(places, report)?;
     let mut cleaned = Vec::new();
     for item in planned {
         cancel.check()?;
@@ -106,7 +113,7 @@ pub fn clean(
         }
         if fs::symlink_metadata(path).is_ok() {
             // Swept above if it was a leftover; what is there still could not be, or belongs to somebody by now.
-            if is_staging(path) {
+            if is_staging(path) || path.starts_with(places.layers()) {
                 continue;
             }
             let removed = if path.is_dir() {

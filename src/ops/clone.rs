@@ -10,10 +10,13 @@ use super::carry::{Extent, Names, Plan, noted};
 use super::config::settle;
 use super::create::{is_free, make_machines_directory, sync_directory, with_visible_path};
 use super::hold_still::Still;
+use super::linked::clone::Link;
+use super::linked::rest::Source;
+use super::linked::{NoUnits, Units, edits_for_own_files};
 use super::lock::Lock;
 use super::others::{Mention, followers, former_followers};
 use super::transaction::{Record, Staging, Step, Transaction, Verb, hold};
-use super::{OpError, Places, order};
+use super::{OpError, Places, linked, order};
 use crate::machine::{Cancel, MachineName, Report};
 use crate::sources::guest::renew_identity;
 use crate::storage;
@@ -31,6 +34,10 @@ pub struct Request {
     pub name: MachineName,
     /// Whether the clone is to be taken for the original: machine ID, keys, host name.
     pub keep_identity: bool,
+    /// Whether it is to share the files that neither changes, where the filesystem shares nothing between copies.
+    pub linked: bool,
+    /// The version of the systemd that runs both.
+    pub systemd: u32,
 }
 
 /// What came of it.
@@ -38,14 +45,14 @@ pub struct Request {
 pub struct Cloned {
     /// Where the clone lies.
     pub path: PathBuf,
-    /// How it was copied: "btrfs", "reflink" or "copy".
+    /// How it was copied: "btrfs", "reflink", "copy"; or "overlay", where it was not.
     pub storage: &'static str,
     /// The files that it was given besides.
     pub files: Vec<PathBuf>,
 }
 
 /// What is done through systemd.
-pub trait Systemd: Sync {
+pub trait Systemd: Units {
     /// Refuses a name that machined knows already.
     fn check_free(&self, name: &MachineName) -> Result<(), OpError>;
 
@@ -54,9 +61,6 @@ pub trait Systemd: Sync {
 
     /// Holds a machine still that runs on this image.
     fn hold_still(&self, name: &MachineName, image: &Path) -> Result<Still, OpError>;
-
-    /// Has systemd read its unit files anew.
-    fn reload(&self) -> Result<(), OpError>;
 }
 
 /// Makes the clone, or leaves everything as it was. Blocks.
@@ -81,16 +85,34 @@ pub fn clone(
     is_free(&request.name, places)?;
     systemd.check_free(&request.name)?;
     is_directory(&request.image)?;
+    linked::make_visible(&request.source, places, systemd)?;
     // Held until the copy is made: it is not to be started meanwhile. A running one is locked by systemd-nspawn.
     let image_lock = match ImageLock::take(&request.image, &places.image_locks(), Sharing::Exclusive) {
         Err(ImageLockError::InUse { .. }) if systemd.is_running(&request.source)? => None,
         lock => Some(lock?),
     };
-    let work = Work::plan(request, places, image_lock.is_none())?;
-    let storage = storage::for_directory(&places.machines)?.name();
-    work.steps(systemd, report, cancel)
-        .run(report, cancel)
-        .map_err(|error| with_visible_path(error, &places.machines))?;
+    let storage = storage::for_directory(&places.machines)?;
+    let link = if request.linked && !storage.shares() {
+        if image_lock.is_none() {
+            return Err(is_in_use(&request.source));
+        }
+        let source = Source {
+            name: &request.source,
+            image: &request.image,
+            systemd: request.systemd,
+        };
+        Some(Link::prepare(&source, &request.name, places, systemd, report, cancel)?)
+    } else {
+        None
+    };
+    let storage = if link.is_some() { "overlay" } else { storage.name() };
+    let work = Work::plan(request, places, image_lock.is_none(), link)?;
+    let made = work.steps(systemd, report, cancel).run(report, cancel);
+    if made.is_err() && work.link.is_some() {
+        // The first error is the one to be told.
+        let _ = linked::sweep(places, report);
+    }
+    made.map_err(|error| with_visible_path(error, &places.machines))?;
     for warning in &work.plan.warnings {
         report.warn(warning);
     }
@@ -101,30 +123,37 @@ pub fn clone(
     })
 }
 
+impl Systemd for NoUnits {
+    fn check_free(&self, _: &MachineName) -> Result<(), OpError> {
+        Ok(())
+    }
+
+    fn is_running(&self, _: &MachineName) -> Result<bool, OpError> {
+        Ok(false)
+    }
+
+    fn hold_still(&self, name: &MachineName, _: &Path) -> Result<Still, OpError> {
+        Err(OpError::NotRunning { name: name.to_string() })
+    }
+}
+
 /// What [`clone`] would do, one line per step, and what there is to be warned of; touches nothing.
 pub fn plan(request: &Request, running: bool, places: &Places) -> Result<(Vec<String>, Vec<String>), OpError> {
-    struct Nothing;
-    impl Systemd for Nothing {
-        fn check_free(&self, _: &MachineName) -> Result<(), OpError> {
-            Ok(())
-        }
-
-        fn is_running(&self, _: &MachineName) -> Result<bool, OpError> {
-            Ok(false)
-        }
-
-        fn hold_still(&self, name: &MachineName, _: &Path) -> Result<Still, OpError> {
-            Err(OpError::NotRunning { name: name.to_string() })
-        }
-
-        fn reload(&self) -> Result<(), OpError> {
-            Ok(())
-        }
-    }
     is_free(&request.name, places)?;
     is_directory(&request.image)?;
-    let work = Work::plan(request, places, running)?;
-    let steps = work.steps(&Nothing, &(), &Cancel::default()).describe();
+    let is_linked = request.linked && !storage::for_directory(&places.machines)?.shares();
+    if is_linked && running {
+        return Err(is_in_use(&request.source));
+    }
+    let work = Work::plan(request, places, running, None)?;
+    let mut steps = work.steps(&NoUnits, &(), &Cancel::default()).describe();
+    if is_linked {
+        // Layers have no names before they are made.
+        let copy = work.copy_step();
+        for step in steps.iter_mut().filter(|step| **step == copy) {
+            *step = linked::clone::describe(&request.source, &request.name);
+        }
+    }
     Ok((steps, work.plan.warnings.clone()))
 }
 
@@ -134,13 +163,18 @@ pub fn take_back(record: &Record, staging: &Path, places: &Places, systemd: &dyn
     let _order = order::lock(places, &(), &Cancel::default())?;
     let _lock = Lock::wait(&places.runtime, &record.name, &(), &Cancel::default())?;
     let written = noted(staging)?;
+    linked::clone::unmount(written.iter().map(|file| file.to.as_path()), places, systemd)?;
     for file in &written {
         file.take_back()?;
     }
     for follower in former_followers(&record.name.parse()?, places)? {
         follower.write()?;
     }
-    if written.is_empty() { Ok(()) } else { systemd.reload() }
+    if !written.is_empty() {
+        systemd.reload()?;
+    }
+    let _layers = linked::lock(places, &(), &Cancel::default())?;
+    linked::sweep(places, &()).map(drop)
 }
 
 /// Locks two names, in an order that is the same for all.
@@ -154,6 +188,13 @@ pub(super) fn lock_both(
     let (first, second) = if one < other { (one, other) } else { (other, one) };
     let lock = |name: &MachineName| Lock::wait(&places.runtime, name.as_str(), report, cancel);
     Ok([lock(first)?, lock(second)?])
+}
+
+fn is_in_use(source: &MachineName) -> OpError {
+    OpError::Option {
+        message: format!("machine '{source}' runs, and what a linked clone lies on does not change any more"),
+        hint: format!("`machinist stop {source}` for the moment that it takes, or clone it with --full"),
+    }
 }
 
 fn is_directory(image: &Path) -> Result<(), OpError> {
@@ -175,6 +216,8 @@ struct Work<'a> {
     places: &'a Places,
     plan: Plan,
     followers: Vec<Mention>,
+    /// What makes it a linked one.
+    link: Option<Link>,
     /// Whether the machine has to be held still.
     running: bool,
     staging: Mutex<Option<Staging>>,
@@ -182,18 +225,30 @@ struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    fn plan(request: &'a Request, places: &'a Places, running: bool) -> Result<Self, OpError> {
+    fn plan(request: &'a Request, places: &'a Places, running: bool, link: Option<Link>) -> Result<Self, OpError> {
+        let edits = match &link {
+            Some(link) => link.edits.clone(),
+            // What was given to its users for its layers stays theirs, and is systemd-nspawn's to map again.
+            None if linked::top(&request.source, places).is_some() => edits_for_own_files(),
+            None => Vec::new(),
+        };
         let names = Names {
             from: &request.source,
             to: &request.name,
+            edits: &edits,
         };
         let extent = if request.keep_identity {
             Extent::LikeWithIdentity
         } else {
             Extent::Like
         };
+        let mut plan = Plan::make(names, &request.image, &places.machines, extent, places)?;
+        if let Some(link) = &link {
+            link.add_to(&mut plan);
+        }
         Ok(Self {
-            plan: Plan::make(names, &request.image, &places.machines, extent, places)?,
+            plan,
+            link,
             followers: followers(&request.source, &request.name, places)?,
             request,
             places,
@@ -223,6 +278,9 @@ impl<'a> Work<'a> {
             };
             let staging = Staging::create(self.places, &record, report, cancel)?;
             self.plan.note(&staging)?;
+            if self.link.is_some() {
+                Link::make_place(&staging)?;
+            }
             *hold(&self.staging) = Some(staging);
             Ok(())
         });
@@ -242,9 +300,12 @@ impl<'a> Work<'a> {
                 Ok(())
             }));
         }
-        steps.step(Step::new(format!("copy '{}'", shown(&self.request.image)), move || {
-            self.copy(report, cancel)
-        }));
+        if let Some(link) = &self.link {
+            self.settings_steps(&mut steps, systemd);
+            link.shift(&mut steps, systemd);
+        } else {
+            steps.step(Step::new(self.copy_step(), move || self.copy(report, cancel)));
+        }
         if self.running {
             steps.step(Step::new(
                 format!("let machine '{source}' go on"),
@@ -267,12 +328,21 @@ impl<'a> Work<'a> {
             report.phase("writing to disk");
             Ok(sync_filesystem(machines)?)
         }));
-        self.settings_steps(&mut steps, systemd);
+        if self.link.is_none() {
+            self.settings_steps(&mut steps, systemd);
+        }
         let image = self.places.image(name);
         steps.step(Step::new(format!("rename it to '{}'", shown(&image)), move || {
             self.show(&image, report)
         }));
+        if let Some(link) = &self.link {
+            link.mount(&mut steps, systemd, report);
+        }
         steps
+    }
+
+    fn copy_step(&self) -> String {
+        format!("copy '{}'", shown(&self.request.image))
     }
 
     /// Writes the settings, and has systemd read them.
@@ -317,7 +387,13 @@ impl<'a> Work<'a> {
         }
         report.phase("renewing its identity");
         let (source, name) = (self.request.source.as_str(), self.request.name.as_str());
-        for note in renew_identity(&Root::open(&self.tree()?)?, source, name)? {
+        let tree = self.tree()?;
+        let renew = || -> Result<_, OpError> { Ok(renew_identity(&Root::open(&tree)?, source, name)?) };
+        let notes = match &self.link {
+            Some(link) => link.seen(&tree, renew)?,
+            None => renew(),
+        };
+        for note in notes? {
             report.warn(&note);
         }
         Ok(())

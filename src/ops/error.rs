@@ -19,6 +19,9 @@ pub enum OpError {
     /// systemd or machined said no.
     #[error(transparent)]
     Bus(#[from] BusError),
+    /// A program could not be run, or failed.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
     /// A name that machined would refuse.
     #[error(transparent)]
     Name(#[from] NameError),

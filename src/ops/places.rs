@@ -152,6 +152,12 @@ impl Places {
         self.state.join("trash")
     }
 
+    /// What linked machines lie on.
+    #[must_use]
+    pub fn layers(&self) -> PathBuf {
+        self.state.join("layers")
+    }
+
     /// Where the former settings of a machine are kept.
     #[must_use]
     pub fn history(&self, name: &MachineName) -> PathBuf {

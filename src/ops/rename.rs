@@ -15,11 +15,12 @@ use super::carry::{Extent, Names, Plan, noted};
 use super::clone::lock_both;
 use super::config::settle;
 use super::create::{is_free, make_machines_directory, sync_directory, with_visible_path};
+use super::linked::{LinkUnits, NoUnits, Units};
 use super::others::{Mention, mentions};
 use super::protect::refuse_protected;
 use super::remove::{Target, journal_links};
 use super::transaction::{Record, Staging, Step, Transaction, Verb, hold};
-use super::{OpError, Places, order};
+use super::{OpError, Places, linked, order};
 use crate::machine::{Cancel, MachineName, Report};
 use crate::sources::guest;
 use crate::sys::files::{ReadOnly, Root, make_read_only, make_writable, shown, write_atomic};
@@ -37,6 +38,8 @@ pub struct Request {
     pub to: MachineName,
     /// The directory entry that makes its image visible.
     pub image: PathBuf,
+    /// The version of the systemd that runs it.
+    pub systemd: u32,
 }
 
 impl Request {
@@ -54,7 +57,7 @@ impl Request {
 }
 
 /// What is done through systemd.
-pub trait Systemd: Sync {
+pub trait Systemd: Units {
     /// Refuses a name that machined knows already.
     fn check_free(&self, name: &MachineName) -> Result<(), OpError>;
 
@@ -96,33 +99,39 @@ pub fn rename(
     systemd.check_free(&request.to)?;
     refuse_protected(&request.from, places)?;
     systemd.check_stopped(&request.from)?;
+    linked::make_visible(&request.from, places, systemd)?;
     // A machine of any name may run on it.
     let _image_lock = ImageLock::take(&request.image, &places.image_locks(), Sharing::Exclusive)?;
+    // Who looks for layers that nobody needs sees the units of the one name or the other.
+    let _layers = match linked::top(&request.from, places) {
+        Some(_) => Some(linked::lock(places, report, cancel)?),
+        None => None,
+    };
     let work = Work::plan(request, places)?;
     work.steps(systemd, report, cancel)
         .run(report, cancel)
         .map_err(|error| with_visible_path(error, &places.machines))
 }
 
+impl Systemd for NoUnits {
+    fn check_free(&self, _: &MachineName) -> Result<(), OpError> {
+        Ok(())
+    }
+
+    fn check_stopped(&self, _: &MachineName) -> Result<(), OpError> {
+        Ok(())
+    }
+
+    fn forget(&self, _: &MachineName, _: bool) -> Result<(), OpError> {
+        Ok(())
+    }
+}
+
 /// What [`rename`] would do, one line per step; touches nothing.
 pub fn plan(request: &Request, places: &Places) -> Result<Vec<String>, OpError> {
-    struct Nothing;
-    impl Systemd for Nothing {
-        fn check_free(&self, _: &MachineName) -> Result<(), OpError> {
-            Ok(())
-        }
-
-        fn check_stopped(&self, _: &MachineName) -> Result<(), OpError> {
-            Ok(())
-        }
-
-        fn forget(&self, _: &MachineName, _: bool) -> Result<(), OpError> {
-            Ok(())
-        }
-    }
     is_free(&request.to, places)?;
     let work = Work::plan(request, places)?;
-    Ok(work.steps(&Nothing, &(), &Cancel::default()).describe())
+    Ok(work.steps(&NoUnits, &(), &Cancel::default()).describe())
 }
 
 /// Takes back a killed renaming whose image still has its old name, and finishes one whose image has the new one.
@@ -140,20 +149,28 @@ pub fn finish(record: &Record, staging: &Path, places: &Places, systemd: &dyn Sy
         |path: &Path| fs::symlink_metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == list.identity);
     let written = noted(staging)?;
     if !is_there(&list.target) {
+        linked::clone::unmount(written.iter().map(|file| file.to.as_path()), places, systemd)?;
         for file in &written {
             file.take_back()?;
         }
         if let Some(how) = list.read_only.filter(|_| is_there(&list.image)) {
             make_read_only(&list.image, how);
         }
-        return systemd.forget(&to, true);
+        systemd.forget(&to, true)?;
+        return linked::make_visible(&from, places, systemd);
     }
+    systemd.reload()?;
+    linked::make_visible(&to, places, systemd)?;
     rename_inside(&list.target, &from, &to)?;
     if let Some(how) = list.read_only {
         make_read_only(&list.target, how);
     }
-    for file in &written {
+    for file in written.iter().filter(|file| file.from != file.to) {
         file.remove_former()?;
+    }
+    if let Some(former) = LinkUnits::existing(&from, places) {
+        systemd.stop_units(&former.names())?;
+        former.remove()?;
     }
     for mention in mentions(&from, &to, places)? {
         mention.write()?;
@@ -170,6 +187,8 @@ struct Work<'a> {
     places: &'a Places,
     plan: Plan,
     others: Vec<Mention>,
+    /// What mounts it, by its former name and by its new one.
+    linked: Option<(LinkUnits, LinkUnits)>,
     journal: Vec<PathBuf>,
     staging: Mutex<Option<Staging>>,
     /// How the image was read-only: such a one cannot be renamed.
@@ -181,6 +200,7 @@ impl<'a> Work<'a> {
         let names = Names {
             from: &request.from,
             to: &request.to,
+            edits: &[],
         };
         let beside = request.image.parent().unwrap_or(&places.machines);
         let target = Target {
@@ -188,8 +208,18 @@ impl<'a> Work<'a> {
             image: Some(request.image.clone()),
             enabled: false,
         };
+        let mut plan = Plan::make(names, &request.image, beside, Extent::Same, places)?;
+        let former = LinkUnits::existing(&request.from, places);
+        let linked = match former.filter(|_| linked::top(&request.from, places).is_some()) {
+            Some(former) => Some((former, linked::renamed(names, request.systemd, places)?)),
+            None => None,
+        };
+        if let Some((_, new)) = &linked {
+            new.add_to(&mut plan);
+        }
         Ok(Self {
-            plan: Plan::make(names, &request.image, beside, Extent::Same, places)?,
+            plan,
+            linked,
             others: mentions(&request.from, &request.to, places)?,
             journal: journal_links(&target, places),
             request,
@@ -200,7 +230,7 @@ impl<'a> Work<'a> {
     }
 
     fn steps<'b>(&'b self, systemd: &'b dyn Systemd, report: &'b dyn Report, cancel: &'b Cancel) -> Transaction<'b> {
-        let Request { from, to, image } = self.request;
+        let Request { from, to, image, .. } = self.request;
         let target = self.request.target();
         let mut steps = Transaction::default();
         let describe = format!(
@@ -215,16 +245,37 @@ impl<'a> Work<'a> {
         for file in &self.plan.files {
             steps.step(file.step());
         }
+        if let Some((former, _)) = &self.linked {
+            let (mounted, overlay) = (former.names(), [former.overlay.clone()]);
+            let unmount = Step::new(format!("unmount '{}'", shown(image)), move || {
+                systemd.stop_units(&mounted)
+            });
+            steps.step(unmount.undo(move || systemd.start_units(&overlay)));
+        }
         let (there, back) = (target.clone(), target.clone());
         let describe = format!("rename '{}' to '{}'", shown(image), shown(&target));
         let step = Step::new(describe, move || self.rename_image(&there));
         steps.step(step.undo(move || self.rename_back(&back)));
+        if let Some((_, new)) = &self.linked {
+            let (mounted, overlay) = (new.names(), [new.overlay.clone()]);
+            let mount = Step::new(format!("mount '{}'", shown(&target)), move || {
+                systemd.reload()?;
+                systemd.start_units(&overlay)
+            });
+            steps.step(mount.undo(move || systemd.stop_units(&mounted)));
+        }
         let (inside, back) = (target.clone(), target.clone());
         let describe = format!("make the host name in it '{to}' if it was '{from}'");
         let step = Step::new(describe, move || self.change_inside(&inside, from, to));
         steps.step(step.undo(move || self.change_inside(&back, to, from)));
-        for file in &self.plan.files {
+        for file in self.plan.files.iter().filter(|file| file.from != file.to) {
             steps.step(file.remove_former());
+        }
+        if let Some((former, _)) = &self.linked {
+            let remove = Step::new(format!("remove the units that mounted '{}'", shown(image)), move || {
+                former.remove()
+            });
+            steps.step(remove.undo(move || former.write()));
         }
         for other in &self.others {
             steps.step(other.step(&format!("name '{to}'")));

@@ -15,6 +15,7 @@ mod attributes;
 mod btrfs;
 mod copy;
 mod data;
+pub mod layers;
 pub mod overlay;
 mod reflink;
 #[cfg(test)]

@@ -27,7 +27,7 @@ pub enum OverlayError {
 }
 
 /// From which users on the disk an image's files are to be shifted to be those of `to`; `None` if they are theirs.
-fn shift_to(to: UserRange, image: &Path) -> Result<Option<Shift>, OverlayError> {
+pub fn shift_to(to: UserRange, image: &Path) -> Result<Option<Shift>, OverlayError> {
     let found = fs::metadata(image).map_err(StorageError::io("look at", image))?;
     let owners = (found.uid(), found.gid());
     // As systemd-nspawn reads it from the root directory, see PrivateUsersOwnership= in systemd.nspawn(5).
@@ -77,7 +77,7 @@ fn lay(image: &Path, layers: &Path, users: Option<UserRange>) -> Result<Overlay,
 }
 
 /// The directory that is seen as the image's has what that one has; its owner as it is seen.
-fn copy_attributes(image: &Path, upper: &Path, shift: Option<Shift>) -> Result<(), StorageError> {
+pub(super) fn copy_attributes(image: &Path, upper: &Path, shift: Option<Shift>) -> Result<(), StorageError> {
     let open = |path: &Path| -> Result<File, StorageError> {
         let mut options = OpenOptions::new();
         options.read(true).custom_flags(OFlags::DIRECTORY.bits().cast_signed());

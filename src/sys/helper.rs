@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::{enter, overlay};
+use crate::unit::layers::SHIFT_JOB;
 
 /// Its file, in the directory of this program, or in `../libexec` from there.
 const PROGRAM: &str = "machinist-helper";
@@ -20,6 +21,7 @@ pub fn main() -> ExitCode {
     match words.next() {
         Some(job) if job == enter::JOB => enter::helper_main(),
         Some(job) if job == overlay::JOB => overlay::helper_main(words),
+        Some(job) if job == SHIFT_JOB => overlay::shift_main(words),
         _ => {
             let _ = writeln!(
                 io::stderr(),

@@ -12,6 +12,7 @@
 //! | [`device`] | devices of the host, and bundles of them |
 //! | [`allow`] | bundles of settings that allow a machine one thing |
 //! | [`label`] | labels: `key=value` for people and their scripts |
+//! | [`layers`] | the units that mount a machine which lies on layers |
 //! | [`order`] | which machine starts after which |
 //! | [`secret`] | credentials that the command line of systemd-nspawn hands on |
 //! | [`drop_in`] | which assignments of several drop-ins are in force |
@@ -23,6 +24,7 @@ pub mod drop_in;
 pub mod key;
 pub mod keys;
 pub mod label;
+pub mod layers;
 pub mod merge;
 pub mod order;
 pub mod secret;

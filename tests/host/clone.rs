@@ -12,10 +12,10 @@ use crate::support::{
 };
 
 /// A name for a clone, with what there is of its secrets.
-struct Clone(Guest);
+pub(crate) struct Clone(pub(crate) Guest);
 
 impl Clone {
-    fn of(stem: &str) -> Self {
+    pub(crate) fn of(stem: &str) -> Self {
         Self(Guest::new(stem))
     }
 }

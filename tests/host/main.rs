@@ -31,6 +31,7 @@ mod failures;
 mod life;
 mod limit;
 mod limit_others;
+mod linked;
 mod list;
 mod marks;
 mod nspawn_examples;

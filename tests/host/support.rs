@@ -649,7 +649,7 @@ impl Drop for Guest {
         let mut drop_ins = self.limits().to_vec();
         drop_ins.push(self.drop_ins());
         drop_ins.retain(|directory| fs::remove_dir_all(directory).is_ok());
-        if !drop_ins.is_empty() {
+        if self.unmount() | !drop_ins.is_empty() {
             run("systemctl", ["daemon-reload"]).any();
         }
         for image in [self.image(), self.image().with_file_name(format!("{}.raw", self.name))] {
@@ -658,6 +658,28 @@ impl Drop for Guest {
                 run("rm", ["-rf", &image.to_string_lossy()]).any();
             }
         }
+    }
+}
+
+impl Guest {
+    /// Takes down what mounts its image, if anything does: whether it did.
+    fn unmount(&self) -> bool {
+        let place = format!("Where={}\n", self.image().display());
+        let units = fs::read_dir("/etc/systemd/system").into_iter().flatten().flatten();
+        let mounts = units.filter(|entry| entry.file_name().to_string_lossy().ends_with(".mount"));
+        let ours: Vec<PathBuf> = mounts
+            .map(|entry| entry.path())
+            .filter(|path| fs::read_to_string(path).is_ok_and(|text| text.contains(&place)))
+            .collect();
+        for unit in &ours {
+            run(
+                "systemctl",
+                ["stop", &unit.file_name().unwrap_or_default().to_string_lossy()],
+            )
+            .any();
+            let _ = fs::remove_file(unit);
+        }
+        !ours.is_empty()
     }
 }
 

@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use self::image::{Hidden, hide};
 pub(super) use self::journal::journal_links;
 use self::settings::{put_away, settings_of};
+use super::linked::{LinkUnits, NoUnits, Units};
 use super::lock::Lock;
 use super::transaction::{Step, Transaction, hold};
-use super::{OpError, Places};
+use super::{OpError, Places, linked};
 use crate::machine::{Cancel, MachineName, Report};
 use crate::sys::files::shown;
 use crate::sys::image_lock::{ImageLock, Sharing};
@@ -37,7 +38,7 @@ pub struct Removed {
 }
 
 /// What is done through systemd.
-pub trait Systemd: Sync {
+pub trait Systemd: Units {
     /// Makes the machine start at boot, or not; no error if it is so already.
     fn set_autostart(&self, name: &MachineName, enabled: bool) -> Result<(), OpError>;
 
@@ -67,21 +68,21 @@ pub fn remove(
     Ok(removed.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
+impl Systemd for NoUnits {
+    fn set_autostart(&self, _: &MachineName, _: bool) -> Result<(), OpError> {
+        Ok(())
+    }
+
+    fn forget(&self, _: &MachineName, _: bool) -> Result<(), OpError> {
+        Ok(())
+    }
+}
+
 /// What [`remove`] would do, one line per step.
 #[must_use]
 pub fn plan(target: &Target, places: &Places) -> Vec<String> {
-    struct Nothing;
-    impl Systemd for Nothing {
-        fn set_autostart(&self, _: &MachineName, _: bool) -> Result<(), OpError> {
-            Ok(())
-        }
-
-        fn forget(&self, _: &MachineName, _: bool) -> Result<(), OpError> {
-            Ok(())
-        }
-    }
     let (removed, cancel) = (Mutex::default(), Cancel::default());
-    transaction(target, places, &Nothing, &|| Ok(()), &(), &cancel, &removed).describe()
+    transaction(target, places, &NoUnits, &|| Ok(()), &(), &cancel, &removed).describe()
 }
 
 fn transaction<'a>(
@@ -107,6 +108,14 @@ fn transaction<'a>(
             Ok(())
         },
     ));
+    let linked = LinkUnits::existing(name, places);
+    if let Some(linked) = &linked {
+        let (mounted, overlay) = (linked.names(), [linked.overlay.clone()]);
+        let unmount = Step::new(format!("unmount the layers of '{name}'"), move || {
+            systemd.stop_units(&mounted)
+        });
+        steps.step(unmount.undo(move || systemd.start_units(&overlay)));
+    }
     let staging: Arc<Mutex<Option<Hidden>>> = Arc::default();
     if let Some(image) = &target.image {
         let (hidden, shown_again) = (Arc::clone(&staging), Arc::clone(&staging));
@@ -127,11 +136,16 @@ fn transaction<'a>(
         });
         steps.step(disable.undo(move || systemd.set_autostart(name, true)));
     }
-    let settings = settings_of(name, places);
+    let mut settings = settings_of(name, places);
+    if let Some(linked) = &linked {
+        steps.step(linked.forget_link());
+        settings.extend(linked.files.iter().map(|(path, _)| path.clone()));
+    }
     // Limits of `systemctl set-property` would hold for the next machine of that name.
-    let reload = settings
-        .iter()
-        .any(|path| path.is_dir() || path.extension().is_some_and(|end| end == "conf"));
+    let reload = linked.is_some()
+        || settings
+            .iter()
+            .any(|path| path.is_dir() || path.extension().is_some_and(|end| end == "conf"));
     for path in settings {
         steps.step(put_away(name, path, places, removed));
     }
@@ -163,6 +177,15 @@ fn transaction<'a>(
             Ok(())
         }));
     }
+    if linked.is_some() {
+        steps.step(Step::new("remove the layers that no machine needs", move || {
+            let swept = linked::lock(places, report, cancel).and_then(|_lock| linked::sweep(places, report));
+            if let Err(error) = swept {
+                report.warn(&error.to_string());
+            }
+            Ok(())
+        }));
+    }
     steps
 }
 
@@ -172,8 +195,28 @@ mod tests {
 
     use super::*;
 
+    /// Machines without layers: nothing is mounted.
+    macro_rules! no_units {
+        ($type:ty) => {
+            impl Units for $type {
+                fn reload(&self) -> Result<(), OpError> {
+                    NoUnits.reload()
+                }
+
+                fn start_units(&self, units: &[String]) -> Result<(), OpError> {
+                    NoUnits.start_units(units)
+                }
+
+                fn stop_units(&self, units: &[String]) -> Result<(), OpError> {
+                    NoUnits.stop_units(units)
+                }
+            }
+        };
+    }
+
     /// Says no to the last thing that can fail.
     struct Refuses;
+    no_units!(Refuses);
     impl Systemd for Refuses {
         fn set_autostart(&self, name: &MachineName, enabled: bool) -> Result<(), OpError> {
             if enabled {
@@ -188,6 +231,7 @@ mod tests {
         }
     }
     struct Obeys;
+    no_units!(Obeys);
     impl Systemd for Obeys {
         fn set_autostart(&self, _: &MachineName, _: bool) -> Result<(), OpError> {
             Ok(())
@@ -236,6 +280,7 @@ mod tests {
 
     /// Lets a later step fail: the journal link is gone when its turn comes.
     struct TakesLink(PathBuf);
+    no_units!(TakesLink);
     impl Systemd for TakesLink {
         fn set_autostart(&self, _: &MachineName, _: bool) -> Result<(), OpError> {
             let _ = fs::remove_file(&self.0);

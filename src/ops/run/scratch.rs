@@ -136,6 +136,17 @@ enum Refusal {
     Error(OpError),
 }
 
+/// Users of the host that nobody has, and their lock.
+pub(in crate::ops) fn free_users(systemd: u32, places: &Places) -> Result<(UserRange, LockFile), OpError> {
+    pick(systemd, places).map_err(|refusal| match refusal {
+        Refusal::Error(error) => error,
+        Refusal::Reason(reason) => OpError::Option {
+            message: reason,
+            hint: "`machinist config check` tells whose they are".to_owned(),
+        },
+    })
+}
+
 /// Users of the host that nobody has, locked as systemd-nspawn locks those that it picks.
 fn pick(systemd: u32, places: &Places) -> Result<(UserRange, LockFile), Refusal> {
     let directory = places.user_locks();

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -36,7 +37,16 @@ const OPTIONS: [(&str, &str); 7] = [
 
 /// Does the helper's work.
 pub(in crate::sys) fn helper_main(words: impl Iterator<Item = OsString>) -> ExitCode {
-    match work(words) {
+    concluded(work(words))
+}
+
+/// Mounts a layer with the owners of its files shifted, for systemd: the words are the layer, the place, and how.
+pub(in crate::sys) fn shift_main(words: impl Iterator<Item = OsString>) -> ExitCode {
+    concluded(shift(words))
+}
+
+fn concluded(result: Result<(), String>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {
             let _ = writeln!(io::stderr(), "{reason}");
@@ -45,7 +55,7 @@ pub(in crate::sys) fn helper_main(words: impl Iterator<Item = OsString>) -> Exit
     }
 }
 
-fn failed<E: std::fmt::Display>(doing: impl std::fmt::Display) -> impl FnOnce(E) -> String {
+pub(super) fn failed<E: std::fmt::Display>(doing: impl std::fmt::Display) -> impl FnOnce(E) -> String {
     move |error| format!("cannot {doing}: {error}")
 }
 
@@ -81,6 +91,31 @@ fn work(mut words: impl Iterator<Item = OsString>) -> Result<(), String> {
     Err(failed(format!("execute {}", program.to_string_lossy()))(errno))
 }
 
+fn shift(mut words: impl Iterator<Item = OsString>) -> Result<(), String> {
+    let (Some(layer), Some(place), Some(shift)) = (words.next(), words.next(), words.next()) else {
+        return Err("cannot read the order".into());
+    };
+    let shift = shift.to_string_lossy();
+    let shift = Shift::parse(&shift).ok_or_else(|| format!("cannot read the order: '{shift}'"))?;
+    let place = PathBuf::from(place);
+    // Who passes through here could execute what the users of a machine own.
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&place);
+    made.map_err(failed(format!("create directory '{}'", place.display())))?;
+    let mount = detached(Path::new(&layer), Some(shift))?;
+    attach(&mount, &place).map_err(failed(format!("mount the layer on '{}'", place.display())))
+}
+
+/// A mount of a directory that is attached nowhere, read-only, with shifted owners.
+fn detached(directory: &Path, shift: Option<Shift>) -> Result<OwnedFd, String> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let mount = open_tree(CWD, directory, flags).map_err(failed("mount the image"))?;
+    let users = shift.map(user_namespace).transpose();
+    let users = users.map_err(failed("make a user namespace"))?;
+    let shifted = make_read_only(mount.as_fd(), users.as_ref().map(OwnedFd::as_fd));
+    shifted.map_err(failed("shift the owners of the image's files"))?;
+    Ok(mount)
+}
+
 /// Mounts it in a namespace of our own, where what the host mounts and unmounts is still seen: systemd-nspawn hands such
 /// mounts on. The working directory is that of the layers afterwards.
 fn mount(overlay: &Overlay) -> Result<(), String> {
@@ -89,21 +124,16 @@ fn mount(overlay: &Overlay) -> Result<(), String> {
         .map_err(failed("make the mounts our own"))?;
     chdir(&overlay.layers).map_err(failed("enter the layers"))?;
 
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let lower = open_tree(CWD, &overlay.image, flags).map_err(failed("mount the image"))?;
-    let users = overlay.shift.map(user_namespace).transpose();
-    let users = users.map_err(failed("make a user namespace"))?;
-    let shifted = make_read_only(lower.as_fd(), users.as_ref().map(OwnedFd::as_fd));
-    shifted.map_err(failed("shift the owners of the image's files"))?;
+    let lower = detached(&overlay.image, overlay.shift)?;
     // Kernels before 6.15 take no layer that is attached nowhere.
-    attach(&lower, LOWER).map_err(failed("mount the image"))?;
+    attach(&lower, Path::new(LOWER)).map_err(failed("mount the image"))?;
     let view = overlay_of_layers(&overlay.layers)?;
-    attach(&view, TREE).map_err(failed("mount the overlay"))?;
+    attach(&view, Path::new(TREE)).map_err(failed("mount the overlay"))?;
     // The overlay has a mount of its own.
     unmount(LOWER, UnmountFlags::DETACH).map_err(failed("unmount the image"))
 }
 
-fn attach(mount: &OwnedFd, place: &str) -> rustix::io::Result<()> {
+fn attach(mount: &OwnedFd, place: &Path) -> rustix::io::Result<()> {
     move_mount(mount, "", CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
 }
 
@@ -160,7 +190,7 @@ fn user_namespace(shift: Shift) -> io::Result<OwnedFd> {
             0 => return Err(io::ErrorKind::PermissionDenied.into()),
             pid => pid,
         };
-        let map = format!("{} {} {}", shift.from, shift.to.first, shift.to.count);
+        let map = shift.maps().map(|map| map.replace(':', " ")).join("\n");
         fs::write(format!("/proc/{pid}/uid_map"), &map)?;
         fs::write(format!("/proc/{pid}/gid_map"), &map)?;
         fs::File::open(format!("/proc/{pid}/ns/user")).map(OwnedFd::from)

@@ -6,6 +6,7 @@
 //! the kernel's Documentation/filesystems/overlayfs.rst, mount_setattr(2).
 
 mod helper;
+mod view;
 
 use std::fmt;
 use std::fs;
@@ -15,9 +16,12 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-pub(super) use helper::helper_main;
+pub(super) use helper::{helper_main, shift_main};
+pub use view::see;
 
 use super::helper::program as helper_program;
+use super::process::{ProcessError, Program};
+use crate::machine::Cancel;
 use crate::nspawn::users::UserRange;
 
 /// Where systemd finds the helper; `None` if it sees nothing there, or another file.
@@ -27,6 +31,12 @@ pub fn mounter() -> Option<PathBuf> {
     let identity = |path: &Path| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
     let for_systemd = Path::new("/proc/1/root").join(path.strip_prefix("/").ok()?);
     (identity(&for_systemd)? == identity(&path)?).then_some(path)
+}
+
+/// Whether mount(8) of this host knows `X-mount.idmap=`, as util-linux has from 2.39 on: libmount says what it can.
+pub fn can_shift() -> Result<bool, ProcessError> {
+    let said = Program::new("mount").arg("--version").run(&Cancel::default())?;
+    Ok(String::from_utf8_lossy(&said.stdout).contains("idmapping"))
 }
 
 /// What the helper is called, as argument 0.
@@ -68,7 +78,17 @@ impl fmt::Display for Shift {
     }
 }
 
+/// Whose the files on the disk are that systemd-nspawn makes where it maps owners: the host's root.
+const MAPPED_ROOT: u32 = 0x7FFF_FFFE;
+
 impl Shift {
+    /// All of it, each as `FROM:TO:COUNT`: what systemd-nspawn has made there, such as places to mount on, is the host's.
+    #[must_use]
+    pub fn maps(&self) -> [String; 2] {
+        let host = if self.from == 0 { MAPPED_ROOT } else { 0 };
+        [self.to_string(), format!("{host}:0:1")]
+    }
+
     fn parse(text: &str) -> Option<Self> {
         let mut numbers = text.split(':').map(|number| number.parse::<u32>().ok());
         let mut next = || numbers.next().flatten();
@@ -138,6 +158,8 @@ mod tests {
         };
         assert_eq!(shift.to_string(), "0:524288:65536");
         assert_eq!(Shift::parse("0:524288:65536"), Some(shift));
+        assert_eq!(shift.maps(), ["0:524288:65536", "2147483646:0:1"]);
+        assert_eq!(Shift { from: 655_360, ..shift }.maps()[1], "0:0:1");
         for bad in ["", "0:1", "0:1:0", "4294967295:0:1", "x:1:1", "0:-1:1"] {
             assert_eq!(Shift::parse(bad), None, "{bad}");
         }
