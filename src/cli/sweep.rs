@@ -74,6 +74,10 @@ impl Units for ThroughSystemd {
         self.handle.block_on(reload(&self.bus))
     }
 
+    fn read_new(&self, units: &[String]) -> Result<(), OpError> {
+        self.handle.block_on(units::read_new(&self.bus, units))
+    }
+
     fn start_units(&self, units: &[String]) -> Result<(), OpError> {
         self.handle.block_on(units::start(&self.bus, units))
     }

@@ -263,9 +263,7 @@ impl Plan {
 
     /// Whether systemd has to read its unit files anew.
     pub(super) fn has_unit_files(&self, places: &Places) -> bool {
-        let is_settings = |file: &Carried| file.to.extension().is_some_and(|end| end == "nspawn");
-        let is_secret = |file: &Carried| file.to.starts_with(&places.state);
-        self.files.iter().any(|file| !is_settings(file) && !is_secret(file))
+        self.files.iter().any(|file| is_unit_file(&file.to, places))
     }
 
     /// Writes the list of what is going to be written.
@@ -275,6 +273,11 @@ impl Plan {
         let text = serde_json::to_vec(&list).map_err(|error| OpError::path("write", &path)(error.into()))?;
         Ok(write_atomic(&path, &text, 0o600)?)
     }
+}
+
+/// Whether systemd itself reads a file, and not systemd-nspawn or nobody.
+pub(super) fn is_unit_file(path: &Path, places: &Places) -> bool {
+    path.extension().is_none_or(|end| end != "nspawn") && !path.starts_with(&places.state)
 }
 
 /// The list of a staging directory; empty if it was not written yet.

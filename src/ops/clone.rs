@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use super::carry::{Extent, Names, Plan, noted};
+use super::carry::{Extent, Names, Plan, is_unit_file, noted};
 use super::config::settle;
 use super::create::{is_free, make_machines_directory, sync_directory, with_visible_path};
 use super::hold_still::Still;
@@ -363,8 +363,13 @@ impl<'a> Work<'a> {
             steps.step(follower.step(&format!("name '{}'", self.request.name)));
         }
         if has_units {
-            steps.step(Step::new("have systemd read its unit files anew", move || {
-                systemd.reload()
+            let new = self.link.as_ref().filter(|link| {
+                let others = self.plan.files.iter().filter(|file| !link.has(&file.to));
+                self.followers.is_empty() && !others.into_iter().any(|file| is_unit_file(&file.to, self.places))
+            });
+            steps.step(Step::new("have systemd read its unit files", move || match new {
+                Some(link) => systemd.read_new(&link.names()),
+                None => systemd.reload(),
             }));
         }
     }

@@ -75,7 +75,10 @@ fn a_clone_and_its_source_go_their_own_ways() {
     assert!(!images.contains("layers") && !images.contains("machinist"), "{images}");
     // systemd alone mounts what a machine lies on.
     for guest in [&source, clone] {
-        run("systemctl", ["stop", &mount_unit(guest)]).ok();
+        // Busy for as long as somebody looks at it.
+        wait_until("it is unmounted", || {
+            run("systemctl", ["stop", &mount_unit(guest)]).any().status == 0
+        });
         assert_eq!(mounted_on(&guest.image()), "");
         run("machinectl", ["start", &guest.name]).ok();
         wait_until("it runs", || guest.property("ActiveState") == "active");
@@ -238,7 +241,9 @@ fn a_linked_machine_has_another_name() {
     assert_eq!(traces(&clone.0.name), "");
     assert_eq!(mounted_on(&new.image()), "overlay");
     assert_eq!(read(new.image().join("etc/hostname")), format!("{}\n", new.name));
-    run("systemctl", ["stop", &mount_unit(&new)]).ok();
+    wait_until("it is unmounted", || {
+        run("systemctl", ["stop", &mount_unit(&new)]).any().status == 0
+    });
     new.start();
     machinist(["exec", &new.name, "--", "busybox", "stat", "-c", "%u", "/etc/hostname"])
         .ok()

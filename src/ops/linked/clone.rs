@@ -98,6 +98,16 @@ impl Link {
         self.units.add_to(plan);
     }
 
+    /// Whether a file is one of its units, or the link to one.
+    pub(in crate::ops) fn has(&self, path: &Path) -> bool {
+        path == self.units.wants.0 || self.units.files.iter().any(|(file, _)| file == path)
+    }
+
+    /// The names of its units.
+    pub(in crate::ops) fn names(&self) -> Vec<String> {
+        self.units.names()
+    }
+
     /// Makes the directory that it is mounted on, where a copy would be.
     pub(in crate::ops) fn make_place(staging: &Staging) -> Result<(), OpError> {
         let place = staging.tree();

@@ -45,6 +45,10 @@ pub trait Units: Sync {
     /// Has systemd read its unit files anew.
     fn reload(&self) -> Result<(), OpError>;
 
+    /// Has systemd read the files of these units, which are new. It reads what it does not know when that is started; a
+    /// reload of everything takes most of the time of a clone.
+    fn read_new(&self, units: &[String]) -> Result<(), OpError>;
+
     /// Starts these units, in this order; no error for one that is up.
     fn start_units(&self, units: &[String]) -> Result<(), OpError>;
 
@@ -58,6 +62,10 @@ pub struct NoUnits;
 
 impl Units for NoUnits {
     fn reload(&self) -> Result<(), OpError> {
+        Ok(())
+    }
+
+    fn read_new(&self, _: &[String]) -> Result<(), OpError> {
         Ok(())
     }
 

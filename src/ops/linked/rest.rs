@@ -170,8 +170,9 @@ fn write_units<'a>(
         let enable = Step::new(format!("link '{}'", shown(link)), move || make_link(link, leads_to));
         steps.step(enable.undo(move || remove_file(link)));
     }
-    steps.step(Step::new("have systemd read its unit files anew", move || {
-        units.reload()
+    let (names, is_new) = (written.names(), former.is_empty());
+    steps.step(Step::new("have systemd read its unit files", move || {
+        if is_new { units.read_new(&names) } else { units.reload() }
     }));
 }
 

@@ -1,8 +1,21 @@
 //! Starting and stopping the units of linked machines, through systemd.
 
+use std::time::Duration;
+
 use crate::ops::OpError;
+use crate::ops::enable::reload;
 use crate::sys::bus::jobs::Jobs;
 use crate::sys::bus::{Bus, BusError, classify, systemd1};
+
+/// Has systemd read anew what there is, if it knows any of these units already.
+pub async fn read_new(bus: &Bus, units: &[String]) -> Result<(), OpError> {
+    for unit in units {
+        if bus.former_invocation(unit).await?.is_some() {
+            return reload(bus).await;
+        }
+    }
+    Ok(())
+}
 
 /// Starts units, one after the other.
 ///
@@ -18,6 +31,11 @@ pub async fn start(bus: &Bus, units: &[String]) -> Result<(), OpError> {
     Ok(())
 }
 
+/// How often a unit is stopped that does not stop, and how long it is waited between: what is mounted is busy for a moment
+/// whenever somebody looks at images, as machined does.
+const TRIES: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// Stops units, one after the other; one that systemd does not know is down.
 ///
 /// # Errors
@@ -25,12 +43,20 @@ pub async fn start(bus: &Bus, units: &[String]) -> Result<(), OpError> {
 pub async fn stop(bus: &Bus, units: &[String]) -> Result<(), OpError> {
     let jobs = Jobs::subscribe(bus).await?;
     for unit in units {
-        let job = bus.manager().await?.stop_unit(unit, "replace").await;
-        let job = match job.map_err(|error| classify(&error, systemd1::SERVICE, &format!("stop unit {unit}"), unit)) {
-            Err(BusError::NoSuchUnit(_)) => continue,
-            job => job?,
-        };
-        ended_well(unit, "stop", &jobs.wait(job.as_str()).await)?;
+        let mut tries = 1;
+        loop {
+            let job = bus.manager().await?.stop_unit(unit, "replace").await;
+            let job = match job.map_err(|error| classify(&error, systemd1::SERVICE, &format!("stop unit {unit}"), unit))
+            {
+                Err(BusError::NoSuchUnit(_)) => break,
+                job => job?,
+            };
+            match ended_well(unit, "stop", &jobs.wait(job.as_str()).await) {
+                Err(_) if tries < TRIES => tries += 1,
+                result => break result?,
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
     }
     Ok(())
 }

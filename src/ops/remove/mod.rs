@@ -203,6 +203,10 @@ mod tests {
                     NoUnits.reload()
                 }
 
+                fn read_new(&self, units: &[String]) -> Result<(), OpError> {
+                    NoUnits.read_new(units)
+                }
+
                 fn start_units(&self, units: &[String]) -> Result<(), OpError> {
                     NoUnits.start_units(units)
                 }
