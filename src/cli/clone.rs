@@ -159,7 +159,7 @@ pub(super) async fn is_running(bus: &Bus, name: &MachineName) -> Result<bool, Op
 }
 
 /// The transaction, on a thread of its own; D-Bus is asked from there through the runtime of this one.
-async fn make(ctx: &Ctx, bus: &Bus, request: Request) -> Result<Cloned, CliError> {
+pub(super) async fn make(ctx: &Ctx, bus: &Bus, request: Request) -> Result<Cloned, CliError> {
     let (places, cancel, progress) = (
         ctx.places.clone(),
         ctx.cancel.clone(),

@@ -79,7 +79,7 @@ struct GuestArgs {
     set: Vec<Assignment>,
 }
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 #[command(next_help_heading = "Bootstrap")]
 struct BootstrapArgs {
     /// Packages to install besides
@@ -226,7 +226,7 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
 }
 
 /// The transaction, on a thread of its own; D-Bus is asked from there through the runtime of this one.
-async fn make(ctx: &Ctx, bus: &Bus, request: Request) -> Result<(), CliError> {
+pub(super) async fn make(ctx: &Ctx, bus: &Bus, request: Request) -> Result<(), CliError> {
     let (bus, handle, cancel) = (bus.clone(), Handle::current(), ctx.cancel.clone());
     let (places, progress): (Places, _) = (ctx.places.clone(), ctx.progress(request.name.as_str()));
     ctx.blocking(move || {
@@ -305,6 +305,11 @@ fn request(args: &Args, config: &Config) -> Result<Request, CliError> {
         source,
         name,
     })
+}
+
+/// How a bootstrap goes if nobody says otherwise.
+pub(super) fn usual_bootstrap(source: &Source, config: &Config) -> BootstrapOptions {
+    bootstrap(&BootstrapArgs::default(), source, config)
 }
 
 fn bootstrap(args: &BootstrapArgs, source: &Source, config: &Config) -> BootstrapOptions {

@@ -2,7 +2,7 @@
 
 mod many;
 mod shell;
-mod signals;
+pub(super) mod signals;
 
 use std::ffi::OsString;
 use std::io::{IsTerminal as _, stderr, stdin, stdout};
@@ -237,6 +237,16 @@ pub(super) async fn run_one(ctx: &Ctx, args: &Args, name: &MachineName) -> Resul
             .warning(&format!("machine '{name}' stopped while the command ran"));
     }
     Ok(exit.code())
+}
+
+/// Starts a command in a machine that ends with it, and leaves it running.
+pub(super) async fn leave_one(ctx: &Ctx, args: &Args, name: &MachineName, life: OwnedFd) -> Result<(), CliError> {
+    let started = async {
+        let target = find(ctx.bus().await?, name).await?;
+        let program = program(args, &target, Streams::Detached)?;
+        Ok(enter::start_and_leave(&target.leader, &target.unit, &program, life).await?)
+    };
+    audited(name, started.await)
 }
 
 /// Carries our input to a terminal of the guest; ours is raw as long as the result lives.

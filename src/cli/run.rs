@@ -1,60 +1,80 @@
 //! `machinist run`
 
-use std::ffi::OsString;
-use std::path::PathBuf;
+mod live;
+mod settings;
+mod target;
 
+use std::cell::Cell;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use self::live::Command;
+use self::settings::SettingArgs;
+use self::target::{Target, has_shell, is_free, no_directory};
+use super::clone::{self, is_running};
 use super::complete;
 use super::context::Ctx;
+use super::create::{self, check_name, usual_bootstrap};
 use super::env_file;
 use super::error::{CliError, Kind};
 use super::exec;
 use super::sweep;
-use crate::cli::create::network;
-use crate::limit;
 use crate::machine::MachineName;
-use crate::nspawn::assignment::{Assignment, parse_assignment};
-use crate::nspawn::edit::Edit;
-use crate::nspawn::schema::KEYS;
-use crate::ops::OpError;
 use crate::ops::create::Network;
 use crate::ops::linked;
 use crate::ops::run::scratch::Scratch;
-use crate::ops::run::{Request, end, plan, private_users, start};
+use crate::ops::run::{Request, plan, private_users};
 use crate::ops::start::find_image;
-use crate::sys::bus::{Bus, BusError};
-use crate::sys::files::Root;
+use crate::ops::{OpError, clone as cloning, create as creating};
+use crate::sources::{self, Source};
+use crate::sys::bus::Bus;
 use crate::sys::journal::audit;
 
-/// Run a command in a machine that is not running, or in a copy of it
+/// Run a machine, or a command in it, for this one time
 ///
-/// The machine does not boot. It has its settings and limits, and what is asked for here besides, for this one time; what
-/// belongs to its start, as secrets and commands before and after it, it has not. It runs in a transient unit, and
-/// machinectl, `list` and `exec` know it meanwhile. The command runs as `exec` runs commands, with its own exit status and
-/// streams; when it ends, so does the machine, and also when machinist is killed.
+/// With a command the machine does not boot: the command runs as `exec` runs commands, with its own exit status and streams;
+/// when it ends, so does the machine, and also when machinist is killed. Without one the machine boots, and machinist waits
+/// for its end; Ctrl-C powers it off, a second one takes it down. With --detach it goes on without machinist, until it powers off or the command ends.
+///
+/// It has the settings and limits of the machine, and what is asked for here besides; what belongs to its own unit's
+/// start, as secrets and commands before and after it, it has not. It runs in a transient unit, and machinectl, `list`, `exec` and `stop`
+/// know it meanwhile.
 ///
 /// With --ephemeral it is a copy of the image, which is removed at the end. Where the filesystem shares nothing between
 /// files, and a copy would take long, it is an overlay over the image, which is made at once; the machine itself cannot be
-/// started as long as it is used. What is mounted from the host is no copy.
+/// started as long as it is used. What is mounted from the host is no copy. What is made from a source is removed at the end,
+/// too. With --keep either stays, as `clone` and `create` make it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   machinist run web -- cat /etc/os-release        In place, without booting it
   machinist run -x web -- rm -r /var              In a copy that is gone afterwards
   machinist run -x web --network none --memory 512M -- env
+  machinist run template:busybox -- uname -a      In a new machine that is gone afterwards
+  machinist run -d template:busybox --name try    Boot one; `machinist stop try` ends it
+  machinist run -x web --keep --name trial -- true
 
-The image needs /bin/sh, which keeps the machine up while the command runs.")]
+With a command the image needs /bin/sh, which keeps the machine up while the command runs.")]
 pub(super) struct Args {
-    /// Machine whose image is run
-    #[arg(value_name = "NAME", add = complete::images())]
-    machine: MachineName,
-    /// The command and its arguments
-    #[arg(required = true, last = true, value_name = "CMD")]
+    /// Machine whose image is run, or what an image is made from, as `create` takes it
+    #[arg(value_name = "NAME|SOURCE", add = complete::images())]
+    target: String,
+    /// The command and its arguments; without one the machine boots
+    #[arg(last = true, value_name = "CMD")]
     command: Vec<OsString>,
     /// Run a copy, and remove it at the end
     #[arg(short = 'x', long)]
     ephemeral: bool,
-    /// The name that the copy is known by meanwhile
-    #[arg(long, value_name = "NAME", requires = "ephemeral")]
+    /// Keep the copy, or what is made from a source, as a machine
+    #[arg(long)]
+    keep: bool,
+    /// The name of the copy, or of what is made from a source
+    #[arg(long, value_name = "NAME")]
     name: Option<MachineName>,
+    /// Return when the machine is up, or the command started, and let it go on
+    ///
+    /// The command has nothing to read or write.
+    #[arg(short, long, conflicts_with = "terminal")]
+    detach: bool,
     /// Run the command as this user of the machine, and in this group
     #[arg(short, long, value_name = "USER[:GROUP]")]
     user: Option<String>,
@@ -80,108 +100,41 @@ pub(super) struct Args {
     settings: SettingArgs,
 }
 
-#[derive(Debug, Default, clap::Args)]
-#[command(next_help_heading = "Settings of this run")]
-struct SettingArgs {
-    /// How much memory it may use, such as 512M
-    #[arg(long, value_name = "BYTES", value_parser = limit_of("memory"))]
-    memory: Option<limit::Assignment>,
-    /// How many CPUs, such as 1.5
-    #[arg(long, value_name = "NUMBER", value_parser = limit_of("cpus"))]
-    cpus: Option<limit::Assignment>,
-    /// How many processes and threads
-    #[arg(long, value_name = "NUMBER", value_parser = limit_of("tasks"))]
-    tasks: Option<limit::Assignment>,
-    /// Stop it after so many seconds
-    #[arg(long, value_name = "SECONDS", value_parser = super::seconds)]
-    timeout: Option<std::time::Duration>,
-    /// Mount a file or directory of the host: SOURCE[:PLACE[:OPTIONS]]
-    #[arg(long, value_name = "SOURCE:PLACE", value_parser = setting_of("Files.Bind"))]
-    bind: Vec<Assignment>,
-    /// Mount an empty directory in memory
-    #[arg(long, value_name = "PLACE", value_parser = setting_of("Files.TemporaryFileSystem"))]
-    tmpfs: Vec<Assignment>,
-    /// Forward a port of the host: [tcp:|udp:]HOST[:MACHINE]
-    #[arg(long, value_name = "PORT", value_parser = setting_of("Network.Port"))]
-    port: Vec<Assignment>,
-    /// veth, host, none, bridge=NAME or zone=NAME
-    #[arg(long, value_name = "NETWORK", value_parser = network)]
-    network: Option<Network>,
-    /// Mount the image read-only
-    #[arg(long)]
-    read_only: bool,
-    /// Give it a capability, such as CAP_SYS_TIME
-    #[arg(long, value_name = "CAP", value_parser = setting_of("Exec.Capability"))]
-    cap_add: Vec<Assignment>,
-    /// Take a capability from it
-    #[arg(long, value_name = "CAP", value_parser = setting_of("Exec.DropCapability"))]
-    cap_drop: Vec<Assignment>,
-    /// Its processes cannot get new privileges, as by setuid programs
-    #[arg(long)]
-    no_new_privs: bool,
-    /// Its users: pick, no, or FIRST:COUNT of the host
-    #[arg(long, value_name = "USERS", value_parser = setting_of("Exec.PrivateUsers"))]
-    private_users: Option<Assignment>,
-    /// Any setting, see systemd.nspawn(5); may be given again
-    #[arg(long, value_name = "SECTION.KEY=VALUE", value_parser = assignment)]
-    set: Vec<Assignment>,
-}
+impl Args {
+    fn boots(&self) -> bool {
+        self.command.is_empty()
+    }
 
-fn limit_of(key: &'static str) -> impl Fn(&str) -> Result<limit::Assignment, String> + Clone {
-    move |value| limit::parse(&format!("{key}={value}")).map_err(|error| error.to_string())
-}
-
-fn setting_of(key: &'static str) -> impl Fn(&str) -> Result<Assignment, String> + Clone {
-    move |value| assignment(&format!("{key}={value}"))
-}
-
-fn assignment(text: &str) -> Result<Assignment, String> {
-    parse_assignment(text).map_err(|error| error.to_string())
-}
-
-impl SettingArgs {
-    /// What they change in the machine's settings, and its limits.
-    fn into_changes(self) -> (Vec<Edit>, Vec<limit::Assignment>) {
-        let set = |section: &str, key: &str, value: &str| Edit::Set {
-            section: section.to_owned(),
-            key: key.to_owned(),
-            value: value.to_owned(),
-        };
-        let mut edits = Vec::new();
-        if let Some(network) = &self.network {
-            // They act as one group: what the machine has of them goes.
-            let keys = KEYS.iter().filter(|key| key.section == "Network" && key.name != "Port");
-            edits.extend(keys.map(|key| Edit::Reset {
-                section: key.section.to_owned(),
-                key: key.name.to_owned(),
-            }));
-            let settings = network.settings();
-            edits.extend(settings.iter().map(|(key, value)| set("Network", key, value)));
+    /// Refuses options that would be ignored.
+    fn check(&self, target: &Target) -> Result<(), CliError> {
+        let of_commands = [
+            ("--user", self.user.is_some()),
+            ("--cwd", self.cwd.is_some()),
+            ("--env", !self.env.is_empty()),
+            ("--env-file", !self.env_file.is_empty()),
+            ("--terminal", self.terminal),
+            ("--no-terminal", self.no_terminal),
+        ];
+        let given = of_commands.iter().find(|(_, given)| *given && self.boots());
+        if let Some((option, _)) = given {
+            let error = CliError::usage(format!("{option} is for a command, and there is none"));
+            return Err(error.hint("give it after `--`"));
         }
-        if let Some(users) = &self.private_users {
-            edits.push(set("Exec", "PrivateUsers", &users.value));
-            edits.push(set("Files", "PrivateUsersOwnership", "auto"));
+        let in_place = matches!(target, Target::Machine(_)) && !self.ephemeral;
+        let of_copies = [("--name", self.name.is_some()), ("--keep", self.keep)];
+        if let Some((option, _)) = of_copies.iter().find(|(_, given)| *given && in_place) {
+            let error = CliError::usage(format!("{option} is for a copy or a new machine"));
+            return Err(error.hint("run a copy with --ephemeral"));
         }
-        edits.extend(self.read_only.then(|| set("Files", "ReadOnly", "yes")));
-        edits.extend(self.no_new_privs.then(|| set("Exec", "NoNewPrivileges", "yes")));
-        // What is not to be had cannot be given back otherwise.
-        edits.extend(self.cap_add.iter().map(|cap| Edit::Remove {
-            section: "Exec".to_owned(),
-            key: "DropCapability".to_owned(),
-            value: Some(cap.value.clone()),
-        }));
-        let lists = [self.bind, self.tmpfs, self.port, self.cap_add, self.cap_drop];
-        edits.extend(lists.into_iter().flatten().chain(self.set).map(Assignment::into_edit));
-        let limits = [self.memory, self.cpus, self.tasks];
-        (edits, limits.into_iter().flatten().collect())
+        Ok(())
     }
 }
 
 pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
-    let like = args.machine.clone();
+    let target = args.target.clone();
     let result = find_and_run(ctx, args).await;
     if let Err(error) = &result {
-        audit(like.as_str(), "run", Err(error.message.as_str()));
+        audit(&target, "run", Err(error.message.as_str()));
     }
     result.map_err(|error| match error.kind {
         Kind::Failed => CliError {
@@ -192,147 +145,271 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     })
 }
 
+/// What is run where, once it is known.
+struct Work {
+    target: Target,
+    /// The image that is run or copied; `None` if it is yet to be made.
+    image: Option<PathBuf>,
+    /// How it is connected; as its settings say if `None`.
+    network: Option<Network>,
+    request: Request,
+}
+
+impl Work {
+    /// Whether the image, or copy, is gone at the end.
+    fn is_scratch(&self, args: &Args) -> bool {
+        !args.keep && (args.ephemeral || self.image.is_none())
+    }
+}
+
 async fn find_and_run(ctx: &Ctx, mut args: Args) -> Result<u8, CliError> {
-    let like = args.machine.clone();
+    let target = Target::parse(&args.target)?;
+    args.check(&target)?;
     args.env.splice(..0, env_file::read_all(&args.env_file)?);
     let bus = ctx.bus().await?;
-    find_image(bus, &like).await?;
-    if !args.dry_run {
-        linked::show(bus, &like, &ctx.places).await?;
-    }
-    let image = bus.find_image_path(like.as_str()).await?;
-    let image = PathBuf::from(image.ok_or_else(|| OpError::NoImage { name: like.to_string() })?);
-    let name = match (args.name.take(), args.ephemeral) {
-        (Some(name), _) => name,
-        (None, false) => like.clone(),
-        (None, true) => random_name(&like)?,
-    };
-    name.check_new()?;
-    is_free(bus, &name, &like).await?;
-    match image.is_dir() {
-        true if !args.dry_run => has_shell(&image)?,
-        false if args.ephemeral => return Err(no_directory(&image)),
-        _ => {}
-    }
-    let at_most = args
-        .settings
-        .timeout
-        .and_then(|limit| u64::try_from(limit.as_micros()).ok());
-    let (edits, limits) = std::mem::take(&mut args.settings).into_changes();
-    let mut request = Request {
-        name,
-        copy: None,
-        view: None,
-        edits,
-        limits,
-        at_most,
-        like,
-    };
+    let mut work = find(ctx, bus, &mut args, target).await?;
     if args.dry_run {
-        let copy = ctx
-            .places
-            .machines
-            .join(format!(".#machinist-run-{}-…/tree", request.like));
-        request.copy = args.ephemeral.then_some(copy);
-        let steps = plan(bus, &request, &ctx.places).await?;
+        let steps = steps(ctx, bus, &args, &mut work).await?;
+        let steps: Vec<String> = steps.iter().flat_map(|step| step.lines()).map(str::to_owned).collect();
         return ctx.show_plan(&steps).map(|()| 0);
     }
     ctx.need_root("run")?;
     sweep::run(ctx).await?;
     ctx.cancel.check().map_err(OpError::from)?;
-    if !args.ephemeral {
-        return attached(ctx, args, &request).await;
+    if args.keep {
+        let name = work.request.name.clone();
+        keep(ctx, bus, &mut work).await?;
+        return live(ctx, &mut args, &work.request, &Cell::default())
+            .await
+            .map_err(|error| {
+                error.hint(format!(
+                    "the image of '{name}' was made and stays; `machinist remove {name}` removes it"
+                ))
+            });
     }
-    let systemd = bus.systemd_version().await?;
-    let users = private_users(&request, systemd, &ctx.places)?;
-    let (like, places, cancel) = (request.like.clone(), ctx.places.clone(), ctx.cancel.clone());
-    let progress = ctx.progress(request.name.as_str());
+    if !work.is_scratch(&args) {
+        return live(ctx, &mut args, &work.request, &Cell::default()).await;
+    }
     // Until the copy is removed an interruption is the command's, or is seen by what is done.
     let _busy = ctx.hold();
-    let scratch = ctx
-        .blocking(move || Scratch::make(&like, &image, users, systemd, &places, &progress, &cancel))
-        .await?;
+    let scratch = scratch(ctx, bus, &mut work).await?;
+    let mut request = work.request;
     request.copy = Some(scratch.tree());
     request.view = scratch.view().cloned();
-    let status = attached(ctx, args, &request).await;
+    request.vanishes = (args.detach || request.boots).then(|| scratch.vanishes()).flatten();
+    let is_ours = Cell::new(false);
+    let status = live(ctx, &mut args, &request, &is_ours).await;
+    // Not under what runs.
+    if is_ours.get() && !bus.is_unit_over(&request.unit()).await.unwrap_or(false) {
+        scratch.leave();
+        return status;
+    }
     if let Err(error) = ctx.blocking(move || scratch.discard()).await {
         ctx.voice.warning(&format!("cannot remove the copy: {}", error.message));
     }
     status
 }
 
-/// Runs the command as `exec` does, in a machine that waits until we are done.
-async fn attached(ctx: &Ctx, args: Args, request: &Request) -> Result<u8, CliError> {
-    let (bus, jobs, name) = (ctx.bus().await?, ctx.jobs().await?, &request.name);
-    let (reader, writer) = std::io::pipe()?;
-    let _busy = ctx.hold();
-    let status = match start(bus, &jobs, request, reader.into(), &ctx.places).await {
-        Err(error) => Err(error.into()),
-        Ok(_) if ctx.cancel.is_cancelled() => Err(CliError::new(Kind::Interrupted, "interrupted")),
-        Ok(own) => {
-            let exec = exec::Args {
-                names: vec![name.to_string()],
-                command: args.command,
-                user: args.user.or(own.user).unwrap_or_else(|| "root".to_owned()),
-                cwd: args.cwd.or(own.directory),
-                env: own.environment.into_iter().chain(args.env).collect(),
-                terminal: args.terminal,
-                no_terminal: args.no_terminal,
-                detach: false,
-            };
-            exec::run_one(ctx, &exec, name).await
+/// Looks for the image, and for whatever is in the way.
+async fn find(ctx: &Ctx, bus: &Bus, args: &mut Args, target: Target) -> Result<Work, CliError> {
+    let mut image = None;
+    if let Target::Machine(name) = &target {
+        find_image(bus, name).await?;
+        if !args.dry_run {
+            linked::show(bus, name, &ctx.places).await?;
         }
+        let path = bus.find_image_path(name.as_str()).await?;
+        image = Some(PathBuf::from(
+            path.ok_or_else(|| OpError::NoImage { name: name.to_string() })?,
+        ));
+    }
+    let name = match (args.name.take(), &target) {
+        (Some(name), _) => name,
+        (None, Target::Machine(name)) if !args.ephemeral => name.clone(),
+        (None, target) => target.new_name()?,
     };
-    drop(writer);
-    // The command's status is what was asked for.
-    if let Err(error) = end(bus, &jobs, name).await {
-        ctx.voice.warning(&format!("machine '{name}' does not end: {error}"));
+    name.check_new()?;
+    let like = match &target {
+        Target::Machine(like) => like.clone(),
+        Target::Source(_) => name.clone(),
+    };
+    if image.is_none() || args.keep {
+        check_name(bus, &name).await?;
+        crate::ops::create::is_free(&name, &ctx.places)?;
+    } else {
+        is_free(bus, &name, &like, args.boots()).await?;
     }
-    status
-}
-
-fn no_directory(image: &std::path::Path) -> CliError {
-    let message = format!(
-        "'{}' is no directory, and cannot be copied for one run",
-        image.display()
-    );
-    CliError::new(Kind::NotRun, message).hint("run it in place, without --ephemeral")
-}
-
-/// A name that nobody has given: that of the machine and four letters.
-fn random_name(like: &MachineName) -> Result<MachineName, CliError> {
-    let id = std::fs::read_to_string("/proc/sys/kernel/random/uuid")?;
-    let stem: String = like.as_str().chars().take(58).collect();
-    Ok(format!("{stem}-{}", id.get(..5).unwrap_or("00000"))
-        .trim_end_matches('-')
-        .parse()?)
-}
-
-/// A machine of that name must not run; nor may another than the one whose image it is have it.
-async fn is_free(bus: &Bus, name: &MachineName, like: &MachineName) -> Result<(), CliError> {
-    match bus.registered(name.as_str()).await {
-        Err(BusError::NoSuchMachine(_)) => {}
-        Err(error) => return Err(error.into()),
-        Ok(_) => {
-            let error = CliError::new(Kind::NotRun, format!("machine '{name}' is running"));
-            let hint = format!("run the command in it with `machinist exec {name} -- …`, or in a copy with `run -x`");
-            return Err(error.hint(hint));
+    match &image {
+        Some(image) if !image.is_dir() && args.ephemeral => return Err(no_directory(image)),
+        Some(image) if image.is_dir() && !args.dry_run && !args.boots() => {
+            has_shell(image, &image.display().to_string())?;
         }
+        _ => {}
     }
-    if name != like && bus.find_image_path(name.as_str()).await?.is_some() {
-        let error = CliError::new(
-            Kind::NotRun,
-            format!("there is an image '{name}', which is another machine"),
-        );
-        return Err(error.hint("choose another --name".to_owned()));
+    let at_most = args
+        .settings
+        .timeout
+        .and_then(|limit| u64::try_from(limit.as_micros()).ok());
+    let network = args.settings.network.clone();
+    let (edits, limits) = std::mem::take(&mut args.settings).into_changes();
+    let request = Request {
+        name,
+        like,
+        copy: None,
+        view: None,
+        vanishes: None,
+        boots: args.boots(),
+        edits,
+        limits,
+        at_most,
+    };
+    Ok(Work {
+        target,
+        image,
+        network,
+        request,
+    })
+}
+
+/// Runs it, in the way that was asked for. `is_ours` tells then whether there may be a unit that goes on.
+async fn live(ctx: &Ctx, args: &mut Args, request: &Request, is_ours: &Cell<bool>) -> Result<u8, CliError> {
+    if request.boots {
+        return live::booted(ctx, request, args.detach, is_ours).await;
     }
+    let command = Command::of(args);
+    if args.detach {
+        live::left(ctx, command, request, is_ours).await
+    } else {
+        live::attached(ctx, command, request).await
+    }
+}
+
+/// A copy of the image, or a new one, that is gone at the end.
+async fn scratch(ctx: &Ctx, bus: &Bus, work: &mut Work) -> Result<Scratch, CliError> {
+    let (request, places, cancel) = (&work.request, ctx.places.clone(), ctx.cancel.clone());
+    let progress = ctx.progress(request.name.as_str());
+    let request = request.clone();
+    if let (Some(image), Target::Machine(_)) = (work.image.clone(), &work.target) {
+        let systemd = bus.systemd_version().await?;
+        let users = private_users(&request, systemd, &ctx.places)?;
+        return ctx
+            .blocking(move || Scratch::make(&request, &image, users, systemd, &places, &progress, &cancel))
+            .await;
+    }
+    let Target::Source(source) = work.target.clone() else {
+        return Err(OpError::NoImage {
+            name: request.like.to_string(),
+        }
+        .into());
+    };
+    let called = source.to_string();
+    let bootstrap = usual_bootstrap(&source, &ctx.config()?);
+    let network = work.network.clone().unwrap_or(Network::Veth).inside();
+    let made = ctx
+        .blocking(move || Scratch::from_source(&request, &source, &bootstrap, network, &places, &progress, &cancel))
+        .await;
+    let (scratch, edit) = made?;
+    if !work.request.boots {
+        has_shell(&scratch.tree(), &called)?;
+    }
+    work.request.edits.splice(..0, edit);
+    Ok(scratch)
+}
+
+fn to_create(ctx: &Ctx, work: &Work, source: &Source) -> Result<creating::Request, CliError> {
+    Ok(creating::Request {
+        name: work.request.name.clone(),
+        bootstrap: usual_bootstrap(source, &ctx.config()?),
+        source: source.clone(),
+        hostname: None,
+        root_password: None,
+        ssh_key: None,
+        network: work.network.clone().unwrap_or(Network::Veth),
+        settings: Vec::new(),
+    })
+}
+
+fn to_clone(work: &Work, systemd: u32) -> Option<cloning::Request> {
+    Some(cloning::Request {
+        source: work.request.like.clone(),
+        image: work.image.clone()?,
+        name: work.request.name.clone(),
+        keep_identity: false,
+        linked: false,
+        systemd,
+    })
+}
+
+/// Makes the machine that stays, and has it run in place.
+async fn keep(ctx: &Ctx, bus: &Bus, work: &mut Work) -> Result<(), CliError> {
+    let name = work.request.name.clone();
+    let verb = match (&work.target, to_clone(work, bus.systemd_version().await?)) {
+        (Target::Source(source), _) => {
+            create::make(ctx, bus, to_create(ctx, work, source)?).await?;
+            "create"
+        }
+        (Target::Machine(_), Some(request)) => {
+            clone::make(ctx, bus, request).await?;
+            "clone"
+        }
+        (Target::Machine(name), None) => return Err(OpError::NoImage { name: name.to_string() }.into()),
+    };
+    audit(name.as_str(), verb, Ok(()));
+    ctx.voice.status(&format!("created {name}"));
+    work.request.like = name;
     Ok(())
 }
 
-fn has_shell(image: &std::path::Path) -> Result<(), CliError> {
-    if Root::open(image).map_err(OpError::from)?.is_executable("bin/sh") == Some(true) {
-        return Ok(());
+/// What would be done, one line per step.
+async fn steps(ctx: &Ctx, bus: &Bus, args: &Args, work: &mut Work) -> Result<Vec<String>, CliError> {
+    let mut steps = Vec::new();
+    let is_scratch = work.is_scratch(args);
+    let tree = hidden(ctx, &work.request.like);
+    match (&work.target, to_clone(work, bus.systemd_version().await?)) {
+        (Target::Source(source), _) if args.keep => {
+            let create = to_create(ctx, work, source)?;
+            steps.extend(creating::plan(&create, &ctx.places)?);
+        }
+        (Target::Source(source), _) => {
+            let places = sources::Places {
+                cache: ctx.places.cache.clone(),
+                logs: ctx.places.logs.clone(),
+            };
+            let made = sources::plan(source, &usual_bootstrap(source, &ctx.config()?), &places);
+            steps.extend(made.map_err(OpError::from)?);
+        }
+        (Target::Machine(like), Some(request)) if args.keep => {
+            let running = is_running(bus, like).await?;
+            steps.extend(cloning::plan(&request, running, &ctx.places)?.0);
+        }
+        (Target::Machine(like), _) if is_scratch => steps.push(format!(
+            "copy the image of '{like}' to '{}', or lay an overlay over it where a copy takes long",
+            tree.display()
+        )),
+        _ => {}
     }
-    let error = CliError::new(Kind::NotRun, format!("there is no /bin/sh in '{}'", image.display()));
-    Err(error.hint("boot the machine with `machinist start`, and enter it with `machinist exec`"))
+    work.request.copy = is_scratch.then_some(tree);
+    steps.push(plan(bus, &work.request, &ctx.places).await?);
+    let name = &work.request.name;
+    match (work.request.boots, args.detach) {
+        (true, false) => steps.push(format!("wait until machine '{name}' powers off")),
+        (true, true) => {}
+        (false, true) => steps.push(format!("start the command in machine '{name}', which ends with it")),
+        (false, false) => {
+            steps.push(format!("run the command in machine '{name}'"));
+            steps.push("stop the unit".to_owned());
+        }
+    }
+    if is_scratch {
+        let when = if args.detach { "when the unit ends: " } else { "" };
+        steps.push(format!("{when}remove the copy"));
+    }
+    Ok(steps)
+}
+
+/// Where a copy would lie.
+fn hidden(ctx: &Ctx, like: &MachineName) -> PathBuf {
+    ctx.places
+        .machines
+        .join(Path::new(&format!(".#machinist-run-{like}-…/tree")))
 }

@@ -115,6 +115,15 @@ pub(super) async fn run(ctx: &Ctx) -> Result<(), CliError> {
     Ok(())
 }
 
+/// Whether what ran in a staging directory has ended.
+async fn is_over(bus: &Bus, record: &Record) -> Result<(), OpError> {
+    let name = record.name.clone();
+    match &record.unit {
+        Some(unit) if !bus.is_unit_over(unit).await? => Err(OpError::Running { name }),
+        _ => Ok(()),
+    }
+}
+
 /// Finishes what was killed in the middle: removes the settings and autostart of a machine that was being removed, and the
 /// settings of a clone that was not finished, and takes back or finishes a renaming.
 pub(super) async fn finisher(ctx: &Ctx) -> impl Fn(&Record, &Path) -> Result<(), OpError> + Send + 'static {
@@ -130,6 +139,7 @@ pub(super) async fn finisher(ctx: &Ctx) -> impl Fn(&Record, &Path) -> Result<(),
         match record.verb {
             Verb::Clone => return clone::take_back(record, staging, &places, &systemd),
             Verb::Rename => return rename::finish(record, staging, &places, &systemd),
+            Verb::Run => return handle.block_on(is_over(&bus, record)),
             _ => {}
         }
         let find_image = || handle.block_on(bus.find_image_path(name.as_str()));

@@ -19,7 +19,15 @@ const EXEC_PATIENCE: Duration = Duration::from_secs(5);
 /// systemd-nspawn says READY=1 before that: an image without init fails after its start job has succeeded.
 /// Returns the leader's command name; `None` if it cannot be seen.
 pub async fn wait_for_pid1(bus: &Bus, name: &MachineName) -> Result<Option<String>, OpError> {
-    let mut unit = name.unit();
+    wait_for_pid1_in(bus, name, name.unit()).await
+}
+
+/// The same for a machine that was started in this unit.
+pub(super) async fn wait_for_pid1_in(
+    bus: &Bus,
+    name: &MachineName,
+    mut unit: String,
+) -> Result<Option<String>, OpError> {
     let deadline = tokio::time::Instant::now() + EXEC_PATIENCE;
     let mut pause = Duration::from_millis(1);
     let mut leader: Option<Leader> = None;

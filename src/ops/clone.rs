@@ -275,6 +275,7 @@ impl<'a> Work<'a> {
                 verb: Verb::Clone,
                 name: name.to_string(),
                 settings: None,
+                unit: None,
             };
             let staging = Staging::create(self.places, &record, report, cancel)?;
             self.plan.note(&staging)?;

@@ -47,7 +47,9 @@ impl Network {
         }
     }
 
-    fn inside(&self) -> GuestNetwork {
+    /// How that looks from inside.
+    #[must_use]
+    pub fn inside(&self) -> GuestNetwork {
         match self {
             Self::Veth | Self::Bridge(_) | Self::Zone(_) => GuestNetwork::Link,
             Self::Host => GuestNetwork::Host,
@@ -113,7 +115,7 @@ pub fn create(
 
 /// The hidden directory is gone when the user looks: of it the directory of all machines is told, of a path in the tree
 /// the rest, and of a tree that is unfit what it was made from.
-fn in_users_words(mut error: OpError, source: &Source, machines: &Path) -> OpError {
+pub(super) fn in_users_words(mut error: OpError, source: &Source, machines: &Path) -> OpError {
     if let OpError::Guest(GuestError::NoUsr { path, .. } | GuestError::NoInit { path }) = &mut error {
         *path = source.to_string().into();
     }
@@ -187,6 +189,7 @@ fn transaction<'a>(
         verb: Verb::Create,
         name: name.to_string(),
         settings: Some(settings_file.clone()),
+        unit: None,
     };
     steps.step(
         Step::new(
@@ -327,7 +330,7 @@ fn settings(request: &Request, kill_signal: Option<&str>) -> Result<Vec<u8>, OpE
 }
 
 /// Whether anything on disk has the name.
-pub(super) fn is_free(name: &MachineName, places: &Places) -> Result<(), OpError> {
+pub(crate) fn is_free(name: &MachineName, places: &Places) -> Result<(), OpError> {
     let in_use = |what: &str, path: &Path, hint: String| OpError::InUse {
         name: name.to_string(),
         by: format!("{what} '{}'", shown(path)),

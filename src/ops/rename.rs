@@ -312,6 +312,7 @@ impl<'a> Work<'a> {
             verb: Verb::Rename,
             name: self.request.from.to_string(),
             settings: None,
+            unit: None,
         };
         let staging = Staging::create(self.places, &record, report, cancel)?;
         // Of a link nothing is read-only but where it leads.

@@ -124,10 +124,38 @@ pub async fn plan_stop(
 /// [`OpError::NoImage`] if there is no such machine, [`OpError::TimedOut`] if the guest does not power off in time and
 /// `force` is not set; it may still do so later.
 pub async fn stop(bus: &Bus, jobs: &Jobs, name: &MachineName, options: StopOptions) -> Result<Stopped, OpError> {
-    let Some(running) = Running::find(bus, name).await? else {
+    match Running::find(bus, name).await? {
+        Some(running) => power_off(bus, jobs, name, &running, options).await,
+        None => Ok(Stopped::Already),
+    }
+}
+
+/// The same for whatever of that name runs in this unit: it may have no image.
+pub(super) async fn stop_in(bus: &Bus, jobs: &Jobs, name: &MachineName, unit: &str) -> Result<Stopped, OpError> {
+    let state = bus.unit_state(unit).await?;
+    if state.is_over() {
         return Ok(Stopped::Already);
+    }
+    let registered = bus.registered(name.as_str()).await.ok();
+    let running = Running {
+        unit: unit.to_owned(),
+        state,
+        registered: registered.filter(|registered| registered.unit == unit),
     };
-    thaw(bus, name, &running).await?;
+    match power_off(bus, jobs, name, &running, StopOptions::default()).await {
+        Err(OpError::Bus(BusError::NoSuchUnit(_))) => Ok(Stopped::Already),
+        stopped => stopped,
+    }
+}
+
+async fn power_off(
+    bus: &Bus,
+    jobs: &Jobs,
+    name: &MachineName,
+    running: &Running,
+    options: StopOptions,
+) -> Result<Stopped, OpError> {
+    thaw(bus, name, running).await?;
     if let Some(registered) = &running.registered {
         let part = options.timeout.map_or(INIT_PATIENCE, |limit| limit / 4);
         wait_for_init(registered, INIT_PATIENCE.min(part)).await;
@@ -149,7 +177,7 @@ pub async fn stop(bus: &Bus, jobs: &Jobs, name: &MachineName, options: StopOptio
     };
     match timeout(patience, polite).await {
         Ok(done) => done.map(|()| Stopped::Cleanly),
-        Err(_) if options.force => take_down(bus, jobs, name, &running).await.map(|()| Stopped::Forced),
+        Err(_) if options.force => take_down(bus, jobs, name, running).await.map(|()| Stopped::Forced),
         Err(_) => Err(OpError::TimedOut {
             name: name.to_string(),
             state: "has not stopped",

@@ -68,6 +68,7 @@ fn try_overlay(places: &Places, cancel: &Cancel) -> Result<Result<(), OverlayErr
         verb: Verb::Survey,
         name: "storage".to_owned(),
         settings: None,
+        unit: None,
     };
     let mut staging = Staging::create(places, &record, &(), cancel)?;
     let image = staging.scratch("image");

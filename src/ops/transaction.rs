@@ -17,15 +17,12 @@ use serde::{Deserialize, Serialize};
 use super::lock::Lock;
 use super::{OpError, Places};
 use crate::machine::{Cancel, Report};
-use crate::sys::files::remove_tree;
 use crate::sys::image_lock::{ImageLock, Sharing};
+pub(super) use crate::sys::staging::TREE;
+use crate::sys::staging::{RECORD, discard};
 
 /// How staging directories begin. systemd never takes `.#…` for an image, `list-images --all` included.
 const PREFIX: &str = ".#machinist-";
-/// The record inside a staging directory; locked as long as its owner lives.
-const RECORD: &str = "record.json";
-/// The tree inside a staging directory.
-pub(super) const TREE: &str = "tree";
 /// Guards making and sweeping staging directories.
 const STAGING_LOCK: &str = ".staging";
 
@@ -135,6 +132,9 @@ pub struct Record {
     pub name: String,
     /// The settings file that a create writes before the image is visible.
     pub settings: Option<PathBuf>,
+    /// The unit that may run in the tree, with us or without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
 }
 
 /// What a staging directory is for.
@@ -160,6 +160,7 @@ pub enum Verb {
 pub struct Staging {
     directory: PathBuf,
     record: Option<Flock<File>>,
+    is_left: bool,
 }
 
 impl Staging {
@@ -182,13 +183,14 @@ impl Staging {
         let mut staging = Self {
             directory,
             record: None,
+            is_left: false,
         };
         let path = staging.directory.join(RECORD);
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         let file = file.map_err(OpError::path("create", &path))?;
-        // A look for leftovers may hold it for a moment.
-        let mut file = Flock::lock(file, FlockArg::LockExclusive)
-            .map_err(|(_, errno)| OpError::path("lock", &path)(errno.into()))?;
+        // A look for leftovers may hold it for a moment. A unit that runs in the tree shares it, see `sys::staging`.
+        let mut file =
+            Flock::lock(file, FlockArg::LockShared).map_err(|(_, errno)| OpError::path("lock", &path)(errno.into()))?;
         let text = serde_json::to_string(record).map_err(|error| OpError::path("write", &path)(error.into()))?;
         file.write_all(text.as_bytes())
             .and_then(|()| file.sync_all())
@@ -219,27 +221,22 @@ impl Staging {
     pub fn discard(&mut self) -> Result<(), OpError> {
         // Locked until all of it is gone: a sweep that runs meanwhile must not take it for a leftover.
         let _locked = self.record.take();
-        discard(&self.directory)
+        Ok(discard(&self.directory)?)
+    }
+
+    /// Leaves it to the unit that runs in its tree, and to the sweep that comes after that.
+    pub fn leave(mut self) {
+        self.is_left = true;
     }
 }
 
 impl Drop for Staging {
     fn drop(&mut self) {
         // After `discard` there is nothing; after an error of it the next sweep tries again.
-        if self.directory.exists() {
+        if !self.is_left && self.directory.exists() {
             let _ = self.discard();
         }
     }
-}
-
-fn discard(directory: &Path) -> Result<(), OpError> {
-    let all = fs::read_dir(directory).map_err(OpError::path("read", directory))?;
-    // The record goes last: until then a sweep can find its way. Of a link that served as an image the link is removed.
-    for entry in all.flatten().filter(|entry| entry.file_name() != RECORD) {
-        remove_tree(&entry.path())?;
-    }
-    let _ = fs::remove_file(directory.join(RECORD));
-    fs::remove_dir(directory).map_err(OpError::path("remove", directory))
 }
 
 /// Whether a path is named as staging directories are.
@@ -290,7 +287,8 @@ pub fn leftovers(places: &Places) -> Vec<Leftover> {
 /// swept is reported, and left to the next one: it is no reason why another verb should fail. Blocks.
 ///
 /// `finish` does what needs more than files: it finishes a removal or a renaming, and takes back a clone. It is given the
-/// record and the staging directory.
+/// record and the staging directory. Of a run it says [`OpError::Running`] if the unit is up: it may reboot just now, when
+/// nobody has a lock.
 pub fn sweep(
     places: &Places,
     finish: &dyn Fn(&Record, &Path) -> Result<(), OpError>,
@@ -313,8 +311,18 @@ pub fn sweep(
     {
         let tree = directory.join(TREE);
         let has_tree = fs::symlink_metadata(&tree).is_ok();
-        // systemd-nspawn locks what it runs in, and may go on when we are killed; nor is it to begin meanwhile.
         let is_run = record.as_ref().is_some_and(|record| record.verb == Verb::Run);
+        if let Some(record) = record.as_ref().filter(|record| record.unit.is_some() && is_run) {
+            match finish(record, &directory) {
+                Ok(()) => {}
+                Err(OpError::Running { .. }) => continue,
+                Err(error) => {
+                    report.warn(&format!("cannot sweep copy of machine '{}': {error}", record.name));
+                    continue;
+                }
+            }
+        }
+        // systemd-nspawn locks what it runs in, and may go on when we are killed; nor is it to begin meanwhile.
         let _image =
             match (is_run && has_tree).then(|| ImageLock::take(&tree, &places.image_locks(), Sharing::Exclusive)) {
                 Some(Err(_)) => continue,
@@ -338,7 +346,7 @@ pub fn sweep(
             _ => (format!("leftover '{}'", directory.display()), Ok(())),
         };
         // Last: as long as its record is there, the next sweep can do what this one could not.
-        match done.and_then(|()| discard(&directory)) {
+        match done.and_then(|()| Ok(discard(&directory)?)) {
             Ok(()) => swept.push(what),
             Err(error) if error.is_interruption() => return Err(error),
             // Its owner was about to be done with it.

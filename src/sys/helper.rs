@@ -8,7 +8,7 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::{enter, overlay};
+use super::{enter, overlay, staging};
 use crate::unit::layers::SHIFT_JOB;
 
 /// Its file, in the directory of this program, or in `../libexec` from there.
@@ -22,6 +22,8 @@ pub fn main() -> ExitCode {
         Some(job) if job == enter::JOB => enter::helper_main(),
         Some(job) if job == overlay::JOB => overlay::helper_main(words),
         Some(job) if job == SHIFT_JOB => overlay::shift_main(words),
+        Some(job) if job == staging::HOLD => staging::hold(words),
+        Some(job) if job == staging::VANISH => staging::vanish(words),
         _ => {
             let _ = writeln!(
                 io::stderr(),

@@ -24,4 +24,5 @@ pub mod overlay;
 pub mod process;
 pub mod quirks;
 pub(crate) mod raw;
+pub mod staging;
 pub mod unit_files;

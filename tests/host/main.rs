@@ -43,6 +43,8 @@ mod quirks;
 mod remove;
 mod rename;
 mod run;
+mod run_boot;
 mod run_overlay;
+mod run_source;
 mod secret;
 mod unit;

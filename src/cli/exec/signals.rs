@@ -15,7 +15,7 @@ const GRACE: Duration = Duration::from_secs(1);
 
 /// What our own signals ask for. What the terminal sends with a key reaches only us: the command has a session of its own.
 #[derive(Clone)]
-pub(super) enum Event {
+pub(in crate::cli) enum Event {
     /// To be passed on.
     Signal(Signal),
     /// The terminal has another size.
@@ -23,10 +23,10 @@ pub(super) enum Event {
 }
 
 /// Our own signals, from the moment of listening.
-pub(super) struct Signals(Vec<(tokio::signal::unix::Signal, Event)>);
+pub(in crate::cli) struct Signals(Vec<(tokio::signal::unix::Signal, Event)>);
 
 impl Signals {
-    pub(super) fn listen() -> std::io::Result<Self> {
+    pub(in crate::cli) fn listen() -> std::io::Result<Self> {
         let passed_on = [
             (SignalKind::interrupt(), Signal::INT),
             (SignalKind::terminate(), Signal::TERM),
@@ -55,7 +55,7 @@ impl Signals {
     }
 
     /// Returns when we are to end.
-    pub(super) async fn ending(&mut self) {
+    pub(in crate::cli) async fn ending(&mut self) {
         while !ends(self.next_to_pass().await) {}
     }
 

@@ -79,6 +79,7 @@ fn steps<'a>(
                 verb: Verb::Survey,
                 name: name.to_string(),
                 settings: None,
+                unit: None,
             };
             *hold(staging) = Some(Staging::create(places, &record, report, cancel)?);
             storage::for_directory(&places.machines)?.copy(&source, &tree()?, report, cancel)?;

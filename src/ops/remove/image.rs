@@ -44,6 +44,7 @@ pub(super) fn hide(
         verb: Verb::Remove,
         name: name.to_string(),
         settings: None,
+        unit: None,
     };
     // Beside the image, wherever that is: only there is it one rename.
     let beside = image.parent().unwrap_or(&places.machines).to_owned();

@@ -2,14 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::machine::{Cancel, MachineName, Report};
+use super::Request;
+use crate::machine::{Cancel, Report};
+use crate::nspawn::edit::Edit;
 use crate::nspawn::users::{PrivateUsers, Taken, UserRange};
 use crate::ops::config::users::HostUsers;
+use crate::ops::create::{in_users_words, make_machines_directory};
 use crate::ops::transaction::{Record, Staging, Verb};
 use crate::ops::{OpError, Places};
+use crate::sources::guest::{GuestError, GuestNetwork, GuestOptions, prepare};
+use crate::sources::{self, BootstrapOptions, Source};
 use crate::storage;
 use crate::storage::overlay::{self, OverlayError};
-use crate::sys::files::FileError;
+use crate::sys::files::{FileError, Root};
 use crate::sys::image_lock::{ImageLock, ImageLockError, Sharing};
 use crate::sys::lock_file::LockFile;
 use crate::sys::overlay::{Overlay, mounter};
@@ -28,6 +33,15 @@ pub struct Scratch {
 /// What an overlay needs as long as it is there: that the image below does not change, and that its users are nobody else's.
 type Locks = (ImageLock, Option<LockFile>);
 
+/// How what a machine runs in goes without us: its unit holds the lock of the directory, and has it removed at its end.
+#[derive(Clone, Debug)]
+pub struct Vanishes {
+    /// The directory.
+    pub directory: PathBuf,
+    /// What does both: this program's helper, where systemd finds it.
+    pub helper: PathBuf,
+}
+
 /// An overlay that a machine runs in.
 #[derive(Clone, Debug)]
 pub struct View {
@@ -42,7 +56,7 @@ pub struct View {
 impl Scratch {
     /// Makes it for a machine of such settings. Blocks.
     pub fn make(
-        like: &MachineName,
+        request: &Request,
         image: &Path,
         users: PrivateUsers,
         systemd: u32,
@@ -50,12 +64,7 @@ impl Scratch {
         report: &dyn Report,
         cancel: &Cancel,
     ) -> Result<Self, OpError> {
-        let record = Record {
-            verb: Verb::Run,
-            name: like.to_string(),
-            settings: None,
-        };
-        let staging = Staging::create(places, &record, report, cancel)?;
+        let staging = stage(request, places, report, cancel)?;
         let storage = storage::for_directory(&places.machines)?;
         let laid = if storage.shares() {
             Err(Refusal::Reason(format!("{} copies at once", storage.name())))
@@ -78,6 +87,49 @@ impl Scratch {
         })
     }
 
+    /// Makes a new one for a machine of that name, and returns what has to be set for its init. Blocks.
+    pub fn from_source(
+        request: &Request,
+        source: &Source,
+        bootstrap: &BootstrapOptions,
+        network: GuestNetwork,
+        places: &Places,
+        report: &dyn Report,
+        cancel: &Cancel,
+    ) -> Result<(Self, Option<Edit>), OpError> {
+        make_machines_directory(&places.machines)?;
+        let staging = stage(request, places, report, cancel)?;
+        let made = fill(
+            &staging.tree(),
+            request,
+            source,
+            bootstrap,
+            network,
+            places,
+            report,
+            cancel,
+        );
+        let edit = made.map_err(|error| in_users_words(error, source, &places.machines))?;
+        let scratch = Self {
+            staging,
+            view: None,
+            _locks: None,
+        };
+        Ok((scratch, edit))
+    }
+
+    /// How it goes without us; `None` if systemd does not find our helper. Then the next sweep removes it.
+    #[must_use]
+    pub fn vanishes(&self) -> Option<Vanishes> {
+        let directory = self.staging.directory().to_owned();
+        mounter().map(|helper| Vanishes { directory, helper })
+    }
+
+    /// Leaves it to the unit that runs in it.
+    pub fn leave(self) {
+        self.staging.leave();
+    }
+
     /// Where it is.
     #[must_use]
     pub fn tree(&self) -> PathBuf {
@@ -94,6 +146,56 @@ impl Scratch {
     pub fn discard(mut self) -> Result<(), OpError> {
         self.staging.discard()
     }
+}
+
+/// A hidden directory for it.
+fn stage(request: &Request, places: &Places, report: &dyn Report, cancel: &Cancel) -> Result<Staging, OpError> {
+    let record = Record {
+        verb: Verb::Run,
+        name: request.like.to_string(),
+        settings: None,
+        unit: Some(request.unit()),
+    };
+    Staging::create(places, &record, report, cancel)
+}
+
+#[expect(clippy::too_many_arguments, reason = "what a source takes, and whom it is for")]
+fn fill(
+    tree: &Path,
+    request: &Request,
+    source: &Source,
+    bootstrap: &BootstrapOptions,
+    network: GuestNetwork,
+    places: &Places,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<Option<Edit>, OpError> {
+    let source_places = sources::Places {
+        cache: places.cache.clone(),
+        logs: places.logs.clone(),
+    };
+    sources::fill(source, bootstrap, &source_places, tree, report, cancel)?;
+    report.phase("preparing the guest");
+    let options = GuestOptions {
+        hostname: request.name.to_string(),
+        root_password_hash: None,
+        ssh_key: None,
+        network,
+        apt: None,
+    };
+    let guest = match prepare(&Root::open(tree)?, &options) {
+        // A command needs none.
+        Err(GuestError::NoInit { .. }) if !request.boots => return Ok(None),
+        guest => guest?,
+    };
+    for note in guest.notes.iter().filter(|_| request.boots) {
+        report.warn(note);
+    }
+    Ok(guest.init.kill_signal().map(|signal| Edit::Set {
+        section: "Exec".to_owned(),
+        key: "KillSignal".to_owned(),
+        value: signal.to_owned(),
+    }))
 }
 
 fn lay(

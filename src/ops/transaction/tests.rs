@@ -18,6 +18,7 @@ fn record(verb: Verb, settings: Option<PathBuf>) -> Record {
         verb,
         name: "web".into(),
         settings,
+        unit: None,
     }
 }
 
@@ -143,4 +144,37 @@ fn a_removal_is_finished_before_its_record_goes() {
         ["half-removed machine 'web'"]
     );
     assert!(!left.exists());
+}
+
+#[test]
+fn what_a_unit_runs_in_is_its_own() {
+    let root = tempfile::tempdir().unwrap();
+    let places = places(root.path());
+    let cancel = Cancel::default();
+    let of_run = Record {
+        unit: Some("machinist-run-web.service".into()),
+        ..record(Verb::Run, None)
+    };
+    let staging = Staging::create(&places, &of_run, &(), &cancel).unwrap();
+    let directory = staging.directory.clone();
+    // The unit shares the lock, and has it when we have gone.
+    let shared = Flock::lock(File::open(directory.join(RECORD)).unwrap(), FlockArg::LockShared).unwrap();
+    staging.leave();
+    assert!(leftovers(&places).is_empty());
+    // It is about to start again, and has not.
+    drop(shared);
+    let is_up = |record: &Record, _: &Path| {
+        assert_eq!(record, &of_run);
+        let name = record.name.clone();
+        Err(OpError::Running { name })
+    };
+    assert_eq!(sweep(&places, &is_up, &(), &cancel).unwrap(), Vec::<String>::new());
+    let is_unknown = |_: &Record, _: &Path| Err(OpError::Setting("no bus".into()));
+    assert_eq!(sweep(&places, &is_unknown, &(), &cancel).unwrap(), Vec::<String>::new());
+    assert!(directory.exists());
+    assert_eq!(
+        sweep(&places, &|_, _| Ok(()), &(), &cancel).unwrap(),
+        ["copy of machine 'web'"]
+    );
+    assert!(!directory.exists());
 }

@@ -101,6 +101,14 @@ impl Properties {
         }
     }
 
+    /// Whether the first member of a structure is a number above zero.
+    pub(crate) fn begins_with_number(&self, name: &str) -> bool {
+        let Some(Variant::Structure(structure)) = self.value(name) else {
+            return false;
+        };
+        matches!(structure.fields().first(), Some(Variant::U32(1..)))
+    }
+
     /// A boolean; false if missing.
     #[must_use]
     pub fn boolean(&self, name: &str) -> bool {

@@ -134,6 +134,12 @@ impl UnitState {
         is_up(&self.unit.string("ActiveState"))
     }
 
+    /// Whether it is down and stays so. Between the two halves of a restart it is down, with a job that starts it.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        !self.is_up() && !self.unit.begins_with_number("Job")
+    }
+
     /// Whether the freezer holds it, or is about to.
     #[must_use]
     pub fn is_frozen(&self) -> bool {
@@ -224,6 +230,11 @@ impl Bus {
                 .await?
                 .string("ActiveState"),
         ))
+    }
+
+    /// Whether the unit is down and stays so: see [`UnitState::is_over`].
+    pub(crate) async fn is_unit_over(&self, name: &str) -> Result<bool, BusError> {
+        Ok(!self.is_unit_up(name).await? && self.unit_state(name).await?.is_over())
     }
 
     /// Whether the unit's processes exist and are not on their way down.

@@ -81,6 +81,12 @@ impl Helper {
 }
 
 impl Helper {
+    /// Lets it go on without us.
+    pub(super) fn leave(self) {
+        // Dropped, it would be killed.
+        std::mem::forget(self);
+    }
+
     /// Tells it that we are done, and gives it a moment. What goes on after that ends by itself: a machine may hold it up, and
     /// is not to hold us up.
     pub(super) fn finish(mut self) {

@@ -40,6 +40,17 @@ fn has_event_within(fd: impl AsFd, event: PollFlags, limit: Duration) -> bool {
     matches!(poll(&mut fds, Some(&limit)), Ok(1..)) && fds[0].revents().intersects(event)
 }
 
+/// Waits until a process has ended.
+pub(super) fn wait_for_end(pidfd: impl AsFd) -> io::Result<()> {
+    let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
+    loop {
+        match poll(&mut fds, None) {
+            Err(Errno::INTR) => {}
+            other => return Ok(other.map(drop)?),
+        }
+    }
+}
+
 /// Waits until the other side of a socket is closed or a process has ended.
 pub(super) fn wait_for_either(socket: impl AsFd, pidfd: impl AsFd) -> io::Result<()> {
     // A socket's end is always told.

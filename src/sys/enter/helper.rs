@@ -111,16 +111,17 @@ fn work(control: &OwnedFd) -> Result<(), Reply> {
             rustix::process::umask(Mode::from_bits_truncate(privileges.umask()));
             let terminal = run.terminal.map(terminal::open_inside).transpose();
             let terminal = terminal.map_err(failed("open a terminal in the machine"))?;
-            let streams = if run.detached {
-                null_inside().map_err(failed("open /dev/null in the machine"))?
+            let (streams, life) = if run.detached {
+                let null = null_inside().map_err(failed("open /dev/null in the machine"))?;
+                (null, streams.into_iter().next())
             } else {
-                streams
+                (streams, None)
             };
             privileges
                 .take_on()
                 .map_err(|error| Reply::Refused(error.to_string()))?;
             personality::set(Persona::from_bits_retain(persona)).map_err(failed("set the personality"))?;
-            start(control, &run, streams, terminal)
+            start(control, &run, streams, terminal, life)
         }
     }
 }
@@ -336,7 +337,13 @@ fn connect_from_inside(
 }
 
 /// Makes the process that the guest sees, and tells the caller, whose child it is.
-fn start(control: &OwnedFd, run: &Run, streams: Vec<OwnedFd>, terminal: Option<terminal::Inside>) -> Result<(), Reply> {
+fn start(
+    control: &OwnedFd,
+    run: &Run,
+    streams: Vec<OwnedFd>,
+    terminal: Option<terminal::Inside>,
+    life: Option<OwnedFd>,
+) -> Result<(), Reply> {
     match raw::clone_sibling().map_err(failed("make a process"))? {
         Cloned::Child => {
             let Err(reply) = become_program(control, run, streams, terminal);
@@ -347,9 +354,22 @@ fn start(control: &OwnedFd, run: &Run, streams: Vec<OwnedFd>, terminal: Option<t
             let mut fds = vec![pidfd.as_fd()];
             fds.extend(terminal.as_ref().map(|terminal| terminal.master.as_fd()));
             send(control, &Reply::Started, &fds).map_err(failed("answer"))?;
-            Ok(())
+            life.map_or(Ok(()), |life| keep_open(&life, &pidfd))
         }
     }
+}
+
+/// Keeps `life` open, and nothing else, until the program ends; with us ends the machine.
+fn keep_open(life: &OwnedFd, program: &OwnedFd) -> Result<(), Reply> {
+    // What ends the caller is not to end us.
+    set_parent_process_death_signal(None).map_err(failed("let go of the caller"))?;
+    rustix::stdio::dup2_stdin(life)
+        .and_then(|()| rustix::stdio::dup2_stdout(program))
+        .map_err(failed("set the streams"))?;
+    if raw::close_from(2).is_ok() {
+        let _ = events::wait_for_end(rustix::stdio::stdout());
+    }
+    raw::exit_now()
 }
 
 /// In the guest's sight, with the guest's privileges: becomes the user, and then the program.

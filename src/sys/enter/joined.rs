@@ -26,6 +26,18 @@ pub(super) async fn start(
     streams: &[OwnedFd],
 ) -> Result<(Joined, Option<OwnedFd>), EnterError> {
     let mut helper = Helper::start(leader, unit, Task::Run(run.clone()), streams)?;
+    listen(&mut helper, run).await
+}
+
+/// The same with neither streams nor terminal; the helper goes on until the program ends, and has `life` open meanwhile.
+pub(super) async fn start_and_leave(leader: &Leader, unit: &str, run: &Run, life: OwnedFd) -> Result<(), EnterError> {
+    let mut helper = Helper::start(leader, unit, Task::Run(run.clone()), &[life])?;
+    listen(&mut helper, run).await?;
+    helper.leave();
+    Ok(())
+}
+
+async fn listen(helper: &mut Helper, run: &Run) -> Result<(Joined, Option<OwnedFd>), EnterError> {
     let (reply, fds) = helper
         .reply()
         .await?

@@ -224,6 +224,20 @@ pub async fn start(leader: &Leader, unit: &str, program: &Program) -> Result<Run
     Ok(Running { process, ends })
 }
 
+/// Starts a program in a machine that lives as long as `life` is open anywhere: a process of ours keeps it open, in the
+/// machine's control group and out of its sight, until the program ends. The program has nothing to read or write. To be
+/// called on the main thread.
+pub async fn start_and_leave(leader: &Leader, unit: &str, program: &Program, life: OwnedFd) -> Result<(), EnterError> {
+    let run = Run {
+        detached: true,
+        ..run_order(program)
+    };
+    if let Some(reason) = Privileges::hidden(leader.pid()) {
+        return Err(EnterError::Refused(reason.to_string()));
+    }
+    joined::start_and_leave(leader, unit, &run, life).await
+}
+
 /// Makes the program's user the owner of its pipes, who may then open them again as /dev/stderr and the like.
 fn give(pipes: &[OwnedFd], leader: &Leader, user: &User) {
     if let Some((uid, gid)) = leader.ids_on_host(user.uid, user.gid) {

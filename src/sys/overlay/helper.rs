@@ -79,6 +79,7 @@ fn work(mut words: impl Iterator<Item = OsString>) -> Result<(), String> {
         return unmount(TREE, UnmountFlags::empty()).map_err(failed("unmount the overlay"));
     };
     let lock = ImageLock::take(&overlay.image, &locks, Sharing::Shared).map_err(|error| error.to_string())?;
+    forget_former_mount(&overlay.layers);
     mount(&overlay)?;
     chdir("/").map_err(failed("leave the layers"))?;
     lock.keep_over_exec().map_err(|error| error.to_string())?;
@@ -114,6 +115,17 @@ fn detached(directory: &Path, shift: Option<Shift>) -> Result<OwnedFd, String> {
     let shifted = make_read_only(mount.as_fd(), users.as_ref().map(OwnedFd::as_fd));
     shifted.map_err(failed("shift the owners of the image's files"))?;
     Ok(mount)
+}
+
+/// A machine that reboots has been unmounted in good order; the kernel, which cannot know, refuses to mount again what was
+/// not written to the disk, unless the mark is removed: see "Volatile mount" in its documentation.
+fn forget_former_mount(layers: &Path) {
+    let marks = layers.join(WORK).join("work/incompat");
+    let volatile = marks.join("volatile");
+    // There is none the first time.
+    let _ = fs::remove_file(volatile.join("dirty"));
+    let _ = fs::remove_dir(volatile);
+    let _ = fs::remove_dir(marks);
 }
 
 /// Mounts it in a namespace of our own, where what the host mounts and unmounts is still seen: systemd-nspawn hands such
