@@ -71,14 +71,15 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
         return Err(CliError::usage(format!("machine '{name}' cannot be a clone of itself")));
     }
     let bus = ctx.bus().await?.clone();
-    let image = bus.find_image_path(source.as_str()).await?;
-    let image = PathBuf::from(image.ok_or_else(|| OpError::NoImage {
+    let image = bus.find_image_state(source.as_str()).await?;
+    let image = image.ok_or_else(|| OpError::NoImage {
         name: source.to_string(),
-    })?);
+    })?;
     check_name(&bus, &name).await?;
     let request = Request {
         source,
-        image,
+        image: PathBuf::from(image.path),
+        limit: image.limit.filter(|_| image.kind == "subvolume"),
         name,
         keep_identity: args.keep_identity,
         linked: args.linked,

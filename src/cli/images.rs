@@ -19,7 +19,7 @@ use crate::sys::machines::images;
   machinist images --sort -size              The largest first
   machinist images --filter type=raw --json  Disk images, for scripts
 
-Columns: name, type, ro, size, created, used_by; and modified, path.")]
+Columns: name, type, ro, size, created, used_by; and modified, path, limit.")]
 pub(super) struct Args {
     #[command(flatten)]
     table: TableArgs,
@@ -78,11 +78,17 @@ const COLUMNS: &[Column<Image>] = &[
         value: |i| json!(i.path),
         text: None,
     },
+    Column {
+        key: "limit",
+        shown: false,
+        value: |i| json!(i.limit),
+        text: Some(|i| i.limit.map_or_else(|| "-".to_owned(), text::bytes)),
+    },
 ];
 
 pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     let view = View::new(COLUMNS, &args.table, ctx.voice)?;
-    let images = images(ctx.bus().await?, view.needs("size")).await?;
+    let images = images(ctx.bus().await?, view.needs("size"), view.needs("limit")).await?;
     view.print(images, "image", ctx.voice)?;
     Ok(0)
 }

@@ -26,6 +26,7 @@ mod man;
 mod on_off;
 mod order;
 mod protect;
+mod quota;
 mod read_only;
 mod remove;
 mod rename;
@@ -108,6 +109,7 @@ enum Verb {
     Images(images::Args),
     Config(config::Args),
     Limit(limit::Args),
+    Quota(quota::Args),
     Device(device::Args),
     Label(label::Args),
     Order(order::Args),
@@ -172,6 +174,7 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Result<u8, CliError> {
         Verb::Images(args) => images::run(ctx, args).await,
         Verb::Config(args) => config::run(ctx, args).await,
         Verb::Limit(args) => limit::run(ctx, args).await,
+        Verb::Quota(args) => quota::run(ctx, args).await,
         Verb::Device(args) => device::run(ctx, args).await,
         Verb::Label(args) => label::run(ctx, args).await,
         Verb::Order(args) => order::run(ctx, args).await,

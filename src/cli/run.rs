@@ -334,6 +334,7 @@ fn to_clone(work: &Work, systemd: u32) -> Option<cloning::Request> {
         source: work.request.like.clone(),
         image: work.image.clone()?,
         name: work.request.name.clone(),
+        limit: None,
         keep_identity: false,
         linked: false,
         systemd,

@@ -117,6 +117,7 @@ fn screen(status: &Status) -> String {
     line("Memory", &usage(status.memory, bytes));
     line("Tasks", &usage(status.tasks, |number| number.to_string()));
     line("CPU", &cpu(status.cpu));
+    line("Disk", &usage(status.disk, bytes));
     for space in status.namespaces.iter().flatten() {
         let whose = if space.shared { "the host's" } else { "its own" };
         line("Namespace", &format!("{} {} ({whose})", space.kind, space.id));

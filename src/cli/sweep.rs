@@ -17,9 +17,10 @@ use crate::ops::linked::{Units, units};
 use crate::ops::remove::{Systemd, Target, remove};
 use crate::ops::stop::forget_failure;
 use crate::ops::transaction::{Record, Verb, sweep};
-use crate::ops::{clone, rename};
+use crate::ops::{clone, quota, rename};
 use crate::sys::bus::Bus;
 use crate::sys::bus::jobs::Jobs;
+use crate::sys::bus::machine1::ImageState;
 
 /// What is done through systemd, for steps that run on a thread of their own.
 #[derive(Debug)]
@@ -84,6 +85,17 @@ impl Units for ThroughSystemd {
 
     fn stop_units(&self, units: &[String]) -> Result<(), OpError> {
         self.handle.block_on(units::stop(&self.bus, units))
+    }
+}
+
+impl quota::Systemd for ThroughSystemd {
+    fn image(&self, name: &MachineName) -> Result<ImageState, OpError> {
+        let found = self.handle.block_on(self.bus.find_image_state(name.as_str()))?;
+        found.ok_or_else(|| OpError::NoImage { name: name.to_string() })
+    }
+
+    fn limit(&self, name: &MachineName, limit: Option<u64>) -> Result<(), OpError> {
+        Ok(self.handle.block_on(self.bus.set_image_limit(name.as_str(), limit))?)
     }
 }
 

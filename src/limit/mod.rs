@@ -5,10 +5,12 @@
 
 mod amount;
 mod assignment;
+mod disk;
 mod row;
 
 pub use amount::{Amount, Permyriad, ValueError, Wanted, cpus_of};
 pub use assignment::{Assignment, LimitError, find, parse, parse_all};
+pub use disk::{DiskLimit, read_disk_limit};
 pub use row::{Row, Unit};
 
 /// What a key counts, and how systemd is told.

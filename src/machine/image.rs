@@ -14,6 +14,8 @@ pub struct Image {
     pub read_only: bool,
     /// Bytes on disk; unknown without root, or when counting took too long.
     pub size: super::Seen<u64>,
+    /// The most bytes that it may take; `None` if there is no limit, or if it may not be read.
+    pub limit: Option<u64>,
     /// When it was made, µs since 1970; `None` where the filesystem does not tell.
     pub created: Option<u64>,
     /// When it was last changed, µs since 1970.

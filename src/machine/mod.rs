@@ -3,6 +3,7 @@
 pub mod image;
 pub mod name;
 pub mod os_release;
+pub mod quota;
 pub mod report;
 pub mod setting;
 pub mod state;

@@ -53,6 +53,8 @@ pub struct Status {
     pub tasks: Usage,
     /// CPU time, in ns; the limit is the quota in µs per second.
     pub cpu: Usage,
+    /// What its image takes of the disk, in bytes, where the filesystem counts that.
+    pub disk: Usage,
     /// Its control group.
     pub control_group: Option<String>,
     /// Its processes.

@@ -15,6 +15,7 @@ use super::linked::rest::Source;
 use super::linked::{NoUnits, Units, edits_for_own_files};
 use super::lock::Lock;
 use super::others::{Mention, followers, former_followers};
+use super::quota::Copied;
 use super::transaction::{Record, Staging, Step, Transaction, Verb, hold};
 use super::{OpError, Places, linked, order};
 use crate::machine::{Cancel, MachineName, Report};
@@ -32,6 +33,8 @@ pub struct Request {
     pub image: PathBuf,
     /// The machine that there will be.
     pub name: MachineName,
+    /// How many bytes of the disk the image may take, where machined knows it.
+    pub limit: Option<u64>,
     /// Whether the clone is to be taken for the original: machine ID, keys, host name.
     pub keep_identity: bool,
     /// Whether it is to share the files that neither changes, where the filesystem shares nothing between copies.
@@ -218,6 +221,8 @@ struct Work<'a> {
     followers: Vec<Mention>,
     /// What makes it a linked one.
     link: Option<Link>,
+    /// How many bytes of the disk the clone may take, too.
+    quota: Option<Copied>,
     /// Whether the machine has to be held still.
     running: bool,
     staging: Mutex<Option<Staging>>,
@@ -248,8 +253,14 @@ impl<'a> Work<'a> {
         }
         Ok(Self {
             plan,
-            link,
             followers: followers(&request.source, &request.name, places)?,
+            // What it shares is nobody's to be counted.
+            quota: if link.is_none() {
+                Copied::of(&request.image, request.limit)
+            } else {
+                None
+            },
+            link,
             request,
             places,
             running,
@@ -325,6 +336,9 @@ impl<'a> Work<'a> {
             format!("give it an identity of its own: machine ID, keys, leases; host name '{name}' if it was '{source}'")
         };
         steps.step(Step::new(identity, move || self.renew(report)));
+        if let Some(quota) = &self.quota {
+            steps.step(Step::new(quota.describe(), move || quota.limit(&self.tree()?)));
+        }
         steps.step(Step::new("write everything to disk", move || {
             report.phase("writing to disk");
             Ok(sync_filesystem(machines)?)
@@ -381,7 +395,14 @@ impl<'a> Work<'a> {
         let tree = self.tree()?;
         let image = self.request.image.canonicalize();
         let image = image.map_err(OpError::path("look at", &self.request.image))?;
+        if let Some(quota) = &self.quota {
+            let directory = tree.parent().unwrap_or(&self.places.machines);
+            quota.prepare(directory, &self.request.name, self.places, report, cancel)?;
+        }
         storage::for_directory(&self.places.machines)?.copy(&image, &tree, report, cancel)?;
+        if let Some(quota) = &self.quota {
+            quota.lift(&tree, report)?;
+        }
         // A read-only image is a fine original; what is made of it is to be changed.
         let _ = make_writable(&tree);
         Ok(())

@@ -103,7 +103,16 @@ const KNOWN: &[Known] = &[
     Known {
         marker: "No space left on device",
         cause: |_, _| "the disk is full".to_owned(),
-        hint: |_, _| "see `df -h /var/lib/machines`; `machinist clean` frees caches and trash".to_owned(),
+        hint: |name, _| {
+            format!(
+                "see `df -h /var/lib/machines` and `machinist quota {name}`; `machinist clean` frees caches and trash"
+            )
+        },
+    },
+    Known {
+        marker: "Disk quota exceeded",
+        cause: |_, _| "it takes all of the disk that it may".to_owned(),
+        hint: |name, _| format!("see `machinist quota {name}`, and allow it more: `machinist quota {name} 10G`"),
     },
     Known {
         marker: "name is not activatable",

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::diagnose::Diagnosis;
+use super::quota::QuotaError;
 use crate::machine::{Cancelled, NameError};
 use crate::sources::SourceError;
 use crate::sources::guest::GuestError;
@@ -152,6 +153,17 @@ pub enum OpError {
         /// What to do.
         hint: String,
     },
+    /// An image that cannot be limited.
+    #[error("cannot limit the image of machine '{name}': {reason}")]
+    NoQuota {
+        /// The machine.
+        name: String,
+        /// Why not.
+        reason: QuotaError,
+    },
+    /// Why an image cannot be limited.
+    #[error(transparent)]
+    Quota(#[from] QuotaError),
     /// systemd-creds would not encrypt a secret.
     #[error("cannot encrypt secret '{key}'")]
     Encrypt {
@@ -207,6 +219,14 @@ impl OpError {
         }
     }
 
+    /// Whether the kernel let nothing more be written because of a quota.
+    fn is_over_quota(&self) -> bool {
+        let sources = std::iter::successors(Some(self as &dyn std::error::Error), |error| error.source());
+        sources
+            .filter_map(|error| error.downcast_ref::<std::io::Error>())
+            .any(|error| error.kind() == std::io::ErrorKind::QuotaExceeded)
+    }
+
     /// Causes that are not in the `source()` chain.
     #[must_use]
     pub fn causes(&self) -> Vec<String> {
@@ -219,6 +239,11 @@ impl OpError {
     /// What mends it, the best first.
     #[must_use]
     pub fn hints(&self) -> Vec<String> {
+        if self.is_over_quota() {
+            return vec![
+                "a machine takes all of the disk that it may: see `machinist quota`, and allow it more".to_owned(),
+            ];
+        }
         match self {
             Self::NoImage { name } => {
                 vec![format!(
@@ -226,6 +251,7 @@ impl OpError {
                 )]
             }
             Self::InUse { hint, .. } | Self::TimedOut { hint, .. } | Self::Option { hint, .. } => vec![hint.clone()],
+            Self::NoQuota { reason, .. } | Self::Quota(reason) => vec![reason.hint()],
             Self::Running { name } => vec![format!("stop it first: `machinist stop {name}`, or `remove --force`")],
             Self::Protected { name } => vec![format!("if you are sure: `machinist protect {name} off`")],
             Self::Masked { unit } => vec![format!("unmask it with `systemctl unmask {unit}`")],

@@ -19,6 +19,7 @@ mod others;
 mod owned;
 pub mod places;
 pub mod protect;
+pub mod quota;
 pub mod remove;
 pub mod rename;
 pub mod run;

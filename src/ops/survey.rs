@@ -1,5 +1,6 @@
 //! What the filesystem of a directory can do for machines, and how much room it has.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use rustix::fs::{AtFlags, CWD, StatxFlags, statvfs, statx};
 use super::transaction::{Record, Staging, Verb};
 use super::{OpError, Places};
 use crate::machine::Cancel;
+use crate::machine::text::printable;
 use crate::nspawn::users::UserRange;
 use crate::storage::for_directory;
 use crate::storage::overlay::{OverlayError, prepare};
@@ -38,7 +40,8 @@ pub struct Survey {
 pub fn survey(places: &Places, cancel: &Cancel) -> Result<Survey, OpError> {
     let directory = &places.machines;
     let room = statvfs(directory).map_err(|errno| OpError::path("look at", directory)(errno.into()))?;
-    let mounted = mount_of(directory).map_err(OpError::path("look at", directory))?;
+    let mounted = find_mount(directory).map_err(OpError::path("look at", directory))?;
+    let (filesystem, device) = mounted.map(|mount| (mount.filesystem, mount.device)).unzip();
     let storage = for_directory(directory)?;
     let (ephemeral, reason) = if storage.shares() {
         (storage.name(), None)
@@ -49,7 +52,6 @@ pub fn survey(places: &Places, cancel: &Cancel) -> Result<Survey, OpError> {
             Err(OverlayError::Storage(error)) => return Err(error.into()),
         }
     };
-    let (filesystem, device) = mounted.unzip();
     Ok(Survey {
         path: directory.to_owned(),
         filesystem,
@@ -79,20 +81,67 @@ fn try_overlay(places: &Places, cancel: &Cancel) -> Result<Result<(), OverlayErr
     Ok(tried)
 }
 
-/// Type and source of the mount that a directory is on, see proc_pid_mountinfo(5).
-fn mount_of(directory: &Path) -> io::Result<Option<(String, String)>> {
+/// What is mounted where, see proc_pid_mountinfo(5).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// As mount(8) calls it: "ext4".
+    pub filesystem: String,
+    /// What is mounted: "/dev/sda1".
+    pub device: String,
+    /// Where: "/var/lib/machines".
+    pub point: String,
+}
+
+impl Mount {
+    /// Where it is mounted, for a command line.
+    #[must_use]
+    pub fn quoted_point(&self) -> String {
+        shell_words::quote(&self.point).into_owned()
+    }
+}
+
+impl fmt::Display for Mount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} on {}", self.filesystem, printable(&self.device))
+    }
+}
+
+/// The mount that a directory is on. One that we do not see has only a name: "its filesystem".
+pub(super) fn mount_of(directory: &Path) -> io::Result<Mount> {
+    let found = find_mount(directory)?;
+    Ok(found.unwrap_or_else(|| Mount {
+        filesystem: "the filesystem".to_owned(),
+        device: "another device".to_owned(),
+        point: directory.to_string_lossy().into_owned(),
+    }))
+}
+
+fn find_mount(directory: &Path) -> io::Result<Option<Mount>> {
     let found = statx(CWD, directory, AtFlags::empty(), StatxFlags::MNT_ID)?;
     let mounts = fs::read("/proc/self/mountinfo")?;
     Ok(mount_in(&String::from_utf8_lossy(&mounts), found.stx_mnt_id))
 }
 
-fn mount_in(mounts: &str, id: u64) -> Option<(String, String)> {
+fn mount_in(mounts: &str, id: u64) -> Option<Mount> {
     let line = mounts.lines().find(|line| {
         let first = line.split(' ').next().and_then(|field| field.parse().ok());
         first == Some(id)
     })?;
-    let mut fields = line.split_once(" - ")?.1.split(' ');
-    Some((fields.next()?.to_owned(), fields.next()?.to_owned()))
+    let (place, what) = line.split_once(" - ")?;
+    let mut fields = what.split(' ');
+    Some(Mount {
+        filesystem: fields.next()?.to_owned(),
+        device: fields.next()?.to_owned(),
+        point: unescaped(place.split(' ').nth(4)?),
+    })
+}
+
+/// What the kernel escapes in a path: blanks, line breaks and backslashes.
+fn unescaped(path: &str) -> String {
+    let escapes = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
+    escapes.iter().fold(path.to_owned(), |path, (escape, character)| {
+        path.replace(escape, character)
+    })
 }
 
 #[cfg(test)]
@@ -102,10 +151,10 @@ mod tests {
     #[test]
     fn a_mount_is_found_by_its_number() {
         let mounts = "21 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n\
-                      22 21 0:20 / /proc rw - proc proc rw\n122 21 0:40 / /mnt rw shared:2 master:3 - tmpfs none rw\n";
-        let found = |id| mount_in(mounts, id).map(|(kind, device)| format!("{kind} {device}"));
-        assert_eq!(found(21).as_deref(), Some("ext4 /dev/vda"));
-        assert_eq!(found(122).as_deref(), Some("tmpfs none"));
+                      22 21 0:20 / /proc rw - proc proc rw\n122 21 0:40 / /mnt/a\\040b rw shared:2 master:3 - tmpfs none rw\n";
+        let found = |id| mount_in(mounts, id).map(|mount| format!("{mount} at {}", mount.quoted_point()));
+        assert_eq!(found(21).as_deref(), Some("ext4 on /dev/vda at /"));
+        assert_eq!(found(122).as_deref(), Some("tmpfs on none at '/mnt/a b'"));
         assert_eq!(found(2), None);
     }
 }

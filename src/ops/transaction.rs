@@ -15,11 +15,11 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use super::lock::Lock;
-use super::{OpError, Places};
+use super::{OpError, Places, quota};
 use crate::machine::{Cancel, Report};
 use crate::sys::image_lock::{ImageLock, Sharing};
 pub(super) use crate::sys::staging::TREE;
-use crate::sys::staging::{RECORD, discard};
+use crate::sys::staging::{self, RECORD};
 
 /// How staging directories begin. systemd never takes `.#…` for an image, `list-images --all` included.
 const PREFIX: &str = ".#machinist-";
@@ -67,6 +67,12 @@ impl<'a> Transaction<'a> {
     /// Adds a step at the end.
     pub fn step(&mut self, step: Step<'a>) {
         self.0.push(step);
+    }
+
+    /// Whether there is nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// What would be done, one line per step.
@@ -221,7 +227,7 @@ impl Staging {
     pub fn discard(&mut self) -> Result<(), OpError> {
         // Locked until all of it is gone: a sweep that runs meanwhile must not take it for a leftover.
         let _locked = self.record.take();
-        Ok(discard(&self.directory)?)
+        discard(&self.directory)
     }
 
     /// Leaves it to the unit that runs in its tree, and to the sweep that comes after that.
@@ -237,6 +243,12 @@ impl Drop for Staging {
             let _ = self.discard();
         }
     }
+}
+
+/// Removes a staging directory, and with its tree what limited it.
+fn discard(directory: &Path) -> Result<(), OpError> {
+    quota::forget(&directory.join(TREE));
+    Ok(staging::discard(directory)?)
 }
 
 /// Whether a path is named as staging directories are.
@@ -346,7 +358,7 @@ pub fn sweep(
             _ => (format!("leftover '{}'", directory.display()), Ok(())),
         };
         // Last: as long as its record is there, the next sweep can do what this one could not.
-        match done.and_then(|()| Ok(discard(&directory)?)) {
+        match done.and_then(|()| discard(&directory)) {
             Ok(()) => swept.push(what),
             Err(error) if error.is_interruption() => return Err(error),
             // Its owner was about to be done with it.

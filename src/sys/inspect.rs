@@ -10,6 +10,7 @@ use super::files::Root;
 use super::guest::{Leader, os_release};
 use super::journal;
 use super::machines::{addresses_of, os_of};
+use super::quota::quota_of;
 use crate::machine::status::{JournalLine, Namespace, Process, Status, UidShift, Usage};
 use crate::machine::{Cancel, MachineName, Seen, State};
 
@@ -36,7 +37,12 @@ pub async fn inspect(bus: &Bus, name: &MachineName, detail: Detail) -> Result<St
         .as_ref()
         .map_or_else(|| name.unit(), |registered| registered.unit.clone());
     let state = bus.unit_state(&unit).await?;
-    let image = bus.find_image_path(name.as_str()).await?;
+    let found = bus.find_image_state(name.as_str()).await?;
+    let disk = match &found {
+        Some(image) => quota_of(image).await,
+        None => Usage::default(),
+    };
+    let image = found.map(|image| image.path);
     let leader = registered
         .as_ref()
         .and_then(|registered| Leader::open(registered.leader));
@@ -99,6 +105,7 @@ pub async fn inspect(bus: &Bus, name: &MachineName, detail: Detail) -> Result<St
         memory: usage(&state, "MemoryCurrent", "memory.peak", "MemoryMax"),
         tasks: usage(&state, "TasksCurrent", "pids.peak", "TasksMax"),
         cpu: usage(&state, "CPUUsageNSec", "", "CPUQuotaPerSecUSec"),
+        disk,
         control_group: text(state.detail.string("ControlGroup")),
         processes,
         journal: lines,

@@ -12,6 +12,8 @@ use super::bus::machine1::{ImageRow, MachineRow, Registered};
 use super::bus::{Bus, BusError};
 use super::files::{Root, tree_size};
 use super::guest::{AddressReader, Leader, os_release};
+use super::quota::quota_of;
+use crate::machine::status::Usage;
 use crate::machine::{Cancel, Image, Machine, OsRelease, Seen, State};
 
 /// Which of a machine's fields are wanted: what is not, is not fetched.
@@ -264,8 +266,9 @@ fn is_enabled(autostart: &Autostart, name: &str) -> Option<bool> {
     Some(autostart.is_enabled(&name.unit()))
 }
 
-/// All images, sorted by name; sizes counted only `with_size`, each within the patience of tables.
-pub async fn images(bus: &Bus, with_size: bool) -> Result<Vec<Image>, BusError> {
+/// All images, sorted by name; sizes counted only `with_size`, each within the patience of tables, and limits looked up only
+/// `with_limit`.
+pub async fn images(bus: &Bus, with_size: bool, with_limit: bool) -> Result<Vec<Image>, BusError> {
     let (rows, machines) = join(bus.images(), bus.machines()).await;
     let running: Vec<String> = machines?.into_iter().map(|row| row.0).collect();
     let images = rows?
@@ -273,9 +276,15 @@ pub async fn images(bus: &Bus, with_size: bool) -> Result<Vec<Image>, BusError> 
         .map(|(name, kind, read_only, created, modified, usage, object)| {
             let running = &running;
             async move {
-                let path = bus.image_path(object.as_str(), &name).await.unwrap_or_default();
+                let state = bus.image_at(object.as_str(), &name).await.unwrap_or_default();
+                let path = state.path.clone();
                 let known = |number: u64| Some(number).filter(|n| *n != u64::MAX);
-                let size = match known(usage).filter(|_| kind != "directory") {
+                let quota = if with_size || with_limit {
+                    quota_of(&state).await
+                } else {
+                    Usage::default()
+                };
+                let size = match known(usage).filter(|_| kind != "directory").or(quota.current) {
                     Some(bytes) => Seen::Value(bytes),
                     None if with_size && !path.is_empty() => size_of(path.clone()).await,
                     None => Seen::None,
@@ -286,6 +295,7 @@ pub async fn images(bus: &Bus, with_size: bool) -> Result<Vec<Image>, BusError> 
                     kind,
                     read_only,
                     size,
+                    limit: quota.limit,
                     created: time(created),
                     modified: time(modified),
                     used_by,

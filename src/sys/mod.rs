@@ -23,6 +23,7 @@ pub mod netlink;
 pub mod overlay;
 pub mod process;
 pub mod quirks;
+pub mod quota;
 pub(crate) mod raw;
 pub mod staging;
 pub mod unit_files;

@@ -40,6 +40,7 @@ mod oracle;
 mod order;
 mod others;
 mod quirks;
+mod quota;
 mod remove;
 mod rename;
 mod run;

@@ -30,6 +30,8 @@ pub(crate) trait Manager {
     #[zbus(allow_interactive_auth)]
     fn mark_image_read_only(&self, name: &str, read_only: bool) -> zbus::Result<()>;
     #[zbus(allow_interactive_auth)]
+    fn set_image_limit(&self, name: &str, bytes: u64) -> zbus::Result<()>;
+    #[zbus(allow_interactive_auth)]
     fn terminate_machine(&self, name: &str) -> zbus::Result<()>;
     #[zbus(allow_interactive_auth)]
     fn open_machine_shell(
@@ -69,6 +71,19 @@ pub struct Registered {
     pub root_directory: String,
     /// 128-bit id in hexadecimal: the machine's own machine-id, or zeros.
     pub id: String,
+}
+
+/// What machined knows of an image.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImageState {
+    /// Where it lies.
+    pub path: String,
+    /// "directory", "subvolume", "raw" or "block".
+    pub kind: String,
+    /// Bytes that it takes, where the filesystem counts them: a subvolume with quotas, or a disk image.
+    pub used: Option<u64>,
+    /// Bytes that a subvolume may take.
+    pub limit: Option<u64>,
 }
 
 impl Bus {
@@ -171,9 +186,22 @@ impl Bus {
         marked.map_err(|error| classify(&error, SERVICE, &doing, name))
     }
 
-    /// Where an image lies.
-    pub(crate) async fn image_path(&self, object: &str, name: &str) -> Result<String, BusError> {
-        Ok(self.image_properties(object, name).await?.string("Path"))
+    /// Sets how many bytes an image may take that is a subvolume of btrfs; `None` for no limit.
+    pub(crate) async fn set_image_limit(&self, name: &str, bytes: Option<u64>) -> Result<(), BusError> {
+        let doing = format!("limit image '{name}'");
+        let machined = self.machined().await?;
+        let set = machined.set_image_limit(name, bytes.unwrap_or(u64::MAX)).await;
+        set.map_err(|error| classify(&error, SERVICE, &doing, name))
+    }
+
+    /// What machined knows of an image.
+    pub(crate) async fn image_at(&self, object: &str, name: &str) -> Result<ImageState, BusError> {
+        Ok(ImageState::of(&self.image_properties(object, name).await?))
+    }
+
+    /// What machined knows of the image of that name, if there is one.
+    pub(crate) async fn find_image_state(&self, name: &str) -> Result<Option<ImageState>, BusError> {
+        Ok(self.find_image(name).await?.as_ref().map(ImageState::of))
     }
 
     async fn image_properties(&self, object: &str, name: &str) -> Result<Properties, BusError> {
@@ -201,6 +229,17 @@ impl Bus {
                 BusError::NoSuchImage(_) => Ok(None),
                 error => Err(error),
             },
+        }
+    }
+}
+
+impl ImageState {
+    fn of(image: &Properties) -> Self {
+        Self {
+            path: image.string("Path"),
+            kind: image.string("Type"),
+            used: image.number("Usage"),
+            limit: image.number("Limit"),
         }
     }
 }

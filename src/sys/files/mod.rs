@@ -6,6 +6,7 @@
 
 mod error;
 mod host;
+mod project;
 mod root;
 #[cfg(test)]
 mod tests;
@@ -14,5 +15,7 @@ pub(crate) mod xattr;
 
 pub use error::{FileError, Kind, shown};
 pub use host::{Attributes, changed_at, read_regular, sync_filesystem, write_atomic, write_atomic_as};
+pub(in crate::sys) use project::inherited_project;
+pub use project::{enter_project, mark_tree};
 pub use root::Root;
 pub use tree::{ReadOnly, make_read_only, make_writable, remove_tree, tree_size};

@@ -1,4 +1,4 @@
-//! Whole trees: removed and measured.
+//! Whole trees: removed, measured, and walked through.
 //!
 //! One directory is open at a time, so that no depth exhausts the descriptors; the way up is `..`, checked to be the
 //! directory that the way down came from. No link is followed and no mount entered.
@@ -195,8 +195,12 @@ fn enter(parent: BorrowedFd<'_>, name: &OsStr) -> Result<Option<(OwnedFd, Inode)
     let child = fs::openat2(parent, name, DIRECTORY, Mode::empty(), how)?;
     let inode = inode(&child)?;
     if inode.1 == SUBVOLUME_INODE {
+        let id = raw::btrfs::subvolume_id(&child);
         match raw::btrfs::subvolume_destroy(parent, name) {
-            Ok(()) => return Ok(None),
+            Ok(()) => {
+                forget_quota(parent, id);
+                return Ok(None);
+            }
             // Has subvolumes inside, or is no subvolume at all: emptied like any directory, which a read-only one refuses.
             Err(_) if raw::btrfs::subvolume_is_read_only(&child) == Ok(true) => {
                 raw::btrfs::subvolume_set_read_only(&child, false)?;
@@ -206,6 +210,18 @@ fn enter(parent: BorrowedFd<'_>, name: &OsStr) -> Result<Option<(OwnedFd, Inode)
     }
     unlock(&child);
     Ok(Some((child, inode)))
+}
+
+/// Removes the quota groups of a subvolume that is gone: the kernel keeps them with their limits, newer ones the upper one
+/// only. That is the group which machined makes for a limit, of the highest level and the subvolume's own number.
+fn forget_quota(parent: BorrowedFd<'_>, id: Result<u64, Errno>) {
+    const LEVEL_SHIFT: u32 = 48;
+    let Ok(id) = id else { return };
+    let upper = (255 << LEVEL_SHIFT) | id;
+    // Most have none, and what is left is no harm: numbers are never given again.
+    let _ = raw::btrfs::qgroup_take_out(parent, id, upper);
+    let _ = raw::btrfs::qgroup_destroy(parent, upper);
+    let _ = raw::btrfs::qgroup_destroy(parent, id);
 }
 
 /// unlink(2) that also removes immutable and append-only files.
@@ -312,12 +328,26 @@ pub fn tree_size(path: &Path, cancel: &Cancel) -> Result<u64, FileError> {
     if Kind::from_mode(stat.st_mode) != Kind::Directory {
         return Ok(total);
     }
-    let mut here = fs::openat(CWD, path, DIRECTORY, Mode::empty()).map_err(FileError::io("list", path))?;
     let mut several_names = HashSet::new();
-    let mut levels = vec![(
-        (stat.st_dev, stat.st_ino),
-        subdirectories(&here, &mut total, &mut several_names, path)?,
-    )];
+    walk(path, cancel, &mut |here| {
+        subdirectories(here, &mut total, &mut several_names, path)
+    })?;
+    Ok(total)
+}
+
+/// Visits a directory and all below it, each before those in it: a visit tells which of these are to be entered. Follows no
+/// link, enters no mount; names that vanish meanwhile are left out.
+///
+/// # Errors
+/// [`FileError::Moved`] if a directory that was entered is not where it was.
+pub(super) fn walk(
+    path: &Path,
+    cancel: &Cancel,
+    visit: &mut dyn FnMut(&OwnedFd) -> Result<Vec<OsString>, FileError>,
+) -> Result<(), FileError> {
+    let mut here = fs::openat(CWD, path, DIRECTORY, Mode::empty()).map_err(FileError::io("list", path))?;
+    let top = inode(&here).map_err(FileError::io("look at", path))?;
+    let mut levels = vec![(top, visit(&here)?)];
     while let Some((_, directories)) = levels.last_mut() {
         cancel.check()?;
         if let Some(name) = directories.pop() {
@@ -327,7 +357,7 @@ pub fn tree_size(path: &Path, cancel: &Cancel) -> Result<u64, FileError> {
                 result => result.map_err(FileError::io("list", &path.join(name)))?,
             };
             let inode = inode(&child).map_err(FileError::io("look at", path))?;
-            let inner = subdirectories(&child, &mut total, &mut several_names, path)?;
+            let inner = visit(&child)?;
             // A directory without directories needs no way back.
             if !inner.is_empty() {
                 here = child;
@@ -344,7 +374,7 @@ pub fn tree_size(path: &Path, cancel: &Cancel) -> Result<u64, FileError> {
             });
         }
     }
-    Ok(total)
+    Ok(())
 }
 
 /// Adds up what is in one directory; the directories in it are the result.

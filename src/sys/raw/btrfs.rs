@@ -17,6 +17,17 @@ const SUBVOL_GETFLAGS: Opcode = opcode::read::<u64>(MAGIC, 25);
 const SUBVOL_SETFLAGS: Opcode = opcode::write::<u64>(MAGIC, 26);
 const GET_SUBVOL_ROOTREF: Opcode = opcode::read_write::<RootRefArgs>(MAGIC, 61);
 
+const INO_LOOKUP: Opcode = opcode::read_write::<InodeLookupArgs>(MAGIC, 18);
+const QGROUP_ASSIGN: Opcode = opcode::write::<QgroupAssignArgs>(MAGIC, 41);
+const QGROUP_CREATE: Opcode = opcode::write::<QgroupCreateArgs>(MAGIC, 42);
+
+// The kernel only reads it: the opcode is wrong, and stays as it is.
+const QGROUP_LIMIT: Opcode = opcode::read::<QgroupLimitArgs>(MAGIC, 43);
+const QGROUP_LIMIT_MAX_RFER: u64 = 1;
+
+/// `BTRFS_FIRST_FREE_OBJECTID`, the root directory of a subvolume.
+const ROOT_INODE: u64 = 256;
+
 const SUBVOL_RDONLY: u64 = 1 << 1;
 
 /// `struct btrfs_ioctl_vol_args`.
@@ -55,6 +66,41 @@ struct LookupArgs {
     path: [u8; 3824],
 }
 
+/// `struct btrfs_ioctl_ino_lookup_args`.
+#[repr(C)]
+struct InodeLookupArgs {
+    treeid: u64,
+    objectid: u64,
+    name: [u8; 4080],
+}
+
+/// `struct btrfs_ioctl_qgroup_assign_args`.
+#[repr(C)]
+struct QgroupAssignArgs {
+    assign: u64,
+    src: u64,
+    dst: u64,
+}
+
+/// `struct btrfs_ioctl_qgroup_create_args`.
+#[repr(C)]
+struct QgroupCreateArgs {
+    create: u64,
+    qgroupid: u64,
+}
+
+/// `struct btrfs_ioctl_qgroup_limit_args`.
+#[repr(C)]
+struct QgroupLimitArgs {
+    qgroupid: u64,
+    flags: u64,
+    max_referenced: u64,
+    max_exclusive: u64,
+    reserved: [u64; 2],
+}
+
+const _: () = assert!(size_of::<QgroupLimitArgs>() == 48);
+const _: () = assert!(size_of::<InodeLookupArgs>() == 4096);
 const _: () = assert!(size_of::<VolumeArgs>() == 4096);
 const _: () = assert!(size_of::<SnapshotArgs>() == 4096);
 const _: () = assert!(size_of::<RootRefArgs>() == 4096);
@@ -143,6 +189,54 @@ pub(crate) fn subvolumes_inside(subvolume: impl AsFd) -> Result<Vec<OsString>, E
             return Ok(paths);
         }
     }
+}
+
+/// The number of the subvolume that a file is in.
+pub(crate) fn subvolume_id(file: impl AsFd) -> Result<u64, Errno> {
+    let mut args = InodeLookupArgs {
+        treeid: 0,
+        objectid: ROOT_INODE,
+        name: [0; 4080],
+    };
+    // SAFETY: the kernel reads and writes one btrfs_ioctl_ino_lookup_args, whose size is asserted above.
+    unsafe { ioctl(file, Updater::<INO_LOOKUP, _>::new(&mut args)) }?;
+    Ok(args.treeid)
+}
+
+/// Limits the bytes that a subvolume refers to; `None` takes the limit away. `ENOTCONN` if quotas are off.
+pub(crate) fn subvolume_limit(subvolume: impl AsFd, bytes: Option<u64>) -> Result<(), Errno> {
+    let args = QgroupLimitArgs {
+        // The subvolume's own group.
+        qgroupid: 0,
+        flags: QGROUP_LIMIT_MAX_RFER,
+        // The kernel clears a limit of this.
+        max_referenced: bytes.unwrap_or(u64::MAX),
+        max_exclusive: 0,
+        reserved: [0; 2],
+    };
+    // SAFETY: the kernel reads one btrfs_ioctl_qgroup_limit_args, whose size is asserted above.
+    unsafe { ioctl(subvolume, Setter::<QGROUP_LIMIT, _>::new(args)) }
+}
+
+/// Takes a quota group out of another, see btrfs-qgroup(8).
+pub(crate) fn qgroup_take_out(file: impl AsFd, group: u64, of: u64) -> Result<(), Errno> {
+    let args = QgroupAssignArgs {
+        assign: 0,
+        src: group,
+        dst: of,
+    };
+    // SAFETY: the kernel reads one btrfs_ioctl_qgroup_assign_args: three numbers.
+    unsafe { ioctl(file, Setter::<QGROUP_ASSIGN, _>::new(args)) }
+}
+
+/// Removes a quota group; `EBUSY` as long as anything is in it.
+pub(crate) fn qgroup_destroy(file: impl AsFd, group: u64) -> Result<(), Errno> {
+    let args = QgroupCreateArgs {
+        create: 0,
+        qgroupid: group,
+    };
+    // SAFETY: the kernel reads one btrfs_ioctl_qgroup_create_args: two numbers.
+    unsafe { ioctl(file, Setter::<QGROUP_CREATE, _>::new(args)) }
 }
 
 /// A name as the kernel wants it: one component, NUL at the end.

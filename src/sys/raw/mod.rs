@@ -6,3 +6,4 @@
 pub(crate) mod btrfs;
 pub(crate) mod enter;
 pub(crate) mod mount;
+pub(crate) mod quota;

@@ -10,6 +10,7 @@ mod images;
 mod kill;
 mod limit_bad;
 mod many;
+mod quota;
 mod rename_bad;
 mod secret_bad;
 mod storage;
