@@ -27,7 +27,9 @@ use crate::sys::bus::Bus;
 /// On btrfs systemd-machined limits the image's subvolume; quotas have to be on there, and what is in subvolumes inside of
 /// it, such as a machine can make itself, is not counted. On ext4, XFS and others the image is put into a project of its
 /// own, whose number stands in the image; they have to be mounted with the option prjquota. Root of a machine without
-/// private users can leave its project, and elsewhere than on XFS the limit is not for it.
+/// private users can leave its project, and elsewhere than on XFS the limit is not for it. Symbolic links, fifos and devices
+/// that are in an image before can be put into no project: a program that renames one is told "cross-device link", for which mv
+/// makes a copy. Those of a clone are in its project.
 ///
 /// A clone has the same limit, and counts for itself. `rename` keeps it, `remove` takes it along.
 #[derive(Debug, clap::Args)]
