@@ -19,7 +19,7 @@ pub enum QuotaError {
         name: MachineName,
     },
     /// btrfs that counts nothing.
-    #[error("quotas are off on {0}")]
+    #[error("quotas are off on {0}, or are being counted anew")]
     NotCounted(Mount),
     /// A filesystem without quotas of projects.
     #[error("{0} keeps no quotas of projects")]
@@ -50,8 +50,9 @@ impl QuotaError {
                 .to_owned(),
             Self::Plain { name } => format!("a clone of it is a subvolume: `machinist clone {name} NEW`"),
             Self::NotCounted(mount) => format!(
-                "turn them on for all of it with `btrfs quota enable {}`; it keeps account from then on, at some cost",
-                mount.quoted_point()
+                "turn them on for all of it with `btrfs quota enable {point}`, at some cost; where they are on, wait with \
+                 `btrfs quota rescan -w {point}`",
+                point = mount.quoted_point()
             ),
             Self::Off(mount) => match mount.filesystem.as_str() {
                 "ext4" => format!(

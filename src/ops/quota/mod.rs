@@ -227,7 +227,14 @@ pub fn set(
     Ok(Done {
         changed,
         root_may_exceed: is_limited && has_resource_capability(name, Path::new(&image.path), order.systemd, places),
-        quota: look(name, &image, places)?,
+        quota: match work.place {
+            // machined may tell of what it has looked at before.
+            Some(Place::Subvolume) => Quota {
+                limit: order.limit,
+                ..look(name, &image, places)?
+            },
+            _ => look(name, &image, places)?,
+        },
         subvolumes,
     })
 }
