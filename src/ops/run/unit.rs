@@ -160,8 +160,8 @@ pub(super) fn of_unit(request: &Request, words: Vec<String>, pipe: Option<OwnedF
     ];
     properties.extend(pipe.map(|pipe| ("StandardInputFileDescriptor".to_owned(), Fd::from(pipe).into())));
     // At the host's shutdown it goes before what it lies on.
-    let machines = vec![places.machines.display().to_string()];
-    properties.push(("RequiresMountsFor".to_owned(), machines.into()));
+    let image = vec![places.image(&request.like).display().to_string()];
+    properties.push(("RequiresMountsFor".to_owned(), image.into()));
     if request.boots {
         // A reboot is a new start of the unit, and no failure.
         for name in ["RestartForceExitStatus", "SuccessExitStatus"] {
