@@ -34,8 +34,8 @@ use crate::sys::journal::audit;
 #[command(after_help = "Examples:
   machinist clone web web-2                  Copy a machine, running or not
   machinist clone web spare --keep-identity  As a spare that takes its place
-  machinist clone --linked golden web-4      At once, sharing what neither changes; golden is stopped
-  machinist clone --flatten web-4            Have it share nothing any more
+  machinist clone --linked db db-2           At once, sharing what neither changes
+  machinist clone --flatten db-2             Have it share nothing any more
   machinist clone web web-3 --dry-run        See what would be done")]
 pub(super) struct Args {
     /// The machine to copy

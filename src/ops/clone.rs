@@ -94,28 +94,48 @@ pub fn clone(
         Err(ImageLockError::InUse { .. }) if systemd.is_running(&request.source)? => None,
         lock => Some(lock?),
     };
-    let storage = storage::for_directory(&places.machines)?;
-    let link = if request.linked && !storage.shares() {
-        if image_lock.is_none() {
-            return Err(is_in_use(&request.source));
-        }
-        let source = Source {
-            name: &request.source,
-            image: &request.image,
-            systemd: request.systemd,
-        };
-        Some(Link::prepare(&source, &request.name, places, systemd, report, cancel)?)
-    } else {
-        None
+    let running = image_lock.is_none();
+    let is_linked = request.linked && !storage::for_directory(&places.machines)?.shares();
+    if !is_linked {
+        return make(request, None, running, places, systemd, report, cancel);
+    }
+    if running {
+        return Err(is_in_use(&request.source));
+    }
+    let source = Source {
+        name: &request.source,
+        image: &request.image,
+        systemd: request.systemd,
     };
-    let storage = if link.is_some() { "overlay" } else { storage.name() };
-    let work = Work::plan(request, places, image_lock.is_none(), link)?;
-    let made = work.steps(systemd, report, cancel).run(report, cancel);
-    if made.is_err() && work.link.is_some() {
+    // Until its units name its layers.
+    let _layers = linked::lock(places, report, cancel)?;
+    let link = Link::prepare(&source, &request.name, places, systemd, report, cancel);
+    let made = link.and_then(|link| make(request, Some(link), running, places, systemd, report, cancel));
+    if made.is_err() {
         // The first error is the one to be told.
         let _ = linked::sweep(places, report);
     }
-    made.map_err(|error| with_visible_path(error, &places.machines))?;
+    made
+}
+
+/// Makes it of a source that does not change meanwhile, or is to be held still.
+fn make(
+    request: &Request,
+    link: Option<Link>,
+    running: bool,
+    places: &Places,
+    systemd: &dyn Systemd,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<Cloned, OpError> {
+    let storage = match &link {
+        Some(_) => "overlay",
+        None => storage::for_directory(&places.machines)?.name(),
+    };
+    let work = Work::plan(request, places, running, link)?;
+    work.steps(systemd, report, cancel)
+        .run(report, cancel)
+        .map_err(|error| with_visible_path(error, &places.machines))?;
     for warning in &work.plan.warnings {
         report.warn(warning);
     }

@@ -90,8 +90,10 @@ impl Mounts<'_> {
             .map(|(lower, (place, [users, host]))| {
                 let (tree, at, head) = (lower.tree.display(), place.display(), head(self.name));
                 let unit = format!(
-                    "{head}[Unit]\nDescription=A layer of machine {}, with its users\nRequiresMountsFor={tree}\n",
-                    self.name
+                    "{head}[Unit]\nDescription=A layer of machine {}, with its users\n\
+                     ConditionDirectoryNotEmpty=!{}\nRequiresMountsFor={tree}\n",
+                    self.name,
+                    self.image.display()
                 );
                 let text = match self.helper {
                     None => format!(

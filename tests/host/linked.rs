@@ -31,8 +31,9 @@ fn layers(stem: &str) -> Vec<PathBuf> {
 
 /// Everything that there is of a name in systemd's places, and mounted.
 fn traces(name: &str) -> String {
-    let look = "find /etc/systemd/system /var/lib/machines -maxdepth 3 -name \"*$(systemd-escape -- \"$1\")*\" \
-                ; find /var/lib/machines -maxdepth 1 -name \"*$1*\"
+    // Others' come and go meanwhile.
+    let look = "find /etc/systemd/system -name \"*$(systemd-escape -- \"$1\")*\" 2>/dev/null || :
+                ls -A /var/lib/machines | grep -F \"$1\" || :
                 cut -d' ' -f5 /proc/self/mountinfo | grep -F \"/$1\" || :";
     sh(look, [name]).ok().stdout
 }

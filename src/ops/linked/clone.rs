@@ -9,7 +9,6 @@ use super::{LinkUnits, Units, edits_for};
 use crate::machine::{Cancel, MachineName, Report};
 use crate::nspawn::edit::Edit;
 use crate::ops::carry::Plan;
-use crate::ops::lock::Lock;
 use crate::ops::run::scratch::free_users;
 use crate::ops::transaction::{Staging, Step, Transaction};
 use crate::ops::{OpError, Places};
@@ -27,12 +26,11 @@ pub(in crate::ops) struct Link {
     work: PathBuf,
     /// Until its settings say that they are its own.
     _users: Option<LockFile>,
-    /// Until its units name its layers.
-    _layers: Lock,
 }
 
 impl Link {
-    /// Has the source rest on a layer, and makes one for the clone on top of that.
+    /// Has the source rest on a layer, and makes one for the clone on top of that. Whoever calls has locked the layers, and
+    /// removes those that nobody needs if the clone comes to nothing.
     pub(in crate::ops) fn prepare(
         source: &Source<'_>,
         name: &MachineName,
@@ -41,32 +39,6 @@ impl Link {
         report: &dyn Report,
         cancel: &Cancel,
     ) -> Result<Self, OpError> {
-        let lock = super::lock(places, report, cancel)?;
-        let made = Self::make(source, name, places, units, report, cancel);
-        let made = made.map(|(edits, linked, upper, work, users)| Self {
-            edits,
-            units: linked,
-            upper,
-            work,
-            _users: users,
-            _layers: lock,
-        });
-        if made.is_err() {
-            // The first error is the one to be told.
-            let _ = super::sweep(places, report);
-        }
-        made
-    }
-
-    #[expect(clippy::type_complexity, reason = "the fields of one structure, for its only caller")]
-    fn make(
-        source: &Source<'_>,
-        name: &MachineName,
-        places: &Places,
-        units: &dyn Units,
-        report: &dyn Report,
-        cancel: &Cancel,
-    ) -> Result<(Vec<Edit>, LinkUnits, PathBuf, PathBuf, Option<LockFile>), OpError> {
         let layers = Layers::at(places.layers());
         let Rest { layer, users } = rest(source, places, units, report, cancel)?;
         let (users, lock) = match users {
@@ -84,13 +56,13 @@ impl Link {
             hint: "clone it with --full".to_owned(),
         })?;
         layers.begin(&top, source.image, shift)?;
-        Ok((
-            users.map(edits_for).unwrap_or_default(),
-            LinkUnits::of(name, &top, users, places)?,
-            layers.tree(&top),
-            layers.work(&top),
-            lock,
-        ))
+        Ok(Self {
+            edits: users.map(edits_for).unwrap_or_default(),
+            units: LinkUnits::of(name, &top, users, places)?,
+            upper: layers.tree(&top),
+            work: layers.work(&top),
+            _users: lock,
+        })
     }
 
     /// Has its units written with its other files.

@@ -7,14 +7,20 @@ use crate::ops::enable::reload;
 use crate::sys::bus::jobs::Jobs;
 use crate::sys::bus::{Bus, BusError, classify, systemd1};
 
-/// Has systemd read anew what there is, if it knows any of these units already.
+/// Has systemd read anew what there is, if it knows any of these units already. Such a one is stopped: what it has mounted
+/// is what another file of that name said.
 pub async fn read_new(bus: &Bus, units: &[String]) -> Result<(), OpError> {
+    let mut known = Vec::new();
     for unit in units {
         if bus.former_invocation(unit).await?.is_some() {
-            return reload(bus).await;
+            known.push(unit.clone());
         }
     }
-    Ok(())
+    if known.is_empty() {
+        return Ok(());
+    }
+    stop(bus, &known).await?;
+    reload(bus).await
 }
 
 /// Starts units, one after the other.
