@@ -107,7 +107,13 @@ fn a_purge_removes_cached_subvolumes() {
         let script = "mkdir -p \"$1\" && btrfs -q subvolume create \"$1/root\" && mkdir \"$1/root/etc\"";
         sh(script, [cache.join("bootstrap").join(entry)]).ok();
     }
+    // What a linked machine lies on.
+    let layer = Path::new("/run/machinist/layers/purged/0");
+    fs::create_dir_all(layer).unwrap();
+    run("mount", ["-t", "tmpfs", "tmpfs", &layer.to_string_lossy()]).ok();
     run("sh", ["/opt/machinist/src/units/debian/postrm", "purge"]).ok();
     assert!(!cache.exists());
+    run("umount", [layer]).ok();
+    fs::remove_dir_all("/run/machinist/layers/purged").unwrap();
     run("sh", ["/opt/machinist/src/units/debian/postrm", "purge"]).ok();
 }
