@@ -27,7 +27,7 @@ UNITS = machinist-clean.service machinist-clean.timer
 STAGE = target/package
 
 .DEFAULT_GOAL := help
-.PHONY: all build try check bench fuzz install install-data uninstall deb clean help
+.PHONY: all build try check bench fuzz soak install install-data uninstall deb clean help
 
 help:
 	@echo 'make try        see it work: a Debian machine is made, started, listed, stopped and removed'
@@ -39,6 +39,7 @@ help:
 	@echo 'make deb        build a Debian package in target/debian'
 	@echo 'make bench      measure it beside its peers'
 	@echo 'make fuzz       try ten minutes of broken .nspawn files on it; needs nightly and cargo-fuzz'
+	@echo 'make soak       kill it three hundred times in the middle of what it does'
 	@echo 'make clean      remove what was built'
 
 all build: $(BINARY)
@@ -59,6 +60,10 @@ bench: $(BINARY)
 
 fuzz:
 	tests/fuzz/run
+
+soak:
+	$(CARGO) build --locked
+	tests/host/soak
 
 install: install-data
 	install -D -m 755 $(BINARY) $(DESTDIR)$(BINDIR)/machinist
