@@ -145,8 +145,12 @@ pub fn finish(record: &Record, staging: &Path, places: &Places, systemd: &dyn Sy
     let (from, to): (MachineName, MachineName) = (record.name.parse()?, list.to.parse()?);
     let _order = order::lock(places, &(), &Cancel::default())?;
     let _locks = lock_both(&from, &to, places, &(), &Cancel::default())?;
-    let is_there =
-        |path: &Path| fs::symlink_metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == list.identity);
+    let is_there = |path: &Path| {
+        let found = fs::symlink_metadata(path);
+        found.is_ok_and(|found| (found.dev(), found.ino()) == list.identity)
+            // Linked, it may be mounted on again.
+            || linked::place_identity(path).is_ok_and(|identity| identity == list.identity)
+    };
     let written = noted(staging)?;
     if !is_there(&list.target) {
         linked::clone::unmount(written.iter().map(|file| file.to.as_path()), places, systemd)?;
@@ -326,7 +330,10 @@ impl<'a> Work<'a> {
             to: self.request.to.to_string(),
             image: image.clone(),
             target: self.request.target(),
-            identity: (found.dev(), found.ino()),
+            identity: match &self.linked {
+                Some(_) => linked::place_identity(image)?,
+                None => (found.dev(), found.ino()),
+            },
             read_only,
             journal: self.journal.clone(),
         };

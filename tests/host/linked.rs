@@ -33,7 +33,7 @@ fn layers(stem: &str) -> Vec<PathBuf> {
 fn traces(name: &str) -> String {
     // Others' come and go meanwhile.
     let look = "find /etc/systemd/system -name \"*$(systemd-escape -- \"$1\")*\" 2>/dev/null || :
-                ls -A /var/lib/machines | grep -F \"$1\" || :
+                ls -A /var/lib/machines | grep -v '[.]lck$' | grep -F \"$1\" || :
                 cut -d' ' -f5 /proc/self/mountinfo | grep -F \"/$1\" || :";
     sh(look, [name]).ok().stdout
 }
@@ -258,6 +258,41 @@ fn a_linked_machine_has_another_name() {
     assert_eq!(read(new.image().join("etc/hostname")), format!("{}\n", new.name));
     machinist(["remove", "-y", &new.name, &source.name]).ok();
     assert_eq!((layers(&source.name), layers(&clone.0.name)), (vec![], vec![]));
+}
+
+#[test]
+fn a_renaming_of_a_linked_machine_killed_before_each_step_is_done_or_not() {
+    let _host = shared();
+    let source = Guest::busybox("lki");
+    let (clone, new) = (Clone::of("lkj"), Guest::new("lkl"));
+    let (name, other) = (clone.0.name.as_str(), new.name.as_str());
+    machinist(["clone", "--linked", &source.name, name]).ok();
+    let (mut undone, mut finished) = (0, 0);
+    loop {
+        let output = machinist(["rename", name, other])
+            .env("MACHINIST_DIE_AT_STEP", (undone + finished).to_string())
+            .any();
+        if output.status == 0 {
+            break;
+        }
+        assert_eq!(output.status, 128 + 9, "{output:?}");
+        machinist(["clean"]).ok();
+        let (is, is_not) = if new.image().exists() {
+            finished += 1;
+            (other, name)
+        } else {
+            undone += 1;
+            (name, other)
+        };
+        assert_eq!(traces(is_not), "", "step {}", undone + finished);
+        machinist(["run", is, "--", "true"]).ok();
+        if is == other {
+            machinist(["rename", other, name]).ok();
+        }
+    }
+    assert!(undone >= 5 && finished >= 3, "{undone} and {finished} steps");
+    machinist(["remove", "-y", other, &source.name]).ok();
+    assert_eq!((layers(&source.name), layers(name)), (vec![], vec![]));
 }
 
 #[test]

@@ -12,7 +12,7 @@ pub mod units;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use super::carry::{Names, Plan};
@@ -269,6 +269,18 @@ impl LinkUnits {
         let remove = Step::new(format!("remove '{}'", shown(&link)), move || remove_file(&link));
         remove.undo(move || make_link(&back, &leads_to))
     }
+}
+
+/// Device and inode of the directory that a linked machine is mounted on, which the mount covers.
+pub(super) fn place_identity(image: &Path) -> Result<(u64, u64), OpError> {
+    let directory = image.parent().unwrap_or(Path::new("/"));
+    let found = fs::metadata(directory).and_then(|beside| {
+        let mut entries = fs::read_dir(directory)?.flatten();
+        let own = entries.find(|entry| Some(entry.file_name().as_os_str()) == image.file_name());
+        own.map(|entry| (beside.dev(), entry.ino()))
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
+    });
+    found.map_err(OpError::path("look at", image))
 }
 
 /// The unit that is to be started before the files of a linked machine are seen; `None` if they are, or it is not one.
