@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::clone::{Clone, read};
+use crate::clone::{Clone, read, swept};
 use crate::support::{Guest, There, agree, machinist, run, sh, shared, unit_property, wait_until};
 
 const LAYERS: &str = "/var/lib/machinist/layers";
@@ -276,7 +276,7 @@ fn a_renaming_of_a_linked_machine_killed_before_each_step_is_done_or_not() {
             break;
         }
         assert_eq!(output.status, 128 + 9, "{output:?}");
-        machinist(["clean"]).ok();
+        swept(name);
         let (is, is_not) = if new.image().exists() {
             finished += 1;
             (other, name)
@@ -316,7 +316,7 @@ fn a_linked_clone_killed_before_each_step_leaves_nothing() {
         machinist(["run", name, "--", "cat", "/etc/mine"])
             .ok()
             .stdout_is("mine\n");
-        machinist(["clean"]).ok();
+        swept(other);
         if clone.image().exists() {
             // All was done but to mount it, which systemd does when it starts.
             clone.start();
@@ -342,7 +342,7 @@ fn a_linked_clone_killed_before_each_step_leaves_nothing() {
         machinist(["run", name, "--", "cat", "/etc/mine"])
             .ok()
             .stdout_is("changed\n");
-        machinist(["clean"]).ok();
+        swept(&second.name);
         if second.image().exists() {
             machinist(["remove", "-y", &second.name]).ok();
         }
@@ -354,7 +354,7 @@ fn a_linked_clone_killed_before_each_step_leaves_nothing() {
     machinist(["clone", "--flatten", name])
         .env("MACHINIST_DIE_AT_STEP", "last")
         .status(128 + 9);
-    machinist(["clean"]).ok();
+    swept(name);
     machinist(["clone", "--flatten", name]).any();
     assert_eq!(
         (mounted_on(&source.image()), read(source.image().join("etc/mine"))),
