@@ -73,14 +73,12 @@ impl Control {
         Ok(found)
     }
 
-    /// Makes what is there for these keys what was there before. Says whether anything had to be changed.
-    pub(super) fn restore(&self, before: &Snapshot, keys: &[&Key]) -> Result<bool, OpError> {
-        let mut changed = false;
+    /// Makes what is there for these keys what was there before.
+    pub(super) fn restore(&self, before: &Snapshot, keys: &[&Key]) -> Result<(), OpError> {
         for path in self.snapshot()?.into_keys() {
             // Somebody else may have written another limit meanwhile.
             if !before.contains_key(&path) && keys.iter().any(|key| assigns_only(&path, key.directive)) {
                 remove(&path)?;
-                changed = true;
             }
         }
         for (path, kept) in before {
@@ -90,7 +88,6 @@ impl Control {
             if fs::read(path).is_ok_and(|bytes| bytes == kept.bytes) {
                 continue;
             }
-            changed = true;
             if kept.is_ours {
                 owned::write(path, &kept.bytes)?;
             } else {
@@ -99,7 +96,7 @@ impl Control {
                 write_atomic(path, &kept.bytes, 0o644)?;
             }
         }
-        Ok(changed)
+        Ok(())
     }
 
     /// The drop-ins of one key alone, and whether each was written since `before`. By their names they are systemd's or, for

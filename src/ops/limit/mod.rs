@@ -378,10 +378,9 @@ impl<'a> Plan<'a> {
             return Ok(());
         }
         self.systemd.set(self.order, true, &values)?;
-        if self.control.restore(wanted, keys)? {
-            self.systemd.reload()?;
-        }
-        Ok(())
+        self.control.restore(wanted, keys)?;
+        // Even if the files are the same: systemd would call them newer than what it has read.
+        self.systemd.reload()
     }
 
     /// `SetUnitProperties` does not take this: the file is as systemd would write it.
