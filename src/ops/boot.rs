@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use zbus::proxy::CacheProperties;
 
 use super::OpError;
 use super::diagnose::failed_job;
 use crate::machine::MachineName;
-use crate::sys::bus::{Bus, BusError, classify, systemd1};
+use crate::sys::bus::{Bus, BusError, systemd1};
 use crate::sys::guest::Leader;
 
 /// How long after READY=1 systemd-nspawn's child may take to become PID 1's program.
@@ -84,23 +83,7 @@ pub async fn wait_for_boot(bus: &Bus, name: &MachineName) -> Result<(), OpError>
     if !passes_on {
         return Ok(());
     }
-    let failed = |error: zbus::Error| {
-        OpError::Bus(classify(
-            &error,
-            systemd1::SERVICE,
-            &format!("watch unit '{unit}'"),
-            &unit,
-        ))
-    };
-    let path = bus.manager().await?.load_unit(&unit).await.map_err(failed)?;
-    let properties = zbus::fdo::PropertiesProxy::builder(bus.connection())
-        .destination(systemd1::NAME)
-        .path(path)
-        .cache_properties(CacheProperties::No)
-        .build()
-        .await
-        .map_err(failed)?;
-    let mut changes = properties.receive_properties_changed().await.map_err(failed)?;
+    let mut changes = bus.unit_changes(&unit).await?;
     loop {
         let status = bus
             .unit_properties(&unit, "Service", &["StatusText"])

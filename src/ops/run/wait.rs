@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use zbus::proxy::CacheProperties;
 
 use super::unit_of;
 use crate::machine::MachineName;
 use crate::ops::OpError;
 use crate::ops::diagnose::{Diagnosis, failed_job};
-use crate::sys::bus::{Bus, classify, systemd1};
+use crate::sys::bus::Bus;
 
 /// How often the unit is looked at where no signal comes: it may be gone before we listen.
 const LOOK: Duration = Duration::from_secs(5);
@@ -28,17 +27,7 @@ pub enum Ended {
 /// Waits until the machine's unit is down. A reboot is no end.
 pub async fn wait_for_end(bus: &Bus, name: &MachineName) -> Result<Ended, OpError> {
     let unit = unit_of(name);
-    let doing = format!("watch unit '{unit}'");
-    let failed = |error: zbus::Error| OpError::Bus(classify(&error, systemd1::SERVICE, &doing, &unit));
-    let path = bus.manager().await?.load_unit(&unit).await.map_err(failed)?;
-    let properties = zbus::fdo::PropertiesProxy::builder(bus.connection())
-        .destination(systemd1::NAME)
-        .path(path)
-        .cache_properties(CacheProperties::No)
-        .build()
-        .await
-        .map_err(failed)?;
-    let mut changes = properties.receive_properties_changed().await.map_err(failed)?;
+    let mut changes = bus.unit_changes(&unit).await?;
     while !bus.is_unit_over(&unit).await? {
         let change = tokio::time::timeout(LOOK, changes.next()).await;
         if matches!(change, Ok(None)) {

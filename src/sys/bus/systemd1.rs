@@ -206,6 +206,21 @@ impl Bus {
             .await
     }
 
+    /// What becomes of a unit: an item for each time that systemd says that properties of it have changed.
+    pub(crate) async fn unit_changes(&self, name: &str) -> Result<zbus::fdo::PropertiesChangedStream, BusError> {
+        let doing = format!("watch unit '{name}'");
+        let failed = |error: zbus::Error| classify(&error, SERVICE, &doing, name);
+        let path = self.manager().await?.load_unit(name).await.map_err(failed)?;
+        let properties = zbus::fdo::PropertiesProxy::builder(self.connection())
+            .destination(NAME)
+            .path(path)
+            .cache_properties(zbus::proxy::CacheProperties::No)
+            .build()
+            .await
+            .map_err(failed)?;
+        properties.receive_properties_changed().await.map_err(failed)
+    }
+
     /// The last invocation that systemd remembers of a unit: `None` if it has forgotten the unit, and would have to load it.
     pub(crate) async fn former_invocation(&self, name: &str) -> Result<Option<String>, BusError> {
         let doing = format!("look up unit '{name}'");
