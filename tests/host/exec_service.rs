@@ -186,7 +186,7 @@ fn ends_are_passed_on_from_a_unit() {
 
     let mark = format!("66{}", std::process::id());
     let (unit, running) = client(&format!("touch /up; exec sleep {mark}"));
-    assert!(sleeps(&mark));
+    wait_until("the shell has become sleep", || sleeps(&mark));
     let pid = unit_property(&unit, "MainPID").parse().expect("a process number");
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL).expect("it runs");
     running.wait();
@@ -197,7 +197,7 @@ fn ends_are_passed_on_from_a_unit() {
     is_clean(&guest);
 
     piped(&guest, &["-d"], &format!("exec sleep 1{mark}")).ok();
-    assert!(sleeps(&format!("1{mark}")));
+    wait_until("the shell has become sleep", || sleeps(&format!("1{mark}")));
     let (unit, running) = client("trap '' TERM; touch /up; sleep 1000");
     machinist(["terminate", &guest.name]).ok();
     assert_eq!(running.wait().status, 137);
