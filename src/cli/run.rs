@@ -8,6 +8,8 @@ use std::cell::Cell;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use tokio::runtime::Handle;
+
 use self::live::Command;
 use self::settings::SettingArgs;
 use self::target::{Target, has_shell, is_free, no_directory};
@@ -18,11 +20,11 @@ use super::create::{self, check_name, usual_bootstrap};
 use super::env_file;
 use super::error::{CliError, Kind};
 use super::exec;
-use super::sweep;
+use super::sweep::{self, ThroughSystemd};
 use crate::machine::MachineName;
 use crate::ops::create::Network;
 use crate::ops::linked;
-use crate::ops::run::scratch::Scratch;
+use crate::ops::run::scratch::{Original, Scratch};
 use crate::ops::run::{Request, plan, private_users};
 use crate::ops::start::find_image;
 use crate::ops::{OpError, clone as cloning, create as creating};
@@ -292,9 +294,20 @@ async fn scratch(ctx: &Ctx, bus: &Bus, work: &mut Work) -> Result<Scratch, CliEr
     if let (Some(image), Target::Machine(_)) = (work.image.clone(), &work.target) {
         let systemd = bus.systemd_version().await?;
         let users = private_users(&request, systemd, &ctx.places)?;
-        return ctx
-            .blocking(move || Scratch::make(&request, &image, users, systemd, &places, &progress, &cancel))
-            .await;
+        let host = ThroughSystemd {
+            bus: bus.clone(),
+            handle: Handle::current(),
+        };
+        let make = move || {
+            let original = Original {
+                image: &image,
+                users,
+                systemd,
+                host: &host,
+            };
+            Scratch::make(&request, original, &places, &progress, &cancel)
+        };
+        return ctx.blocking(make).await;
     }
     let Target::Source(source) = work.target.clone() else {
         return Err(OpError::NoImage {

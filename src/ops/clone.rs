@@ -342,11 +342,8 @@ impl<'a> Work<'a> {
             steps.step(Step::new(
                 format!("let machine '{source}' go on"),
                 move || match hold(&self.still).take() {
-                    Some(still) if !still.has_held() => Err(OpError::Option {
-                        message: format!("machine '{source}' did not stand still: somebody thawed or stopped it"),
-                        hint: "try again".to_owned(),
-                    }),
-                    _ => Ok(()),
+                    Some(still) => still.end(source),
+                    None => Ok(()),
                 },
             ));
         }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use zbus::Fd;
 
 use super::OpError;
+use crate::machine::MachineName;
 use crate::sys::bus::jobs::Jobs;
 use crate::sys::bus::machine1::Registered;
 use crate::sys::bus::systemd1::{Property, command};
@@ -72,9 +73,22 @@ impl Group {
 
 impl Still {
     /// Whether it has stood still all the time: nobody thawed, stopped or restarted it.
-    #[must_use]
-    pub fn has_held(&self) -> bool {
+    fn has_held(&self) -> bool {
         self.groups.iter().all(Group::is_frozen)
+    }
+
+    /// Lets machine `name` go on.
+    ///
+    /// # Errors
+    /// If it did not stand still all the time: what was copied meanwhile may be torn.
+    pub fn end(self, name: &MachineName) -> Result<(), OpError> {
+        if self.has_held() {
+            return Ok(());
+        }
+        Err(OpError::Option {
+            message: format!("machine '{name}' did not stand still: somebody thawed or stopped it"),
+            hint: "try again".to_owned(),
+        })
     }
 }
 

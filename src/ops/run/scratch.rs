@@ -6,15 +6,16 @@ use super::Request;
 use crate::machine::{Cancel, Report};
 use crate::nspawn::edit::Edit;
 use crate::nspawn::users::{PrivateUsers, Taken, UserRange};
+use crate::ops::clone::Systemd;
 use crate::ops::config::users::HostUsers;
 use crate::ops::create::{in_users_words, make_machines_directory};
 use crate::ops::transaction::{Record, Staging, Verb};
 use crate::ops::{OpError, Places};
 use crate::sources::guest::{GuestError, GuestNetwork, GuestOptions, prepare};
 use crate::sources::{self, BootstrapOptions, Source};
-use crate::storage;
 use crate::storage::overlay::{self, OverlayError};
-use crate::sys::files::{FileError, Root};
+use crate::storage::{self, Storage};
+use crate::sys::files::{FileError, Root, sync_filesystem};
 use crate::sys::image_lock::{ImageLock, ImageLockError, Sharing};
 use crate::sys::lock_file::LockFile;
 use crate::sys::overlay::{Overlay, mounter};
@@ -53,13 +54,24 @@ pub struct View {
     pub users: Option<UserRange>,
 }
 
+/// The machine that it is a copy of.
+#[derive(Clone, Copy)]
+pub struct Original<'a> {
+    /// Where it lies.
+    pub image: &'a Path,
+    /// What its settings say of private users.
+    pub users: PrivateUsers,
+    /// The version of systemd.
+    pub systemd: u32,
+    /// What holds it still where it runs.
+    pub host: &'a dyn Systemd,
+}
+
 impl Scratch {
-    /// Makes it for a machine of such settings. Blocks.
+    /// Makes it. Blocks.
     pub fn make(
         request: &Request,
-        image: &Path,
-        users: PrivateUsers,
-        systemd: u32,
+        original: Original<'_>,
         places: &Places,
         report: &dyn Report,
         cancel: &Cancel,
@@ -69,13 +81,13 @@ impl Scratch {
         let laid = if storage.shares() {
             Err(Refusal::Reason(format!("{} copies at once", storage.name())))
         } else {
-            lay(&staging, image, users, systemd, places)
+            lay(&staging, original, places)
         };
         let (view, locks) = match laid {
             Ok((view, locks)) => (Some(view), Some(locks)),
             Err(Refusal::Reason(reason)) => {
-                log::debug!("no overlay over '{}': {reason}", image.display());
-                storage.copy(image, &staging.tree(), report, cancel)?;
+                log::debug!("no overlay over '{}': {reason}", original.image.display());
+                copy(request, original, &*storage, &staging.tree(), places, report, cancel)?;
                 (None, None)
             }
             Err(Refusal::Error(error)) => return Err(error),
@@ -198,13 +210,33 @@ fn fill(
     }))
 }
 
-fn lay(
-    staging: &Staging,
-    image: &Path,
-    users: PrivateUsers,
-    systemd: u32,
+/// Copies the image, which does not change meanwhile: a machine that runs on it stands still.
+fn copy(
+    request: &Request,
+    original: Original<'_>,
+    storage: &dyn Storage,
+    tree: &Path,
     places: &Places,
-) -> Result<(View, Locks), Refusal> {
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<(), OpError> {
+    let (image, name) = (original.image, &request.like);
+    let (_lock, still) = match ImageLock::take(image, &places.image_locks(), Sharing::Shared) {
+        Err(ImageLockError::InUse { .. }) if original.host.is_running(name)? => {
+            report.phase(&format!("holding {name} still"));
+            (None, Some(original.host.hold_still(name, image)?))
+        }
+        lock => (Some(lock?), None),
+    };
+    if still.is_some() {
+        sync_filesystem(image)?;
+    }
+    storage.copy(image, tree, report, cancel)?;
+    still.map_or(Ok(()), |still| still.end(name))
+}
+
+fn lay(staging: &Staging, original: Original<'_>, places: &Places) -> Result<(View, Locks), Refusal> {
+    let (image, systemd) = (original.image, original.systemd);
     let mounter = mounter();
     let mounter = mounter.ok_or_else(|| Refusal::Reason("systemd does not find machinist-helper".into()))?;
     let lock = ImageLock::take(image, &places.image_locks(), Sharing::Shared).map_err(|error| match error {
@@ -212,7 +244,7 @@ fn lay(
         ImageLockError::InUse { .. } => Refusal::Reason(error.to_string()),
         error @ ImageLockError::File(_) => Refusal::Error(error.into()),
     })?;
-    let (users, lock_of_users) = match users {
+    let (users, lock_of_users) = match original.users {
         PrivateUsers::No | PrivateUsers::Plain(_) => (None, None),
         PrivateUsers::Mapped(range) => (Some(range), None),
         PrivateUsers::Pick => pick(systemd, places).map(|(range, lock)| (Some(range), Some(lock)))?,
