@@ -23,7 +23,7 @@ use crate::sys::journal::audit;
 /// The clone has the settings, limits, order, labels and secrets of the machine, and an identity of its own: machine ID, ssh
 /// host keys, leases and hardware addresses are made anew, and so is the host name if it was the machine's. It does
 /// not start at boot, and is not protected. On btrfs it is a snapshot; elsewhere files are copied. A running machine stands
-/// still meanwhile.
+/// still meanwhile. A disk image is copied as it is, with --keep-identity and while its machine does not run.
 ///
 /// With --linked nothing is copied on any filesystem: what the machine is becomes a layer that never changes again, and the
 /// machine and its clone go on in layers of their own on top of it. systemd mounts them, by units in /etc/systemd/system; no

@@ -5,6 +5,7 @@ use serde_json::json;
 use super::context::Ctx;
 use super::error::CliError;
 use crate::machine::{Image, Seen, text};
+use crate::ops::survey::tell_storage;
 use crate::output::table::{Column, TableArgs, View};
 use crate::output::time;
 use crate::sys::machines::images;
@@ -12,14 +13,16 @@ use crate::sys::machines::images;
 /// List images
 ///
 /// Shows the images that systemd-machined finds in /var/lib/machines and its other search paths. Sizes of directories
-/// are counted, hard links once; `?` where that takes longer than 200 ms.
+/// are counted, hard links once; `?` where that takes longer than 200 ms. STORAGE is how an image lies on its filesystem and is
+/// copied, see `machinist storage show --help`; "overlay" is one that lies on layers, as `clone --linked` makes it. Without
+/// root that is not tried.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   machinist images                           All images
   machinist images --sort -size              The largest first
   machinist images --filter type=raw --json  Disk images, for scripts
 
-Columns: name, type, ro, size, created, used_by; and modified, path, limit.")]
+Columns: name, type, storage, ro, size, created, used_by; and modified, path, limit.")]
 pub(super) struct Args {
     #[command(flatten)]
     table: TableArgs,
@@ -36,6 +39,12 @@ const COLUMNS: &[Column<Image>] = &[
         key: "type",
         shown: true,
         value: |i| json!(i.kind),
+        text: None,
+    },
+    Column {
+        key: "storage",
+        shown: true,
+        value: |i| json!(i.storage),
         text: None,
     },
     Column {
@@ -88,7 +97,15 @@ const COLUMNS: &[Column<Image>] = &[
 
 pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     let view = View::new(COLUMNS, &args.table, ctx.voice)?;
-    let images = images(ctx.bus().await?, view.needs("size"), view.needs("limit")).await?;
+    let mut images = images(ctx.bus().await?, view.needs("size"), view.needs("limit")).await?;
+    if view.needs("storage") {
+        let places = ctx.places.clone();
+        let told = ctx.blocking(move || {
+            tell_storage(&mut images, &places);
+            Ok(images)
+        });
+        images = told.await?;
+    }
     view.print(images, "image", ctx.voice)?;
     Ok(0)
 }

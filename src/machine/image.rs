@@ -10,6 +10,9 @@ pub struct Image {
     /// "directory", "subvolume", "raw" or "block".
     #[serde(rename = "type")]
     pub kind: String,
+    /// How it lies on its filesystem, and is copied: "btrfs", "reflink" or "copy"; "overlay" if it lies on layers. `None` for a
+    /// disk image, and where that could not be tried.
+    pub storage: Option<&'static str>,
     /// Whether it is marked read-only.
     pub read_only: bool,
     /// Bytes on disk; unknown without root, or when counting took too long.

@@ -29,7 +29,7 @@ use crate::sys::image_lock::{ImageLock, ImageLockError, Sharing};
 pub struct Request {
     /// The machine that there is.
     pub source: MachineName,
-    /// Its image: a directory.
+    /// Its image: a directory, or a disk image.
     pub image: PathBuf,
     /// The machine that there will be.
     pub name: MachineName,
@@ -87,7 +87,7 @@ pub fn clone(
     }
     is_free(&request.name, places)?;
     systemd.check_free(&request.name)?;
-    is_directory(&request.image)?;
+    can_be_cloned(request)?;
     linked::make_visible(&request.source, places, systemd)?;
     // Held until the copy is made: it is not to be started meanwhile. A running one is locked by systemd-nspawn.
     let image_lock = match ImageLock::take(&request.image, &places.image_locks(), Sharing::Exclusive) {
@@ -95,13 +95,14 @@ pub fn clone(
         lock => Some(lock?),
     };
     let running = image_lock.is_none();
+    if running && request.is_disk_image() {
+        return Err(is_being_written(&request.source));
+    }
     let is_linked = request.linked && !storage::for_directory(&places.machines)?.shares();
     if !is_linked {
         return make(request, None, running, places, systemd, report, cancel);
     }
-    if running {
-        return Err(is_in_use(&request.source));
-    }
+    can_be_linked(request, running)?;
     let source = Source {
         name: &request.source,
         image: &request.image,
@@ -140,7 +141,7 @@ fn make(
         report.warn(warning);
     }
     Ok(Cloned {
-        path: places.image(&request.name),
+        path: request.target(places),
         storage,
         files: work.plan.files.iter().map(|file| file.to.clone()).collect(),
     })
@@ -163,10 +164,13 @@ impl Systemd for NoUnits {
 /// What [`clone`] would do, one line per step, and what there is to be warned of; touches nothing.
 pub fn plan(request: &Request, running: bool, places: &Places) -> Result<(Vec<String>, Vec<String>), OpError> {
     is_free(&request.name, places)?;
-    is_directory(&request.image)?;
+    can_be_cloned(request)?;
+    if running && request.is_disk_image() {
+        return Err(is_being_written(&request.source));
+    }
     let is_linked = request.linked && !storage::for_directory(&places.machines)?.shares();
-    if is_linked && running {
-        return Err(is_in_use(&request.source));
+    if is_linked {
+        can_be_linked(request, running)?;
     }
     let work = Work::plan(request, places, running, None)?;
     let mut steps = work.steps(&NoUnits, &(), &Cancel::default()).describe();
@@ -213,24 +217,72 @@ pub(super) fn lock_both(
     Ok([lock(first)?, lock(second)?])
 }
 
-fn is_in_use(source: &MachineName) -> OpError {
-    OpError::Option {
-        message: format!("machine '{source}' runs, and what a linked clone lies on does not change any more"),
-        hint: format!("`machinist stop {source}` for the moment that it takes, or clone it with --full"),
+/// Refuses what would change while something lies on it, or be limited no more.
+fn can_be_linked(request: &Request, running: bool) -> Result<(), OpError> {
+    let source = &request.source;
+    if running {
+        return Err(OpError::Option {
+            message: format!("machine '{source}' runs, and what a linked clone lies on does not change any more"),
+            hint: format!("`machinist stop {source}` for the moment that it takes, or clone it with --full"),
+        });
+    }
+    if Copied::of(&request.image, request.limit).is_some() {
+        return Err(OpError::Option {
+            message: format!("machine '{source}' has a quota, and layers have none of their own"),
+            hint: format!("clone it with --full, or take it off: `machinist quota {source} none`"),
+        });
+    }
+    Ok(())
+}
+
+impl Request {
+    fn is_disk_image(&self) -> bool {
+        self.image.extension().is_some_and(|end| end == "raw") && self.image.is_file()
+    }
+
+    /// Where the clone will lie.
+    fn target(&self, places: &Places) -> PathBuf {
+        if self.is_disk_image() {
+            places.machines.join(format!("{}.raw", self.name))
+        } else {
+            places.image(&self.name)
+        }
     }
 }
 
-fn is_directory(image: &Path) -> Result<(), OpError> {
-    if fs::metadata(image).is_ok_and(|found| found.is_dir()) {
-        return Ok(());
+/// What holds still does so for its own filesystem, not for the file that this is in.
+fn is_being_written(source: &MachineName) -> OpError {
+    OpError::Option {
+        message: format!("machine '{source}' runs on a disk image, which it is writing to"),
+        hint: format!("`machinist stop {source}` for the moment that it takes"),
     }
-    Err(OpError::Option {
-        message: format!(
-            "'{}' is a disk image, and only images that are directories are cloned",
-            shown(image)
-        ),
-        hint: "`machinectl clone` copies it, with the identity that is in it".to_owned(),
-    })
+}
+
+fn can_be_cloned(request: &Request) -> Result<(), OpError> {
+    let (image, refused) = (shown(&request.image), |message: String, hint: &str| {
+        let hint = hint.to_owned();
+        Err(OpError::Option { message, hint })
+    });
+    if fs::metadata(&request.image).is_ok_and(|found| found.is_dir()) {
+        Ok(())
+    } else if !request.is_disk_image() {
+        refused(
+            format!("'{image}' is a device, and only directories and disk images are cloned"),
+            "`machinectl clone` does not copy it either: see dd(1)",
+        )
+    } else if request.linked {
+        refused(
+            format!("'{image}' is a disk image, and only directories can lie on layers"),
+            "clone it with --full --keep-identity",
+        )
+    } else if !request.keep_identity {
+        refused(
+            format!("'{image}' is a disk image: it is copied as it is, with the machine ID, keys and host name in it"),
+            "say so with --keep-identity",
+        )
+    } else {
+        Ok(())
+    }
 }
 
 /// All that is needed for the steps.
@@ -363,7 +415,7 @@ impl<'a> Work<'a> {
         if self.link.is_none() {
             self.settings_steps(&mut steps, systemd);
         }
-        let image = self.places.image(name);
+        let image = self.request.target(self.places);
         steps.step(Step::new(format!("rename it to '{}'", shown(&image)), move || {
             self.show(&image, report)
         }));
@@ -410,6 +462,9 @@ impl<'a> Work<'a> {
         // What a machine that stands still wrote.
         sync_filesystem(&self.request.image)?;
         let tree = self.tree()?;
+        if self.request.is_disk_image() {
+            return Ok(storage::copy_disk_image(&self.request.image, &tree, cancel)?);
+        }
         let image = self.request.image.canonicalize();
         let image = image.map_err(OpError::path("look at", &self.request.image))?;
         if let Some(quota) = &self.quota {

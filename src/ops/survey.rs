@@ -1,5 +1,6 @@
 //! What the filesystem of a directory can do for machines, and how much room it has.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -7,10 +8,11 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, StatxFlags, statvfs, statx};
 
+use super::linked::top;
 use super::transaction::{Record, Staging, Verb};
 use super::{OpError, Places};
-use crate::machine::Cancel;
 use crate::machine::text::printable;
+use crate::machine::{Cancel, Image};
 use crate::nspawn::users::UserRange;
 use crate::storage::for_directory;
 use crate::storage::overlay::{OverlayError, prepare};
@@ -62,6 +64,30 @@ pub fn survey(places: &Places, cancel: &Cancel) -> Result<Survey, OpError> {
         free: room.f_bavail * room.f_frsize,
         size: room.f_blocks * room.f_frsize,
     })
+}
+
+/// Says of each image that is a directory how it lies there: tried once for each directory. Blocks.
+pub fn tell_storage(images: &mut [Image], places: &Places) {
+    let mut known: BTreeMap<PathBuf, Option<&'static str>> = BTreeMap::new();
+    for image in images {
+        if !matches!(image.kind.as_str(), "directory" | "subvolume") {
+            continue;
+        }
+        // A link leads to where its files are.
+        let Ok(path) = Path::new(&image.path).canonicalize() else {
+            continue;
+        };
+        let name = image.name.parse().ok();
+        let is_linked =
+            path == places.machines.join(&image.name) && name.is_some_and(|name| top(&name, places).is_some());
+        image.storage = match path.parent() {
+            _ if is_linked => Some("overlay"),
+            Some(directory) => *known
+                .entry(directory.to_owned())
+                .or_insert_with(|| Some(for_directory(directory).ok()?.name())),
+            None => None,
+        };
+    }
 }
 
 /// Lays an overlay over an empty tree, with users of its own.

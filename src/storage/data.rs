@@ -1,11 +1,15 @@
 //! The contents of one file, copied or shared.
 
-use std::os::fd::BorrowedFd;
+use std::fs;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::Path;
 
-use rustix::fs::{self, SeekFrom};
+use rustix::fs::{self as kernel, SeekFrom};
 use rustix::io::{Errno, pread, pwrite};
 
-use crate::machine::Cancel;
+use super::StorageError;
+use crate::machine::{Cancel, Cancelled};
 
 /// The size that the buffer of [`copy`] should have, in bytes.
 pub(super) const BUFFER: usize = 256 << 10;
@@ -36,7 +40,7 @@ pub(super) fn copy(file: &File<'_>, sparse: bool, how: Data, buffer: &mut [u8], 
         return Ok(());
     }
     if how == Data::Share {
-        match fs::ioctl_ficlone(file.target, file.source) {
+        match kernel::ioctl_ficlone(file.target, file.source) {
             // Another filesystem, or a file that cannot be shared: swap, no copy-on-write, too many owners.
             Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOTTY | Errno::TXTBSY | Errno::MLINK) => {}
             result => return result,
@@ -47,16 +51,39 @@ pub(super) fn copy(file: &File<'_>, sparse: bool, how: Data, buffer: &mut [u8], 
     }
     let mut at = 0;
     while at < file.size {
-        let start = match fs::seek(file.source, SeekFrom::Data(at)) {
+        let start = match kernel::seek(file.source, SeekFrom::Data(at)) {
             // Only a hole is left.
             Err(Errno::NXIO) => break,
             result => result?,
         };
-        let end = fs::seek(file.source, SeekFrom::Hole(start))?;
+        let end = kernel::seek(file.source, SeekFrom::Hole(start))?;
         range(file, start, end, buffer, cancel)?;
         at = end;
     }
-    fs::ftruncate(file.target, file.size)
+    kernel::ftruncate(file.target, file.size)
+}
+
+/// Makes `target`, which must not exist, a copy of a disk image that can be written, with the holes that it has; its contents
+/// are shared where the filesystem can. Blocks.
+pub fn copy_disk_image(source: &Path, target: &Path, cancel: &Cancel) -> Result<(), StorageError> {
+    let from = fs::File::open(source).map_err(StorageError::io("open", source))?;
+    let found = from.metadata().map_err(StorageError::io("look at", source))?;
+    let mut options = fs::OpenOptions::new();
+    let to = options.write(true).create_new(true).mode(0o600).open(target);
+    let to = to.map_err(StorageError::io("create", target))?;
+    let file = File {
+        source: from.as_fd(),
+        target: to.as_fd(),
+        size: found.len(),
+    };
+    match copy(&file, true, Data::Share, &mut vec![0; BUFFER], cancel) {
+        Err(Errno::CANCELED) => return Err(StorageError::Cancelled(Cancelled)),
+        result => result.map_err(StorageError::io("copy", source))?,
+    }
+    // A read-only image is a fine original, too.
+    let mode = found.permissions().mode() & 0o777 | 0o200;
+    to.set_permissions(fs::Permissions::from_mode(mode))
+        .map_err(StorageError::io("set the mode of", target))
 }
 
 fn range(file: &File<'_>, start: u64, end: u64, buffer: &mut [u8], cancel: &Cancel) -> Result<(), Errno> {
@@ -66,7 +93,7 @@ fn range(file: &File<'_>, start: u64, end: u64, buffer: &mut [u8], cancel: &Canc
         while at < end {
             let (mut from, mut to) = (at, at);
             let step = usize::try_from((end - at).min(STEP)).unwrap_or(usize::MAX);
-            match fs::copy_file_range(file.source, Some(&mut from), file.target, Some(&mut to), step) {
+            match kernel::copy_file_range(file.source, Some(&mut from), file.target, Some(&mut to), step) {
                 // Not between these filesystems, or the file became shorter: the way below finds out.
                 Ok(0) | Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS | Errno::IO) => break,
                 Err(Errno::INTR) => {}

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use crate::machine::{Cancel, Cancelled, Report};
 use crate::sys::files::{FileError, remove_tree, shown};
 use data::Data;
+pub use data::copy_disk_image;
 
 mod attributes;
 mod btrfs;

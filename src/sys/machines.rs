@@ -293,6 +293,7 @@ pub async fn images(bus: &Bus, with_size: bool, with_limit: bool) -> Result<Vec<
                 let time = |micros: u64| known(micros).filter(|n| *n > 0);
                 Image {
                     kind,
+                    storage: None,
                     read_only,
                     size,
                     limit: quota.limit,

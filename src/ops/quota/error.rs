@@ -18,6 +18,12 @@ pub enum QuotaError {
         /// The machine.
         name: MachineName,
     },
+    /// On layers: what it has changed is on top, and goes to another layer with the next linked clone.
+    #[error("it lies on layers, which have no quota of their own")]
+    Linked {
+        /// The machine.
+        name: MachineName,
+    },
     /// btrfs that counts nothing.
     #[error("quotas are off on {0}, or are being counted anew")]
     NotCounted(Mount),
@@ -49,6 +55,7 @@ impl QuotaError {
                                 larger"
                 .to_owned(),
             Self::Plain { name } => format!("a clone of it is a subvolume: `machinist clone {name} NEW`"),
+            Self::Linked { name } => format!("make it independent first: `machinist clone --flatten {name}`"),
             Self::NotCounted(mount) => format!(
                 "turn them on for all of it with `btrfs quota enable {point}`, at some cost; where they are on, wait with \
                  `btrfs quota rescan -w {point}`",

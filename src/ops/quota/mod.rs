@@ -15,6 +15,7 @@ pub use self::error::QuotaError;
 pub(super) use self::project::forget;
 use self::project::{Project, free_number};
 use super::config::files::of_machine;
+use super::linked::top;
 use super::lock::Lock;
 use super::survey::mount_of;
 use super::transaction::{Step, Transaction, hold};
@@ -82,6 +83,7 @@ impl Place {
         match image.kind.as_str() {
             "subvolume" if image.used.is_some() => Ok(Self::Subvolume),
             "subvolume" => Err(QuotaError::NotCounted(mount()?).into()),
+            "directory" if top(name, places).is_some() => Err(QuotaError::Linked { name: name.clone() }.into()),
             "directory" => {
                 let root = path.canonicalize().map_err(denied("look at", path))?;
                 let tree = Tree::open(&root).map_err(denied("open", path))?;

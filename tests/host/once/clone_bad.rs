@@ -60,7 +60,12 @@ fn what_cannot_be_cloned_is_refused() {
     fs::remove_dir_all(clone.drop_ins()).unwrap();
     let raw = Guest::new("cbad4");
     fs::write(raw.image().with_file_name(format!("{}.raw", raw.name)), vec![0; 4096]).unwrap();
-    refused(1, &raw.name, other).stderr_has("is a disk image, and only images that are directories are cloned");
+    refused(1, &raw.name, other)
+        .stderr_has("is a disk image: it is copied as it is")
+        .stderr_has("--keep-identity");
+    machinist(["clone", "--linked", &raw.name, other])
+        .status(1)
+        .stderr_has("only directories can lie on layers");
     let error = machinist(["clone", name, name, "--json"]).status(2).json_error();
     assert_eq!(error["kind"], "usage");
     // Whoever is no root is told so.
@@ -204,4 +209,48 @@ fn of_two_clones_of_one_name_exactly_one_succeeds() {
         agree(&other.name, There::Stopped);
     }
     assert_eq!(read(freezer(&guest)), "0\n");
+}
+
+#[test]
+fn a_disk_image_is_copied_as_it_is() {
+    let _host = shared();
+    let (guest, clone) = (Guest::new("craw"), Guest::new("craw2"));
+    let raw = |guest: &Guest| guest.image().with_file_name(format!("{}.raw", guest.name));
+    let tree = Guest::busybox("crawtree");
+    let make = "truncate -s 64M \"$1\" && mkfs.ext4 -q -d \"$2\" \"$1\" && chmod 444 \"$1\"";
+    sh(make, [raw(&guest), tree.image()]).ok();
+    guest.write_settings("[Exec]\nKillSignal=SIGUSR2\n");
+    machinist(["limit", &guest.name, "tasks=77"]).ok();
+    let words = ["clone", "--keep-identity", &guest.name, &clone.name];
+    machinist(words)
+        .args(["--dry-run"])
+        .ok()
+        .stdout_has(&format!("{}.raw", clone.name));
+    assert!(!raw(&clone).exists());
+    machinist(words).ok();
+    run("cmp", [raw(&guest), raw(&clone)]).ok();
+    let found = fs::metadata(raw(&clone)).unwrap();
+    assert!(
+        found.blocks() * 512 < 48 << 20,
+        "its holes are filled: {} blocks",
+        found.blocks()
+    );
+    assert_eq!(found.mode() & 0o777, 0o644);
+    agree(&clone.name, There::Stopped);
+    assert_eq!(clone.property("TasksMax"), "77");
+    assert_eq!(read(clone.settings()), "[Exec]\nKillSignal=SIGUSR2\n");
+    machinist(["remove", "-y", &clone.name]).ok();
+    assert!(!raw(&clone).exists());
+    // Killed before each step it is there or not.
+    for step in 0..20 {
+        let output = machinist(words).env("MACHINIST_DIE_AT_STEP", step.to_string()).any();
+        if output.status == 0 {
+            assert!(step > 3, "{step} steps");
+            break;
+        }
+        assert_eq!(output.status, 128 + 9, "{output:?}");
+        crate::clone::swept(&clone.name);
+        agree(&clone.name, There::Nowhere);
+    }
+    machinist(["remove", "-y", &clone.name, &guest.name]).ok();
 }
