@@ -1,5 +1,6 @@
 //! From a failed unit to the line of the journal that explains it, and what mends it.
 
+use super::needed::why_not_started;
 use crate::machine::Cancel;
 use crate::machine::text::printable;
 use crate::sys::bus::Bus;
@@ -271,6 +272,9 @@ pub async fn failed_job(bus: &Bus, name: &str, unit: &str, job_result: &str, for
         };
     }
     if job_result == "dependency" {
+        if let Ok(Some(diagnosis)) = why_not_started(bus, unit).await {
+            return diagnosis;
+        }
         return Diagnosis {
             cause: "a unit that it depends on failed".to_owned(),
             evidence: Vec::new(),

@@ -112,6 +112,14 @@ pub enum OpError {
         /// What the journal and the unit say.
         diagnosis: Box<Diagnosis>,
     },
+    /// A unit did not start that a machine lies on.
+    #[error("cannot start unit {unit}: {}", diagnosis.cause)]
+    Needed {
+        /// The unit.
+        unit: String,
+        /// Which one it needs, and what is wrong with that.
+        diagnosis: Box<Diagnosis>,
+    },
     /// A wait took too long.
     #[error("machine '{name}' {state} after {} s", after.as_secs_f64())]
     TimedOut {
@@ -231,7 +239,7 @@ impl OpError {
     #[must_use]
     pub fn causes(&self) -> Vec<String> {
         match self {
-            Self::Job { diagnosis, .. } => diagnosis.evidence.clone(),
+            Self::Job { diagnosis, .. } | Self::Needed { diagnosis, .. } => diagnosis.evidence.clone(),
             _ => Vec::new(),
         }
     }
@@ -269,7 +277,7 @@ impl OpError {
                 vec!["a machine of another name may run on it: see `machinectl list`, and stop that one".to_owned()]
             }
             Self::NeedsRoot { .. } => vec!["run it as root: `sudo machinist …`".to_owned()],
-            Self::Job { diagnosis, .. } => diagnosis.hints.clone(),
+            Self::Job { diagnosis, .. } | Self::Needed { diagnosis, .. } => diagnosis.hints.clone(),
             Self::Encrypt {
                 source: ProcessError::Failed { .. },
                 ..

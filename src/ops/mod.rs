@@ -14,6 +14,7 @@ pub mod hold_still;
 pub mod limit;
 pub mod linked;
 pub mod lock;
+mod needed;
 pub mod order;
 mod others;
 mod owned;

@@ -117,19 +117,31 @@ impl Layers {
     }
 
     /// The layers below one, the nearest first.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`], not found, if one of them is missing.
     pub fn below(&self, id: &str) -> Result<Vec<String>, StorageError> {
+        match self.known_below(id)? {
+            (chain, None) => Ok(chain),
+            (_, Some(missing)) => Err(StorageError::io("find layer", &missing)(io::Error::from(
+                io::ErrorKind::NotFound,
+            ))),
+        }
+    }
+
+    /// The same, as far as they are there; and the first that is missing.
+    pub fn known_below(&self, id: &str) -> Result<(Vec<String>, Option<PathBuf>), StorageError> {
         let mut chain: Vec<String> = Vec::new();
         let mut link = self.directory(id).join(BELOW);
         loop {
             let leads_to = match fs::read_link(&link) {
                 Ok(leads_to) => leads_to,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(chain),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((chain, None)),
                 Err(error) => return Err(StorageError::io("read", &link)(error)),
             };
             let name = leads_to.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             if name.is_empty() || chain.len() > DEPTH_MAX || !self.tree(name).is_dir() {
-                let missing = io::Error::new(io::ErrorKind::NotFound, "the layer below is missing");
-                return Err(StorageError::io("follow", &link)(missing));
+                return Ok((chain, Some(self.directory(name))));
             }
             chain.push(name.to_owned());
             link = self.directory(name).join(BELOW);

@@ -91,7 +91,7 @@ impl Mounts<'_> {
                 let (tree, at, head) = (lower.tree.display(), place.display(), head(self.name));
                 let unit = format!(
                     "{head}[Unit]\nDescription=A layer of machine {}, with its users\n\
-                     ConditionDirectoryNotEmpty=!{}\nRequiresMountsFor={tree}\n",
+                     ConditionDirectoryNotEmpty=!{}\n{ASSERT}{tree}\nRequiresMountsFor={tree}\n",
                     self.name,
                     self.image.display()
                 );
@@ -123,6 +123,10 @@ impl Mounts<'_> {
             "[Unit]\nDescription=Machine {}\nConditionDirectoryNotEmpty=!{image}\nRequiresMountsFor={top}\n",
             self.name
         );
+        let own = self.below.iter().filter(|lower| lower.shifted.is_none());
+        for tree in own.map(|lower| lower.tree.clone()).chain([self.top.join("tree")]) {
+            let _ = writeln!(text, "{ASSERT}{}", tree.display());
+        }
         for (unit, _) in self.shifts() {
             let _ = write!(text, "Requires={unit}\nAfter={unit}\n");
         }
@@ -158,11 +162,22 @@ pub fn overlay_options(lowers: &[&Path], upper: &Path, work: &Path) -> String {
 /// What the helper is called, as argument 0, where it shifts the owners of a layer.
 pub const SHIFT_JOB: &str = "machinist: shift";
 
+/// A layer that is lost is told by its name: the kernel says only that something does not exist.
+const ASSERT: &str = "AssertPathIsDirectory=";
+
+/// The options of the mount, as the text of a unit has them; empty if there are none.
+#[must_use]
+pub fn options_of(text: &str) -> &str {
+    let mut options = text.lines().filter_map(|line| line.strip_prefix("Options="));
+    options.next().unwrap_or_default()
+}
+
 /// The directory of the layer on top, as the text of the unit that mounts it says.
 #[must_use]
 pub fn top_of(text: &str) -> Option<PathBuf> {
-    let options = text.lines().find_map(|line| line.strip_prefix("Options="))?;
-    let upper = options.split(',').find_map(|option| option.strip_prefix("upperdir="))?;
+    let upper = options_of(text)
+        .split(',')
+        .find_map(|option| option.strip_prefix("upperdir="))?;
     Path::new(upper).parent().map(Path::to_owned)
 }
 
@@ -224,10 +239,15 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("Requires=run-c.mount\n"), "{text}");
+        assert!(
+            text.contains("\nAssertPathIsDirectory=/m/b/tree\nAssertPathIsDirectory=/m/a/tree\n"),
+            "{text}"
+        );
         let [(unit, text)] = &mounts.shifts()[..] else {
             panic!("one layer is shifted")
         };
         assert_eq!(unit, "run-c.mount");
+        assert!(text.contains("\nAssertPathIsDirectory=/m/c/tree\n"), "{text}");
         assert!(
             text.contains("Options=bind,X-mount.idmap=b:0:524288:65536 b:2147483646:0:1\n"),
             "{text}"

@@ -7,30 +7,30 @@ use std::path::{Path, PathBuf};
 use crate::clone::{Clone, read, swept};
 use crate::support::{Guest, There, agree, machinist, run, sh, shared, unit_property, wait_until};
 
-const LAYERS: &str = "/var/lib/machinist/layers";
+pub(crate) const LAYERS: &str = "/var/lib/machinist/layers";
 
 /// What systemd has mounted where an image is: the type of the filesystem.
-fn mounted_on(image: &Path) -> String {
+pub(crate) fn mounted_on(image: &Path) -> String {
     let found = run("findmnt", ["-no", "FSTYPE", "--mountpoint", &image.to_string_lossy()]).any();
     found.stdout.trim().to_owned()
 }
 
 /// The unit that systemd has for an image, by its own escaping.
-fn mount_unit(guest: &Guest) -> String {
+pub(crate) fn mount_unit(guest: &Guest) -> String {
     let image = guest.image().to_string_lossy().into_owned();
     let unit = run("systemd-escape", ["--path", "--suffix=mount", &image]).ok().stdout;
     unit.trim().to_owned()
 }
 
 /// The layers of machines whose names begin so.
-fn layers(stem: &str) -> Vec<PathBuf> {
+pub(crate) fn layers(stem: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(LAYERS).into_iter().flatten().flatten();
     let of_stem = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(stem));
     of_stem.map(|entry| entry.path()).collect()
 }
 
 /// Everything that there is of a name in systemd's places, and mounted.
-fn traces(name: &str) -> String {
+pub(crate) fn traces(name: &str) -> String {
     // Others' come and go meanwhile.
     let look = "find /etc/systemd/system -name \"*$(systemd-escape -- \"$1\")*\" 2>/dev/null || :
                 ls -A /var/lib/machines | grep -v '[.]lck$' | grep -F \"$1\" || :
@@ -237,8 +237,15 @@ fn a_linked_machine_has_another_name() {
     fs::write(source.image().join("etc/hostname"), format!("{}\n", source.name)).unwrap();
     let clone = Clone::of("lks");
     let new = Guest::new("lkt");
-    machinist(["clone", "--linked", &source.name, &clone.0.name]).ok();
-    machinist(["rename", &clone.0.name, &new.name]).ok();
+    let name = clone.0.name.as_str();
+    machinist(["clone", "--linked", &source.name, name]).ok();
+    machinist(["quota", name, "1G"])
+        .status(1)
+        .stderr_has("lies on layers")
+        .stderr_has(&format!("machinist clone --flatten {name}"));
+    let listed = machinist(["images", "--json", "--filter", &format!("name={name}")]).ok();
+    assert_eq!(listed.json()[0]["storage"], "overlay");
+    machinist(["rename", name, &new.name]).ok();
     assert_eq!(traces(&clone.0.name), "");
     assert_eq!(mounted_on(&new.image()), "overlay");
     assert_eq!(read(new.image().join("etc/hostname")), format!("{}\n", new.name));

@@ -30,12 +30,12 @@ use crate::storage::layers::{DEPTH_MAX, Layers};
 use crate::sys::bus::Bus;
 use crate::sys::files::shown;
 use crate::sys::overlay::{Shift, can_shift, mounter};
-use crate::unit::layers::{Lower, Mounts, mount_unit, place_of, top_of};
+use crate::unit::layers::{Lower, Mounts, mount_unit, options_of, place_of, top_of};
 use rest::is_place;
 
 /// The lock of whoever makes layers, or removes those that nobody needs.
 const LOCK: &str = ".layers";
-/// How long the text of a unit may be, so that the options of its mount fit into a page.
+/// How long the options of a mount may be, so that they fit into a page.
 const OPTIONS_MAX: usize = 4000;
 /// Which other unit wants the mounts, so that the files of machines that do not run are seen after a boot, too.
 const WANTED_BY: &str = "multi-user.target";
@@ -177,7 +177,7 @@ impl LinkUnits {
             helper: helper.as_deref(),
         };
         let (overlay, text) = mounts.overlay();
-        if text.len() > OPTIONS_MAX || below.len() > DEPTH_MAX {
+        if options_of(&text).len() > OPTIONS_MAX || below.len() > DEPTH_MAX {
             return Err(OpError::Option {
                 message: format!(
                     "machine '{name}' would lie on {} layers, which are too many",
@@ -407,7 +407,9 @@ pub fn unused(places: &Places) -> Result<Vec<PathBuf>, OpError> {
         if place_of(&text).is_some_and(|image| is_plain(&image)) {
             continue;
         }
-        for id in layers.below(&top)?.into_iter().chain([top]) {
+        // One that was lost does not make the others rubbish.
+        let (below, _) = layers.known_below(&top)?;
+        for id in below.into_iter().chain([top]) {
             unused.remove(&id);
         }
     }

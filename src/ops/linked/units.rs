@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::ops::OpError;
 use crate::ops::enable::reload;
+use crate::ops::needed::why_not_started;
 use crate::sys::bus::jobs::Jobs;
 use crate::sys::bus::{Bus, BusError, classify, systemd1};
 
@@ -26,13 +27,22 @@ pub async fn read_new(bus: &Bus, units: &[String]) -> Result<(), OpError> {
 /// Starts units, one after the other.
 ///
 /// # Errors
-/// [`OpError::Option`] if one does not start.
+/// [`OpError::Needed`] with the reason if one does not start.
 pub async fn start(bus: &Bus, units: &[String]) -> Result<(), OpError> {
     let jobs = Jobs::subscribe(bus).await?;
     for unit in units {
         let job = bus.manager().await?.start_unit(unit, "replace").await;
         let job = job.map_err(|error| classify(&error, systemd1::SERVICE, &format!("start unit {unit}"), unit))?;
-        ended_well(unit, "start", &jobs.wait(job.as_str()).await)?;
+        let ended = ended_well(unit, "start", &jobs.wait(job.as_str()).await);
+        if let Err(error) = ended {
+            return Err(match why_not_started(bus, unit).await? {
+                Some(diagnosis) => OpError::Needed {
+                    unit: unit.clone(),
+                    diagnosis: Box::new(diagnosis),
+                },
+                None => error,
+            });
+        }
     }
     Ok(())
 }

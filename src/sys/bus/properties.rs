@@ -109,6 +109,30 @@ impl Properties {
         matches!(structure.fields().first(), Some(Variant::U32(1..)))
     }
 
+    /// The assertions of a unit, of `a(sbbsi)`: name, value (with `!` before it if it is negated), and how it came out, below
+    /// zero if it was not met, zero if it was not tried. One of those with `|` is none by itself, and left out.
+    pub(crate) fn assertions(&self) -> Vec<(String, String, i32)> {
+        let Some(Variant::Array(array)) = self.value("Asserts") else {
+            return Vec::new();
+        };
+        let assertion = |item: &Variant<'_>| {
+            let Variant::Structure(item) = item else { return None };
+            let [
+                Variant::Str(name),
+                Variant::Bool(false),
+                Variant::Bool(negated),
+                Variant::Str(value),
+                Variant::I32(result),
+            ] = item.fields()
+            else {
+                return None;
+            };
+            let not = if *negated { "!" } else { "" };
+            Some((name.to_string(), format!("{not}{value}"), *result))
+        };
+        array.iter().filter_map(assertion).collect()
+    }
+
     /// A boolean; false if missing.
     #[must_use]
     pub fn boolean(&self, name: &str) -> bool {

@@ -9,6 +9,7 @@ mod exec_faults;
 mod images;
 mod kill;
 mod limit_bad;
+mod linked_bad;
 mod many;
 mod quota;
 mod rename_bad;
