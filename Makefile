@@ -39,7 +39,7 @@ help:
 	@echo 'make deb        build a Debian package in target/debian'
 	@echo 'make bench      measure it beside its peers'
 	@echo 'make fuzz       try ten minutes of broken .nspawn files on it; needs nightly and cargo-fuzz'
-	@echo 'make soak       kill it three hundred times in the middle of what it does'
+	@echo 'make soak       kill it, and cut the power, hundreds of times in the middle of what it does'
 	@echo 'make clean      remove what was built'
 
 all build: $(BINARY)
@@ -61,9 +61,10 @@ bench: $(BINARY)
 fuzz:
 	tests/fuzz/run
 
-soak:
+soak: $(BINARY)
 	$(CARGO) build --locked
-	tests/host/soak
+	tests/host/soak kill
+	MACHINIST_BIN=$(BINARY) tests/host/soak power
 
 install: install-data
 	install -D -m 755 $(BINARY) $(DESTDIR)$(BINDIR)/machinist
