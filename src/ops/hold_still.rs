@@ -13,7 +13,7 @@ use zbus::Fd;
 
 use super::OpError;
 use crate::machine::MachineName;
-use crate::sys::bus::jobs::Jobs;
+use crate::sys::bus::jobs::{Goal, Jobs};
 use crate::sys::bus::machine1::Registered;
 use crate::sys::bus::systemd1::{Property, command};
 use crate::sys::bus::{Bus, BusError};
@@ -143,7 +143,7 @@ pub async fn hold_still(bus: &Bus, jobs: &Jobs, image: &Path, registered: &Regis
         }
     };
     drop(reader);
-    match jobs.wait(&job).await.as_str() {
+    match jobs.wait(&job, &guard, Goal::Up).await.as_str() {
         "done" => {}
         result => return Err(refuse(&format!("unit {guard} did not start ({result})"))),
     }

@@ -23,7 +23,7 @@ use crate::nspawn::settings::Settings;
 use crate::nspawn::switches::switches_of;
 use crate::nspawn::users::PrivateUsers;
 use crate::sys::bus::Bus;
-use crate::sys::bus::jobs::Jobs;
+use crate::sys::bus::jobs::{Goal, Jobs};
 use scratch::{Vanishes, View};
 use unit::{command_line, inherited, of_unit};
 pub use wait::{Ended, wait_for_end};
@@ -140,7 +140,7 @@ pub async fn launch(bus: &Bus, request: &Request, pipe: Option<OwnedFd>, places:
 /// [`OpError::Job`] with the cause from the journal.
 pub async fn arrive(bus: &Bus, jobs: &Jobs, request: &Request, launched: Launched) -> Result<Own, OpError> {
     let unit = request.unit();
-    match jobs.wait(&launched.job).await.as_str() {
+    match jobs.wait(&launched.job, &unit, Goal::Up).await.as_str() {
         "done" => {}
         result => return Err(start_failed(bus, &request.name, &unit, result, None).await),
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::OpError;
 use super::boot::{start_failed, wait_for_boot, wait_for_pid1};
 use crate::machine::MachineName;
-use crate::sys::bus::jobs::Jobs;
+use crate::sys::bus::jobs::{Goal, Jobs};
 use crate::sys::bus::{Bus, BusError, classify, machine1, systemd1};
 use crate::sys::quirks::{Quirk, has};
 
@@ -104,7 +104,7 @@ async fn start_unit(bus: &Bus, jobs: &Jobs, name: &MachineName) -> Result<Starte
             }
             other => OpError::from(other),
         })?;
-    match jobs.wait(job.as_str()).await.as_str() {
+    match jobs.wait(job.as_str(), &unit, Goal::Up).await.as_str() {
         "done" => {}
         result => return Err(start_failed(bus, name, &unit, result, former.as_deref()).await),
     }

@@ -9,7 +9,7 @@ use super::boot::{is_preparing, start_failed, wait_for_pid1};
 use super::start::find_image;
 use super::{OpError, diagnose};
 use crate::machine::MachineName;
-use crate::sys::bus::jobs::Jobs;
+use crate::sys::bus::jobs::{Goal, Jobs};
 use crate::sys::bus::machine1::Registered;
 use crate::sys::bus::systemd1::{Setting, UnitState};
 use crate::sys::bus::{Bus, BusError, classify, systemd1};
@@ -163,7 +163,13 @@ async fn power_off(
     let polite = async {
         if running.has_supervisor() {
             let job = stop_job(bus, name, &running.unit).await?;
-            finish(bus, name, &running.unit, &jobs.wait(&job).await).await
+            finish(
+                bus,
+                name,
+                &running.unit,
+                &jobs.wait(&job, &running.unit, Goal::Down).await,
+            )
+            .await
         } else {
             let signal = poweroff_signal(name, running.registered.as_ref())?;
             match bus.kill_machine(name.as_str(), "leader", signal).await {
@@ -253,7 +259,7 @@ async fn take_down(bus: &Bus, jobs: &Jobs, name: &MachineName, running: &Running
         return within(FORCE_PATIENCE, name, unit, wait_until_gone(bus, name, unit)).await;
     }
     let job = stop_job(bus, name, unit).await?;
-    let ended = jobs.wait(&job);
+    let ended = jobs.wait(&job, unit, Goal::Down);
     let mut ended = std::pin::pin!(ended);
     let deadline = Instant::now() + FORCE_PATIENCE;
     loop {

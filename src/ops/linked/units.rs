@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::ops::OpError;
 use crate::ops::enable::reload;
 use crate::ops::needed::why_not_started;
-use crate::sys::bus::jobs::Jobs;
+use crate::sys::bus::jobs::{Goal, Jobs};
 use crate::sys::bus::{Bus, BusError, classify, systemd1};
 
 /// Has systemd read anew what there is, if it knows any of these units already. Such a one is stopped: what it has mounted
@@ -33,7 +33,7 @@ pub async fn start(bus: &Bus, units: &[String]) -> Result<(), OpError> {
     for unit in units {
         let job = bus.manager().await?.start_unit(unit, "replace").await;
         let job = job.map_err(|error| classify(&error, systemd1::SERVICE, &format!("start unit {unit}"), unit))?;
-        let ended = ended_well(unit, "start", &jobs.wait(job.as_str()).await);
+        let ended = ended_well(unit, "start", &jobs.wait(job.as_str(), unit, Goal::Up).await);
         if let Err(error) = ended {
             return Err(match why_not_started(bus, unit).await? {
                 Some(diagnosis) => OpError::Needed {
@@ -67,7 +67,7 @@ pub async fn stop(bus: &Bus, units: &[String]) -> Result<(), OpError> {
                 Err(BusError::NoSuchUnit(_)) => break,
                 job => job?,
             };
-            match ended_well(unit, "stop", &jobs.wait(job.as_str()).await) {
+            match ended_well(unit, "stop", &jobs.wait(job.as_str(), unit, Goal::Down).await) {
                 Err(_) if tries < TRIES => tries += 1,
                 result => break result?,
             }
