@@ -20,7 +20,7 @@ use crate::nspawn::edit::Edit;
 use crate::sys::files::{Attributes, read_regular, shown, write_atomic, write_atomic_as};
 use crate::unit::topic::Topic;
 
-/// The list, in a staging directory.
+/// The list, among the papers of a staging directory.
 const LIST: &str = "carried.json";
 
 /// How systemd-nspawn is told a machine's hardware address: by its environment.
@@ -269,7 +269,7 @@ impl Plan {
     /// Writes the list of what is going to be written.
     pub(super) fn note(&self, staging: &Staging) -> Result<(), OpError> {
         let list: Vec<Written> = self.files.iter().map(Carried::written).collect();
-        let path = staging.scratch(LIST);
+        let path = staging.paper(LIST);
         let text = serde_json::to_vec(&list).map_err(|error| OpError::path("write", &path)(error.into()))?;
         Ok(write_atomic(&path, &text, 0o600)?)
     }
@@ -280,9 +280,9 @@ pub(super) fn is_unit_file(path: &Path, places: &Places) -> bool {
     path.extension().is_none_or(|end| end != "nspawn") && !path.starts_with(&places.state)
 }
 
-/// The list of a staging directory; empty if it was not written yet.
-pub(super) fn noted(directory: &Path) -> Result<Vec<Written>, OpError> {
-    let path = directory.join(LIST);
+/// The list among papers; empty if it was not written yet.
+pub(super) fn noted(papers: &Path) -> Result<Vec<Written>, OpError> {
+    let path = papers.join(LIST);
     match fs::read(&path) {
         Ok(text) => serde_json::from_slice(&text).map_err(|error| OpError::path("read", &path)(error.into())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),

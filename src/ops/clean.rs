@@ -45,10 +45,16 @@ pub fn plan(places: &Places, options: CleanOptions, cancel: &Cancel) -> Result<V
                 || "leftover".to_owned(),
                 |record| format!("leftover of machine '{}'", record.name),
             );
+            // At boot systemd-tmpfiles may have removed it.
+            let path = if left.directory.exists() {
+                left.directory
+            } else {
+                left.papers
+            };
             Cleaned {
                 what,
-                bytes: size(&left.directory),
-                path: Some(left.directory),
+                bytes: size(&path),
+                path: Some(path),
             }
         })
         .collect();

@@ -185,11 +185,11 @@ pub fn plan(request: &Request, running: bool, places: &Places) -> Result<(Vec<St
 }
 
 /// Takes back what a killed clone wrote outside of its staging directory.
-pub fn take_back(record: &Record, staging: &Path, places: &Places, systemd: &dyn Systemd) -> Result<(), OpError> {
+pub fn take_back(record: &Record, papers: &Path, places: &Places, systemd: &dyn Systemd) -> Result<(), OpError> {
     // As long as its files are there, whoever changes a priority has others follow it.
     let _order = order::lock(places, &(), &Cancel::default())?;
     let _lock = Lock::wait(&places.runtime, &record.name, &(), &Cancel::default())?;
-    let written = noted(staging)?;
+    let written = noted(papers)?;
     linked::clone::unmount(written.iter().map(|file| file.to.as_path()), places, systemd)?;
     for file in &written {
         file.take_back()?;

@@ -230,7 +230,7 @@ fn transaction<'a>(
             report.warn(note);
         }
         slots.settings = settings(request, guest.init.kill_signal())?;
-        let staged = slots.staging()?.scratch("settings");
+        let staged = slots.staging()?.paper("settings");
         Ok(write_atomic(&staged, &slots.settings, 0o644)?)
     }));
 

@@ -152,6 +152,12 @@ impl Places {
         self.state.join("trash")
     }
 
+    /// What directories with hidden names beside the images are for, see [`super::transaction`].
+    #[must_use]
+    pub fn papers(&self) -> PathBuf {
+        self.state.join("staging")
+    }
+
     /// What linked machines lie on.
     #[must_use]
     pub fn layers(&self) -> PathBuf {

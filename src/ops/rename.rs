@@ -1,10 +1,10 @@
 //! Renaming a machine: its image in one rename, and with it all that is said of it elsewhere.
 //!
 //! What is said of the new name is written before the image has it, and what was said of the old one is removed after. A
-//! list in the staging directory says which image it was: a sweep looks where that is now, and takes back, or finishes.
+//! list among the papers of a staging directory says which image it was: a sweep looks where that is now, and takes back, or finishes.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -23,10 +23,10 @@ use super::transaction::{Record, Staging, Step, Transaction, Verb, hold};
 use super::{OpError, Places, linked, order};
 use crate::machine::{Cancel, MachineName, Report};
 use crate::sources::guest;
-use crate::sys::files::{ReadOnly, Root, make_read_only, make_writable, shown, write_atomic};
+use crate::sys::files::{ReadOnly, Root, identity_of, make_read_only, make_writable, shown, write_atomic};
 use crate::sys::image_lock::{ImageLock, Sharing};
 
-/// The list, in a staging directory.
+/// The list, among the papers of a staging directory.
 const LIST: &str = "rename.json";
 
 /// What is to be renamed.
@@ -74,7 +74,7 @@ struct List {
     to: String,
     image: PathBuf,
     target: PathBuf,
-    /// Device and inode of the image.
+    /// As [`identity_of`].
     identity: (u64, u64),
     read_only: Option<ReadOnly>,
     journal: Vec<PathBuf>,
@@ -135,8 +135,8 @@ pub fn plan(request: &Request, places: &Places) -> Result<Vec<String>, OpError> 
 }
 
 /// Takes back a killed renaming whose image still has its old name, and finishes one whose image has the new one.
-pub fn finish(record: &Record, staging: &Path, places: &Places, systemd: &dyn Systemd) -> Result<(), OpError> {
-    let path = staging.join(LIST);
+pub fn finish(record: &Record, papers: &Path, places: &Places, systemd: &dyn Systemd) -> Result<(), OpError> {
+    let path = papers.join(LIST);
     let Ok(text) = fs::read(&path) else {
         // Killed before there was anything to list.
         return Ok(());
@@ -146,12 +146,11 @@ pub fn finish(record: &Record, staging: &Path, places: &Places, systemd: &dyn Sy
     let _order = order::lock(places, &(), &Cancel::default())?;
     let _locks = lock_both(&from, &to, places, &(), &Cancel::default())?;
     let is_there = |path: &Path| {
-        let found = fs::symlink_metadata(path);
-        found.is_ok_and(|found| (found.dev(), found.ino()) == list.identity)
+        identity_of(path).is_ok_and(|identity| identity == list.identity)
             // Linked, it may be mounted on again.
             || linked::place_identity(path).is_ok_and(|identity| identity == list.identity)
     };
-    let written = noted(staging)?;
+    let written = noted(papers)?;
     if !is_there(&list.target) {
         linked::clone::unmount(written.iter().map(|file| file.to.as_path()), places, systemd)?;
         for file in &written {
@@ -332,13 +331,13 @@ impl<'a> Work<'a> {
             target: self.request.target(),
             identity: match &self.linked {
                 Some(_) => linked::place_identity(image)?,
-                None => (found.dev(), found.ino()),
+                None => identity_of(image).map_err(OpError::path("look at", image))?,
             },
             read_only,
             journal: self.journal.clone(),
         };
         self.plan.note(&staging)?;
-        let path = staging.scratch(LIST);
+        let path = staging.paper(LIST);
         let text = serde_json::to_vec(&list).map_err(|error| OpError::path("write", &path)(error.into()))?;
         write_atomic(&path, &text, 0o600)?;
         *hold(&self.staging) = Some(staging);

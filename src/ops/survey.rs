@@ -99,7 +99,7 @@ fn try_overlay(places: &Places, cancel: &Cancel) -> Result<Result<(), OverlayErr
         unit: None,
     };
     let mut staging = Staging::create(places, &record, &(), cancel)?;
-    let image = staging.scratch("image");
+    let image = staging.directory().join("image");
     fs::create_dir(&image).map_err(OpError::path("create", &image))?;
     let users = UserRange::free(UserRange::USUAL_COUNT, &[]);
     let tried = prepare(&image, staging.directory(), users).map(drop);

@@ -2,29 +2,23 @@
 //!
 //! A verb's work is a list of [`Step`]s that describe, apply and undo themselves; `--dry-run` prints the descriptions of
 //! the same list. What a step makes before it is visible lies in a [`Staging`] directory with a hidden name beside the
-//! images, and a record in it says how far the verb has come. The directory is locked by its owner: one that nobody
-//! locks was left by a kill or a power cut, and [`sweep`] undoes it, or finishes it, as its record says.
+//! images, and its papers elsewhere say what it is for, and what else was written. They are locked by their owner: what nobody
+//! locks was left by a kill or a power cut, and [`sweep`] undoes it, or finishes it, as its papers say.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+mod staging;
+
+use std::fs;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use nix::fcntl::{Flock, FlockArg};
-use serde::{Deserialize, Serialize};
-
+pub(super) use self::staging::is_staging;
+use self::staging::{Leftover, STAGING_LOCK, discard};
+pub use self::staging::{Record, Staging, Verb, leftovers};
 use super::lock::Lock;
-use super::{OpError, Places, quota};
+use super::{OpError, Places};
 use crate::machine::{Cancel, Report};
 use crate::sys::image_lock::{ImageLock, Sharing};
 pub(super) use crate::sys::staging::TREE;
-use crate::sys::staging::{self, RECORD};
-
-/// How staging directories begin. systemd never takes `.#…` for an image, `list-images --all` included.
-const PREFIX: &str = ".#machinist-";
-/// Guards making and sweeping staging directories.
-const STAGING_LOCK: &str = ".staging";
 
 type Action<'a> = Box<dyn FnMut() -> Result<(), OpError> + Send + 'a>;
 
@@ -129,177 +123,11 @@ fn stop_here_for_tests(describe: &str, is_last: bool) {
 #[cfg(not(debug_assertions))]
 fn stop_here_for_tests(_: &str, _: bool) {}
 
-/// What a staging directory says about itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
-    /// "create" is undone by a sweep, "remove" is finished.
-    pub verb: Verb,
-    /// The machine.
-    pub name: String,
-    /// The settings file that a create writes before the image is visible.
-    pub settings: Option<PathBuf>,
-    /// The unit that may run in the tree, with us or without.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub unit: Option<String>,
-}
-
-/// What a staging directory is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Verb {
-    /// The tree becomes an image at the end.
-    Create,
-    /// The tree becomes an image at the end; what else was written stands beside it.
-    Clone,
-    /// The tree was an image.
-    Remove,
-    /// There is no tree: what is done, and what is to be, stands beside the record.
-    Rename,
-    /// The tree is that of a machine as long as it runs.
-    Run,
-    /// The tree is of no machine: what the filesystem can do is tried.
-    Survey,
-}
-
-/// A staging directory that we own.
-#[derive(Debug)]
-pub struct Staging {
-    directory: PathBuf,
-    record: Option<Flock<File>>,
-    is_left: bool,
-}
-
-impl Staging {
-    /// Makes `.#machinist-VERB-NAME-XXXXXX` (mode 0700) beside the images, with its record, locked.
-    pub fn create(places: &Places, record: &Record, report: &dyn Report, cancel: &Cancel) -> Result<Self, OpError> {
-        let _guard = Lock::wait_for_all(&places.runtime, STAGING_LOCK, report, cancel)?;
-        let verb = match record.verb {
-            Verb::Create => "create",
-            Verb::Clone => "clone",
-            Verb::Remove => "remove",
-            Verb::Rename => "rename",
-            Verb::Run => "run",
-            Verb::Survey => "survey",
-        };
-        let directory = tempfile::Builder::new()
-            .prefix(&format!("{PREFIX}{verb}-{}-", record.name))
-            .tempdir_in(&places.machines)
-            .map_err(OpError::path("create a directory in", &places.machines))?
-            .keep();
-        let mut staging = Self {
-            directory,
-            record: None,
-            is_left: false,
-        };
-        let path = staging.directory.join(RECORD);
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        let file = file.map_err(OpError::path("create", &path))?;
-        // A look for leftovers may hold it for a moment. A unit that runs in the tree shares it, see `sys::staging`.
-        let mut file =
-            Flock::lock(file, FlockArg::LockShared).map_err(|(_, errno)| OpError::path("lock", &path)(errno.into()))?;
-        let text = serde_json::to_string(record).map_err(|error| OpError::path("write", &path)(error.into()))?;
-        file.write_all(text.as_bytes())
-            .and_then(|()| file.sync_all())
-            .map_err(OpError::path("write", &path))?;
-        staging.record = Some(file);
-        Ok(staging)
-    }
-
-    /// All of it.
-    #[must_use]
-    pub fn directory(&self) -> &Path {
-        &self.directory
-    }
-
-    /// Where the tree is built, or was moved to.
-    #[must_use]
-    pub fn tree(&self) -> PathBuf {
-        self.directory.join(TREE)
-    }
-
-    /// A scratch file of this verb.
-    #[must_use]
-    pub fn scratch(&self, name: &str) -> PathBuf {
-        self.directory.join(name)
-    }
-
-    /// Removes the directory with what is left in it.
-    pub fn discard(&mut self) -> Result<(), OpError> {
-        // Locked until all of it is gone: a sweep that runs meanwhile must not take it for a leftover.
-        let _locked = self.record.take();
-        discard(&self.directory)
-    }
-
-    /// Leaves it to the unit that runs in its tree, and to the sweep that comes after that.
-    pub fn leave(mut self) {
-        self.is_left = true;
-    }
-}
-
-impl Drop for Staging {
-    fn drop(&mut self) {
-        // After `discard` there is nothing; after an error of it the next sweep tries again.
-        if !self.is_left && self.directory.exists() {
-            let _ = self.discard();
-        }
-    }
-}
-
-/// Removes a staging directory, and with its tree what limited it.
-fn discard(directory: &Path) -> Result<(), OpError> {
-    quota::forget(&directory.join(TREE));
-    Ok(staging::discard(directory)?)
-}
-
-/// Whether a path is named as staging directories are.
-pub(super) fn is_staging(path: &Path) -> bool {
-    path.file_name()
-        .is_some_and(|name| name.to_string_lossy().starts_with(PREFIX))
-}
-
-/// A staging directory that nobody owned; ours as long as this is held.
-#[derive(Debug)]
-pub struct Leftover {
-    /// Where it is.
-    pub directory: PathBuf,
-    /// What it was for; `None` if it says nothing.
-    pub record: Option<Record>,
-    /// `None` if its owner died before there was a record to lock.
-    _lock: Option<Flock<File>>,
-}
-
-/// The staging directories that nobody owns. Cheap; changes nothing.
-#[must_use]
-pub fn leftovers(places: &Places) -> Vec<Leftover> {
-    // A removal hides an image beside where it lay.
-    let directories = places
-        .all_machines()
-        .filter_map(|directory| fs::read_dir(directory).ok());
-    directories
-        .flat_map(Iterator::flatten)
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX))
-        .filter_map(|entry| {
-            let directory = entry.path();
-            let path = directory.join(RECORD);
-            let lock = match File::open(&path) {
-                Ok(file) => Some(Flock::lock(file, FlockArg::LockExclusiveNonblock).ok()?),
-                Err(_) => None,
-            };
-            let record = fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
-            Some(Leftover {
-                directory,
-                record,
-                _lock: lock,
-            })
-        })
-        .collect()
-}
-
 /// Takes back, or finishes, what killed verbs left behind; one line for each: "half-made machine 'web'". What cannot be
 /// swept is reported, and left to the next one: it is no reason why another verb should fail. Blocks.
 ///
 /// `finish` does what needs more than files: it finishes a removal or a renaming, and takes back a clone. It is given the
-/// record and the staging directory. Of a run it says [`OpError::Running`] if the unit is up: it may reboot just now, when
+/// record and the papers. Of a run it says [`OpError::Running`] if the unit is up: it may reboot just now, when
 /// nobody has a lock.
 pub fn sweep(
     places: &Places,
@@ -317,6 +145,7 @@ pub fn sweep(
     drop(guard);
     for Leftover {
         directory,
+        papers,
         record,
         _lock,
     } in left
@@ -325,7 +154,7 @@ pub fn sweep(
         let has_tree = fs::symlink_metadata(&tree).is_ok();
         let is_run = record.as_ref().is_some_and(|record| record.verb == Verb::Run);
         if let Some(record) = record.as_ref().filter(|record| record.unit.is_some() && is_run) {
-            match finish(record, &directory) {
+            match finish(record, &papers) {
                 Ok(()) => {}
                 Err(OpError::Running { .. }) => continue,
                 Err(error) => {
@@ -340,41 +169,56 @@ pub fn sweep(
                 Some(Err(_)) => continue,
                 lock => lock,
             };
+        // systemd-tmpfiles removes trees at boot: without one, there may be an image, or nothing any more.
+        let is_undone = |name: &str| has_tree || !has_image(name, places);
         let (what, done) = match &record {
-            // Before the rename its tree is still here, and the settings it wrote are of no machine.
-            Some(record) if has_tree && record.verb == Verb::Create => (
+            // Before the rename the settings that it wrote are of no machine.
+            Some(record) if record.verb == Verb::Create && is_undone(&record.name) => (
                 format!("half-made machine '{}'", record.name),
-                take_back_settings(record, &directory),
+                take_back_settings(record, &papers),
             ),
             Some(record) if record.verb == Verb::Run => (format!("copy of machine '{}'", record.name), Ok(())),
-            Some(record) if (has_tree && record.verb != Verb::Survey) || record.verb == Verb::Rename => {
-                let half = match record.verb {
-                    Verb::Rename => "half-renamed",
-                    Verb::Remove => "half-removed",
-                    _ => "half-made",
-                };
-                (format!("{half} machine '{}'", record.name), finish(record, &directory))
+            Some(record) if record.verb == Verb::Clone && is_undone(&record.name) => {
+                (format!("half-made machine '{}'", record.name), finish(record, &papers))
             }
+            Some(record) if record.verb == Verb::Rename => (
+                format!("half-renamed machine '{}'", record.name),
+                finish(record, &papers),
+            ),
+            Some(record) if record.verb == Verb::Remove && is_undone(&record.name) => (
+                format!("half-removed machine '{}'", record.name),
+                finish(record, &papers),
+            ),
             _ => (format!("leftover '{}'", directory.display()), Ok(())),
         };
-        // Last: as long as its record is there, the next sweep can do what this one could not.
-        match done.and_then(|()| discard(&directory)) {
+        // Last: as long as its papers are there, the next sweep can do what this one could not.
+        match done.and_then(|()| discard(&directory, &papers)) {
             Ok(()) => swept.push(what),
             Err(error) if error.is_interruption() => return Err(error),
             // Its owner was about to be done with it.
-            Err(_) if !directory.exists() => {}
+            Err(_) if !directory.exists() && !papers.exists() => {}
             Err(error) => report.warn(&format!("cannot sweep {what}: {error}")),
         }
     }
     Ok(swept)
 }
 
+/// Whether there is an image of that name, wherever machined looks for images.
+fn has_image(name: &str, places: &Places) -> bool {
+    places.all_machines().any(|directory| {
+        let names = [name.to_owned(), format!("{name}.raw")];
+        names
+            .iter()
+            .any(|name| fs::symlink_metadata(directory.join(name)).is_ok())
+    })
+}
+
 /// Removes the settings file of a create that never became visible, if it is still as it was written.
-fn take_back_settings(record: &Record, directory: &Path) -> Result<(), OpError> {
+fn take_back_settings(record: &Record, papers: &Path) -> Result<(), OpError> {
     let Some(settings) = &record.settings else {
         return Ok(());
     };
-    let staged = fs::read(directory.join("settings"));
+    let staged = fs::read(papers.join("settings"));
     match (staged, fs::read(settings)) {
         (Ok(staged), Ok(written)) if staged == written => {
             fs::remove_file(settings).map_err(OpError::path("remove", settings))

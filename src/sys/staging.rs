@@ -17,9 +17,9 @@ use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, fcntl};
 use super::files::{FileError, remove_tree};
 use super::image_lock::{ImageLock, Sharing};
 
-/// The record inside of it; locked as long as its owner lives.
+/// The record among its papers; locked as long as its owner lives.
 pub const RECORD: &str = "record.json";
-/// The tree inside of it.
+/// The tree inside of the directory.
 pub const TREE: &str = "tree";
 
 /// What the helper is called, as argument 0, when it holds a lock.
@@ -30,22 +30,28 @@ pub(super) const VANISH: &str = "machinist: vanish";
 /// What systemd-nspawn ends with when its machine reboots, see systemd-nspawn(1).
 pub const REBOOT: i32 = 133;
 
-/// Removes such a directory. The record goes last: until then a sweep can find its way. Of a link that served as an image
-/// the link is removed.
-pub fn discard(directory: &Path) -> Result<(), FileError> {
-    let all = fs::read_dir(directory).map_err(FileError::io("read", directory))?;
+/// Removes such a directory, and then its papers, the record last: until then a sweep can find its way. Of a link that served as
+/// an image the link is removed. What is gone already is gone.
+pub fn discard(directory: &Path, papers: &Path) -> Result<(), FileError> {
+    if fs::symlink_metadata(directory).is_ok() {
+        remove_tree(directory)?;
+    }
+    let all = match fs::read_dir(papers) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        all => all.map_err(FileError::io("read", papers))?,
+    };
     for entry in all.flatten().filter(|entry| entry.file_name() != RECORD) {
         remove_tree(&entry.path())?;
     }
-    let _ = fs::remove_file(directory.join(RECORD));
-    fs::remove_dir(directory).map_err(FileError::io("remove", directory))
+    let _ = fs::remove_file(papers.join(RECORD));
+    fs::remove_dir(papers).map_err(FileError::io("remove", papers))
 }
 
-/// The argument vector of the helper, argument 0 first, that shares the lock of the directory, and becomes `program` (a
+/// The argument vector of the helper, argument 0 first, that shares the lock of papers, and becomes `program` (a
 /// path, and its argument vector), which has the lock as long as it lives.
 #[must_use]
-pub fn hold_words(directory: &Path, program: &Path, arguments: Vec<String>) -> Vec<String> {
-    let record = directory.join(RECORD).display().to_string();
+pub fn hold_words(papers: &Path, program: &Path, arguments: Vec<String>) -> Vec<String> {
+    let record = papers.join(RECORD).display().to_string();
     let mut words = vec![HOLD.to_owned(), record, program.display().to_string()];
     words.extend(arguments);
     words
@@ -54,8 +60,8 @@ pub fn hold_words(directory: &Path, program: &Path, arguments: Vec<String>) -> V
 /// The argument vector of the helper that removes the directory unless somebody has it, or the machine reboots: for
 /// `ExecStopPost=`. `locks` is where locks of images are.
 #[must_use]
-pub fn vanish_words(directory: &Path, locks: &Path) -> Vec<String> {
-    let paths = [directory, locks].map(|path| path.display().to_string());
+pub fn vanish_words(directory: &Path, papers: &Path, locks: &Path) -> Vec<String> {
+    let paths = [directory, papers, locks].map(|path| path.display().to_string());
     [vec![VANISH.to_owned()], paths.to_vec()].concat()
 }
 
@@ -87,17 +93,17 @@ fn share(record: &Path) -> io::Result<()> {
 
 /// Does the helper's work for [`vanish_words`]. What it cannot do the next sweep does: no reason why the unit should fail.
 pub(super) fn vanish(mut words: impl Iterator<Item = OsString>) -> ExitCode {
-    let (Some(directory), Some(locks)) = (words.next(), words.next()) else {
+    let (Some(directory), Some(papers), Some(locks)) = (words.next(), words.next(), words.next()) else {
         return ExitCode::FAILURE;
     };
     // See systemd.exec(5): what the main process ended with.
     let reboots = env::var("EXIT_STATUS").is_ok_and(|status| status == REBOOT.to_string());
-    let directory = Path::new(&directory);
+    let (directory, papers) = (Path::new(&directory), Path::new(&papers));
     if reboots {
         return ExitCode::SUCCESS;
     }
     // Whoever has it removes it.
-    let Ok(record) = File::open(directory.join(RECORD)) else {
+    let Ok(record) = File::open(papers.join(RECORD)) else {
         return ExitCode::SUCCESS;
     };
     let Ok(_lock) = Flock::lock(record, FlockArg::LockExclusiveNonblock) else {
@@ -111,7 +117,7 @@ pub(super) fn vanish(mut words: impl Iterator<Item = OsString>) -> ExitCode {
         let _ = writeln!(io::stderr(), "{error}");
         return ExitCode::SUCCESS;
     }
-    if let Err(error) = discard(directory) {
+    if let Err(error) = discard(directory, papers) {
         let _ = writeln!(io::stderr(), "{error}");
     }
     ExitCode::SUCCESS

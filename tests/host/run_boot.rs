@@ -1,6 +1,7 @@
 //! run without a command, and without us.
 
 use std::fs;
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -224,12 +225,14 @@ fn it_goes_on_without_us_and_its_copy_goes_with_it() {
     machinist(["run", "-d", "-x", name, "--name", &copy]).ok();
     let directory = copies(name).remove(0);
     let saved = format!("/root/{copy}.record");
-    sh("cp \"$1\"/record.json \"$2\"", [directory.as_os_str(), saved.as_ref()]).ok();
+    let name_of = directory.file_name().unwrap().to_string_lossy();
+    let papers = Path::new("/var/lib/machinist/staging").join(name_of.trim_start_matches(".#machinist-"));
+    sh("cp -r \"$1\" \"$2\"", [papers.as_os_str(), saved.as_ref()]).ok();
     machinist(["stop", &copy]).ok();
     copy_goes(name);
     sh(
-        "mkdir -p \"$1\"/tree/etc; mv \"$2\" \"$1\"/record.json",
-        [directory.as_os_str(), saved.as_ref()],
+        "mkdir -p \"$1\"/tree/etc; mv \"$2\" \"$3\"",
+        [directory.as_os_str(), saved.as_ref(), papers.as_os_str()],
     )
     .ok();
     machinist(["clean"]).ok();

@@ -28,7 +28,7 @@ use crate::nspawn::switches::switches_of;
 use crate::nspawn::users::{PrivateUsers, UserRange};
 use crate::storage::layers::{DEPTH_MAX, Layers};
 use crate::sys::bus::Bus;
-use crate::sys::files::shown;
+use crate::sys::files::{identity_of, shown};
 use crate::sys::overlay::{Shift, can_shift, mounter};
 use crate::unit::layers::{Lower, Mounts, mount_unit, options_of, place_of, top_of};
 use rest::is_place;
@@ -271,13 +271,13 @@ impl LinkUnits {
     }
 }
 
-/// Device and inode of the directory that a linked machine is mounted on, which the mount covers.
+/// As [`identity_of`], of the directory that a linked machine is mounted on, which the mount covers.
 pub(super) fn place_identity(image: &Path) -> Result<(u64, u64), OpError> {
     let directory = image.parent().unwrap_or(Path::new("/"));
-    let found = fs::metadata(directory).and_then(|beside| {
+    let found = identity_of(directory).and_then(|(filesystem, _)| {
         let mut entries = fs::read_dir(directory)?.flatten();
         let own = entries.find(|entry| Some(entry.file_name().as_os_str()) == image.file_name());
-        own.map(|entry| (beside.dev(), entry.ino()))
+        own.map(|entry| (filesystem, entry.ino()))
             .ok_or_else(|| io::ErrorKind::NotFound.into())
     });
     found.map_err(OpError::path("look at", image))

@@ -39,6 +39,8 @@ type Locks = (ImageLock, Option<LockFile>);
 pub struct Vanishes {
     /// The directory.
     pub directory: PathBuf,
+    /// Its papers.
+    pub papers: PathBuf,
     /// What does both: this program's helper, where systemd finds it.
     pub helper: PathBuf,
 }
@@ -133,8 +135,12 @@ impl Scratch {
     /// How it goes without us; `None` if systemd does not find our helper. Then the next sweep removes it.
     #[must_use]
     pub fn vanishes(&self) -> Option<Vanishes> {
-        let directory = self.staging.directory().to_owned();
-        mounter().map(|helper| Vanishes { directory, helper })
+        let (directory, papers) = (self.staging.directory().to_owned(), self.staging.papers().to_owned());
+        mounter().map(|helper| Vanishes {
+            directory,
+            papers,
+            helper,
+        })
     }
 
     /// Leaves it to the unit that runs in it.

@@ -98,7 +98,7 @@ fn program(request: &Request, words: Vec<String>, places: &Places) -> (String, V
         None => (program, words),
         Some(vanishes) => (
             vanishes.helper.display().to_string(),
-            hold_words(&vanishes.directory, Path::new(&program), words),
+            hold_words(&vanishes.papers, Path::new(&program), words),
         ),
     }
 }
@@ -170,7 +170,7 @@ pub(super) fn of_unit(request: &Request, words: Vec<String>, pipe: Option<OwnedF
         }
     }
     if let Some(vanishes) = &request.vanishes {
-        let words = vanish_words(&vanishes.directory, &places.image_locks());
+        let words = vanish_words(&vanishes.directory, &vanishes.papers, &places.image_locks());
         let helper = vanishes.helper.display().to_string();
         properties.push(("ExecStopPost".to_owned(), command(&helper, &words)));
     }

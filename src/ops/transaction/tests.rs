@@ -1,12 +1,18 @@
+use std::fs::File;
+use std::path::PathBuf;
 use std::sync::Mutex;
 
+use nix::fcntl::{Flock, FlockArg};
+
 use super::*;
+use crate::sys::staging::RECORD;
 
 fn places(root: &Path) -> Places {
     let places = Places {
         machines: root.join("machines"),
         other_machines: vec![root.join("elsewhere")],
         runtime: root.join("run"),
+        state: root.join("state"),
         ..Places::default()
     };
     fs::create_dir(&places.machines).unwrap();
@@ -67,16 +73,15 @@ fn what_nobody_owns_is_swept_and_what_is_owned_is_not() {
     let settings = root.path().join("web.nspawn");
     let cancel = Cancel::default();
     let owned = Staging::create(&places, &record(Verb::Create, None), &(), &cancel).unwrap();
-    let mut killed = Staging::create(&places, &record(Verb::Create, Some(settings.clone())), &(), &cancel).unwrap();
+    let killed = Staging::create(&places, &record(Verb::Create, Some(settings.clone())), &(), &cancel).unwrap();
     fs::create_dir_all(killed.tree().join("etc")).unwrap();
-    fs::write(killed.scratch("settings"), "[Exec]\n").unwrap();
+    fs::write(killed.paper("settings"), "[Exec]\n").unwrap();
     fs::write(&settings, "[Exec]\n").unwrap();
-    let left = killed.directory.clone();
-    killed.record = None;
-    std::mem::forget(killed);
+    let left = killed.directory().to_owned();
+    killed.die();
     let swept = sweep(&places, &|_, _| Ok(()), &(), &cancel).unwrap();
     assert_eq!(swept, ["half-made machine 'web'"]);
-    assert!(!left.exists() && !settings.exists() && owned.directory.exists());
+    assert!(!left.exists() && !settings.exists() && owned.directory().exists());
     drop(owned);
     assert_eq!(fs::read_dir(&places.machines).unwrap().count(), 0);
 }
@@ -87,12 +92,11 @@ fn settings_that_an_administrator_changed_stay() {
     let places = places(root.path());
     let settings = root.path().join("web.nspawn");
     let cancel = Cancel::default();
-    let mut killed = Staging::create(&places, &record(Verb::Create, Some(settings.clone())), &(), &cancel).unwrap();
+    let killed = Staging::create(&places, &record(Verb::Create, Some(settings.clone())), &(), &cancel).unwrap();
     fs::create_dir(killed.tree()).unwrap();
-    fs::write(killed.scratch("settings"), "[Exec]\n").unwrap();
+    fs::write(killed.paper("settings"), "[Exec]\n").unwrap();
     fs::write(&settings, "[Exec]\n# mine\n").unwrap();
-    killed.record = None;
-    std::mem::forget(killed);
+    killed.die();
     sweep(&places, &|_, _| Ok(()), &(), &cancel).unwrap();
     assert!(settings.exists());
 }
@@ -107,10 +111,9 @@ fn a_removal_beside_an_image_elsewhere_is_swept() {
     };
     fs::create_dir(&elsewhere.machines).unwrap();
     let cancel = Cancel::default();
-    let mut killed = Staging::create(&elsewhere, &record(Verb::Remove, None), &(), &cancel).unwrap();
+    let killed = Staging::create(&elsewhere, &record(Verb::Remove, None), &(), &cancel).unwrap();
     fs::create_dir(killed.tree()).unwrap();
-    killed.record = None;
-    std::mem::forget(killed);
+    killed.die();
     assert_eq!(
         sweep(&places, &|_, _| Ok(()), &(), &cancel).unwrap(),
         ["half-removed machine 'web'"]
@@ -123,18 +126,17 @@ fn a_removal_is_finished_before_its_record_goes() {
     let root = tempfile::tempdir().unwrap();
     let places = places(root.path());
     let cancel = Cancel::default();
-    let mut killed = Staging::create(&places, &record(Verb::Remove, None), &(), &cancel).unwrap();
+    let killed = Staging::create(&places, &record(Verb::Remove, None), &(), &cancel).unwrap();
     // An image may be a link, and lead nowhere from here.
     std::os::unix::fs::symlink("nowhere", killed.tree()).unwrap();
-    let left = killed.directory.clone();
-    killed.record = None;
-    std::mem::forget(killed);
+    let (left, papers) = (killed.directory().to_owned(), killed.papers().to_owned());
+    killed.die();
     let refuses = |_: &Record, _: &Path| Err(OpError::Setting("no".into()));
     assert_eq!(sweep(&places, &refuses, &(), &cancel).unwrap(), Vec::<String>::new());
-    assert!(left.join(RECORD).exists());
+    assert!(papers.join(RECORD).exists());
     let finishes = |record: &Record, _: &Path| {
         assert_eq!(record.name, "web");
-        assert!(left.join(RECORD).exists() && left.join(TREE).is_symlink());
+        assert!(papers.join(RECORD).exists() && left.join(TREE).is_symlink());
         // Nobody else sweeps it meanwhile.
         assert!(leftovers(&places).is_empty());
         Ok(())
@@ -143,7 +145,7 @@ fn a_removal_is_finished_before_its_record_goes() {
         sweep(&places, &finishes, &(), &cancel).unwrap(),
         ["half-removed machine 'web'"]
     );
-    assert!(!left.exists());
+    assert!(!left.exists() && !papers.exists());
 }
 
 #[test]
@@ -156,9 +158,9 @@ fn what_a_unit_runs_in_is_its_own() {
         ..record(Verb::Run, None)
     };
     let staging = Staging::create(&places, &of_run, &(), &cancel).unwrap();
-    let directory = staging.directory.clone();
+    let directory = staging.directory().to_owned();
     // The unit shares the lock, and has it when we have gone.
-    let shared = Flock::lock(File::open(directory.join(RECORD)).unwrap(), FlockArg::LockShared).unwrap();
+    let shared = Flock::lock(File::open(staging.paper(RECORD)).unwrap(), FlockArg::LockShared).unwrap();
     staging.leave();
     assert!(leftovers(&places).is_empty());
     // It is about to start again, and has not.
@@ -176,5 +178,65 @@ fn what_a_unit_runs_in_is_its_own() {
         sweep(&places, &|_, _| Ok(()), &(), &cancel).unwrap(),
         ["copy of machine 'web'"]
     );
+    assert!(!directory.exists());
+}
+
+#[test]
+fn papers_tell_what_a_tree_was_that_systemd_tmpfiles_removed() {
+    let root = tempfile::tempdir().unwrap();
+    let places = places(root.path());
+    let cancel = Cancel::default();
+    let cut = |verb, settings: Option<&Path>| {
+        let killed = Staging::create(&places, &record(verb, settings.map(Path::to_owned)), &(), &cancel).unwrap();
+        fs::write(killed.paper("settings"), "[Exec]\n").unwrap();
+        fs::remove_dir_all(killed.directory()).unwrap();
+        killed.die();
+    };
+    let swept = |asked: usize| {
+        let calls = Mutex::new(0);
+        let finish = |_: &Record, papers: &Path| {
+            assert!(papers.join("settings").exists());
+            *calls.lock().unwrap() += 1;
+            Ok(())
+        };
+        let swept = sweep(&places, &finish, &(), &cancel).unwrap();
+        assert_eq!(*calls.lock().unwrap(), asked, "{swept:?}");
+        assert_eq!(fs::read_dir(places.papers()).unwrap().count(), 0);
+        swept
+    };
+    let settings = root.path().join("web.nspawn");
+    fs::write(&settings, "[Exec]\n").unwrap();
+    cut(Verb::Create, Some(&settings));
+    assert_eq!(swept(0), ["half-made machine 'web'"]);
+    assert!(!settings.exists());
+    for (verb, what) in [
+        (Verb::Clone, "half-made machine 'web'"),
+        (Verb::Remove, "half-removed machine 'web'"),
+    ] {
+        cut(verb, None);
+        assert_eq!(swept(1), [what]);
+    }
+    // The image is there: all was done, or nothing.
+    fs::create_dir(places.machines.join("web")).unwrap();
+    fs::write(&settings, "[Exec]\n").unwrap();
+    cut(Verb::Create, Some(&settings));
+    cut(Verb::Clone, None);
+    cut(Verb::Remove, None);
+    assert_eq!(swept(0).len(), 3);
+    assert!(settings.exists());
+}
+
+#[test]
+fn a_directory_that_has_lost_its_papers_goes() {
+    let root = tempfile::tempdir().unwrap();
+    let places = places(root.path());
+    let directory = places.machines.join(".#machinist-create-web-x");
+    fs::create_dir_all(directory.join(TREE)).unwrap();
+    // Settings that are being written.
+    let file = places.machines.join(".#machinist-0123456789abcdef");
+    fs::write(&file, "").unwrap();
+    let swept = sweep(&places, &|_, _| Ok(()), &(), &Cancel::default()).unwrap();
+    assert!(file.exists());
+    assert_eq!(swept, [format!("leftover '{}'", directory.display())]);
     assert!(!directory.exists());
 }

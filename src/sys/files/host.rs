@@ -115,6 +115,19 @@ pub fn changed_at(path: &Path) -> Option<u64> {
     Some(seconds * 1_000_000 + u64::try_from(found.ctime_nsec()).unwrap_or_default() / 1000)
 }
 
+/// Number of the filesystem, and inode, of what a name stands for, by no link: the same after a boot, which a device number need
+/// not be.
+pub fn identity_of(path: &Path) -> std::io::Result<(u64, u64)> {
+    let found = std::fs::symlink_metadata(path)?;
+    // A link lies where its directory does.
+    let place = if found.is_symlink() {
+        path.parent().unwrap_or(path)
+    } else {
+        path
+    };
+    Ok((fs::statvfs(place)?.f_fsid, found.ino()))
+}
+
 /// Writes everything to disk that is pending on the filesystem which `path` is on, see syncfs(2).
 pub fn sync_filesystem(path: &Path) -> Result<(), FileError> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;

@@ -14,7 +14,7 @@ mod tree;
 pub(crate) mod xattr;
 
 pub use error::{FileError, Kind, shown};
-pub use host::{Attributes, changed_at, read_regular, sync_filesystem, write_atomic, write_atomic_as};
+pub use host::{Attributes, changed_at, identity_of, read_regular, sync_filesystem, write_atomic, write_atomic_as};
 pub(in crate::sys) use project::inherited_project;
 pub use project::{enter_project, mark_tree};
 pub use root::Root;
