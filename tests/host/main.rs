@@ -19,6 +19,7 @@ mod support;
 
 mod agree;
 mod allow;
+mod backends;
 mod clone;
 mod config;
 mod config_show;

@@ -725,6 +725,11 @@ impl Disk {
     }
 
     #[track_caller]
+    pub(crate) fn xfs(directory: &Path) -> Self {
+        Self::make("mkfs.xfs -q", "320M", directory)
+    }
+
+    #[track_caller]
     pub(crate) fn ext4(directory: &Path, size: &str) -> Self {
         Self::make("mkfs.ext4 -q -m 0", size, directory)
     }

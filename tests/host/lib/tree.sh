@@ -5,7 +5,7 @@ readonly TREE_PACKAGES=(
     acl attr btrfs-progs busybox-static bzip2 ca-certificates dbus debian-archive-keyring debootstrap e2fsprogs
     gpgv init iproute2 iputils-ping jq kmod less libcap2-bin libnss-myhostname libnss-mymachines libpam-systemd
     login mmdebstrap mount netbase nftables passwd polkitd procps python3-minimal strace sudo systemd
-    systemd-container systemd-resolved systemd-sysv udev util-linux wget xz-utils zstd
+    systemd-container systemd-resolved systemd-sysv udev util-linux wget xfsprogs xz-utils zstd
 )
 # What bookworm does not have.
 readonly NEWER_PACKAGES=(ubuntu-keyring)

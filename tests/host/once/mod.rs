@@ -11,6 +11,7 @@ mod kill;
 mod limit_bad;
 mod linked_bad;
 mod many;
+mod places;
 mod quota;
 mod rename_bad;
 mod secret_bad;
