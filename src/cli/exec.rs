@@ -1,7 +1,7 @@
 //! `machinist exec`
 
 mod many;
-mod shell;
+pub(super) mod shell;
 pub(super) mod signals;
 
 use std::ffi::OsString;
@@ -120,7 +120,7 @@ async fn find(bus: &Bus, name: &MachineName) -> Result<Target, CliError> {
 }
 
 /// What machined knows of a container that runs.
-async fn find_registered(bus: &Bus, name: &MachineName) -> Result<Registered, CliError> {
+pub(super) async fn find_registered(bus: &Bus, name: &MachineName) -> Result<Registered, CliError> {
     let registered = match bus.registered(name.as_str()).await {
         Err(BusError::NoSuchMachine(_)) => {
             find_machine(bus, name).await?;
@@ -138,8 +138,20 @@ async fn find_registered(bus: &Bus, name: &MachineName) -> Result<Registered, Cl
     Ok(registered)
 }
 
+/// What keeps machined from opening a session, and what there is instead.
+pub(super) fn no_session(name: &MachineName, error: BusError) -> CliError {
+    let is_failure = matches!(error, BusError::Failed { .. });
+    let error = CliError::from(error);
+    if !is_failure {
+        return error;
+    }
+    error.hint(format!(
+        "sessions need systemd and D-Bus in the machine; without: `machinist exec -t {name} -- sh`"
+    ))
+}
+
 /// What a command sees of the caller's environment, before what was asked for.
-fn inherited(terminal: bool) -> impl Iterator<Item = (OsString, OsString)> {
+pub(super) fn inherited(terminal: bool) -> impl Iterator<Item = (OsString, OsString)> {
     ["LANG", "TERM"]
         .into_iter()
         .filter(move |name| *name != "TERM" || terminal)
@@ -165,13 +177,13 @@ async fn start(ctx: &Ctx, args: &Args, name: &MachineName, streams: Streams) -> 
         let running = enter::start(&target.leader, &target.unit, &program).await?;
         Ok((target, running))
     };
-    audited(name, started.await)
+    audited("exec", name, started.await)
 }
 
 /// Writes down what came of the start. What keeps a command from being run is not the command's failure.
-fn audited<T>(name: &MachineName, started: Result<T, CliError>) -> Result<T, CliError> {
+pub(super) fn audited<T>(verb: &'static str, name: &MachineName, started: Result<T, CliError>) -> Result<T, CliError> {
     let result = started.as_ref().map(drop).map_err(|error| error.message.as_str());
-    audit(name.as_str(), "exec", result);
+    audit(name.as_str(), verb, result);
     started.map_err(|error| match error.kind {
         Kind::Failed => CliError {
             kind: Kind::NotRun,
@@ -246,7 +258,7 @@ pub(super) async fn leave_one(ctx: &Ctx, args: &Args, name: &MachineName, life: 
         let program = program(args, &target, Streams::Detached)?;
         Ok(enter::start_and_leave(&target.leader, &target.unit, &program, life).await?)
     };
-    audited(name, started.await)
+    audited("exec", name, started.await)
 }
 
 /// Carries our input to a terminal of the guest; ours is raw as long as the result lives.
@@ -257,7 +269,7 @@ fn carry_keys(master: &OwnedFd) -> std::io::Result<Option<RawTerminal>> {
     Ok(raw)
 }
 
-fn copy(fd: impl AsFd) -> std::io::Result<OwnedFd> {
+pub(super) fn copy(fd: impl AsFd) -> std::io::Result<OwnedFd> {
     fd.as_fd().try_clone_to_owned()
 }
 

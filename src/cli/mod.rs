@@ -6,6 +6,7 @@ pub mod each;
 pub mod error;
 pub mod names;
 
+mod attach;
 mod clean;
 mod clone;
 mod completions;
@@ -22,6 +23,7 @@ mod images;
 mod label;
 mod limit;
 mod list;
+mod login;
 mod man;
 mod on_off;
 mod order;
@@ -33,6 +35,7 @@ mod rename;
 mod restart;
 mod run;
 mod secret;
+mod shell;
 mod show;
 mod start;
 mod status;
@@ -100,6 +103,8 @@ enum Verb {
     Restart(restart::Args),
     Terminate(terminate::Args),
     Exec(Box<exec::Args>),
+    Shell(shell::Args),
+    Login(login::Args),
     Run(Box<run::Args>),
     Enable(enable::Args),
     Disable(disable::Args),
@@ -165,6 +170,8 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Result<u8, CliError> {
         Verb::Restart(args) => restart::run(ctx, args).await,
         Verb::Terminate(args) => terminate::run(ctx, args).await,
         Verb::Run(args) => run::run(ctx, *args).await,
+        Verb::Shell(args) => shell::run(ctx, args).await,
+        Verb::Login(args) => login::run(ctx, args).await,
         Verb::Exec(args) => exec::run(ctx, *args).await,
         Verb::Enable(args) => enable::run(ctx, args).await,
         Verb::Disable(args) => disable::run(ctx, args).await,

@@ -49,4 +49,6 @@ mod run_boot;
 mod run_overlay;
 mod run_source;
 mod secret;
+mod shell;
+mod terminal;
 mod unit;

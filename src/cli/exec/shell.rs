@@ -1,18 +1,20 @@
-//! `exec` without root: systemd-machined has the machine's systemd start the command, if polkit permits it.
+//! `exec` without root, and `shell` with a command: systemd-machined has the machine's systemd start the command, if polkit permits it.
 //!
 //! All that comes with it is a terminal, see OpenMachineShell() in org.freedesktop.machine1(5): a shell inside says, after
 //! a word that nothing else writes, how the command ended.
 
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{stdin, stdout};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use futures_util::FutureExt as _;
 use rustix::process::Signal;
 use tokio::sync::oneshot;
 
 use super::signals::{Event, Signals, start_between};
-use super::{Args, audited, carry_keys, copy, find_registered, inherited};
+use super::{Args, audited, carry_keys, copy, find_registered, inherited, no_session};
 use crate::cli::context::Ctx;
 use crate::cli::error::{CliError, Kind};
 use crate::machine::MachineName;
@@ -26,16 +28,44 @@ const SCRIPT: &str = r#"m=$1 d=$2; shift 2; trap : INT QUIT; printf '%s\n' "$m"
 if [ -z "$d" ] || cd -- "$d"; then (exec "$@"); else (exit 125); fi
 printf '%s%d\n' "$m" "$?""#;
 
+/// What is run.
+pub(in crate::cli) struct Session<'a> {
+    /// "exec", "shell".
+    pub(in crate::cli) verb: &'static str,
+    pub(in crate::cli) user: &'a str,
+    pub(in crate::cli) cwd: Option<&'a Path>,
+    pub(in crate::cli) env: &'a [(OsString, OsString)],
+    pub(in crate::cli) command: &'a [OsString],
+}
+
 pub(super) async fn run(ctx: &Ctx, args: &Args, name: &MachineName) -> Result<u8, CliError> {
     if !args.wants_terminal() || ctx.voice.json {
         let message = "without root a command gets a terminal, and no streams of its own";
         let hint = "add --terminal, or run it as root: `sudo machinist …`";
         return Err(CliError::new(Kind::Denied, message).hint(hint));
     }
+    if args.user.contains(':') {
+        return Err(OpError::NeedsRoot {
+            verb: "exec with a group",
+        }
+        .into());
+    }
+    let session = Session {
+        verb: "exec",
+        user: &args.user,
+        cwd: args.cwd.as_deref(),
+        env: &args.env,
+        command: &args.command,
+    };
+    run_session(ctx, &session, name).await
+}
+
+/// Runs a command on a terminal in a session that machined opens: its exit status.
+pub(in crate::cli) async fn run_session(ctx: &Ctx, session: &Session<'_>, name: &MachineName) -> Result<u8, CliError> {
     let mut signals = Signals::listen()?;
     let id = fs::read_to_string("/proc/sys/kernel/random/uuid")?;
     let mark = format!("\x1e{}:", id.trim());
-    let opened = async { audited(name, open(ctx, args, name, &mark).await) };
+    let opened = async { audited(session.verb, name, open(ctx, session, name, &mark).await) };
     let (master, early) = start_between(opened, async || signals.next_to_pass().await).await?;
     if let Some(signal) = early.first() {
         return Ok(status_of(*signal));
@@ -67,36 +97,27 @@ pub(super) async fn run(ctx: &Ctx, args: &Args, name: &MachineName) -> Result<u8
         let message = format!("machine '{name}' did not say how the command ended");
         let hint = format!(
             "`journalctl -M {name}` has the machine's own words; has it a user '{}'?",
-            args.user
+            session.user
         );
         CliError::new(Kind::NotRun, message).hint(hint)
     })
 }
 
 /// As shells tell that a signal has ended a program.
-fn status_of(signal: Signal) -> u8 {
+pub(in crate::cli) fn status_of(signal: Signal) -> u8 {
     Exit::Signal(signal.as_raw().to_le_bytes()[0]).code()
 }
 
 /// Has machined open the terminal; returns its master.
-async fn open(ctx: &Ctx, args: &Args, name: &MachineName, mark: &str) -> Result<OwnedFd, CliError> {
-    let text = |word: &std::ffi::OsStr| {
-        let not_utf8 = || CliError::usage("without root all words of the command have to be UTF-8");
-        word.to_str().map(str::to_owned).ok_or_else(not_utf8)
+async fn open(ctx: &Ctx, session: &Session<'_>, name: &MachineName, mark: &str) -> Result<OwnedFd, CliError> {
+    let text = |word: &OsStr| {
+        let message = format!("all words of a command that `{}` runs have to be UTF-8", session.verb);
+        word.to_str().map(str::to_owned).ok_or_else(|| CliError::usage(message))
     };
-    if args.user.contains(':') {
-        return Err(OpError::NeedsRoot {
-            verb: "exec with a group",
-        }
-        .into());
-    }
     ctx.authorize().await;
     let bus = ctx.bus().await?;
     find_registered(bus, name).await?;
-    let directory = args
-        .cwd
-        .as_ref()
-        .map_or(Ok(String::new()), |path| text(path.as_os_str()))?;
+    let directory = session.cwd.map_or(Ok(String::new()), |path| text(path.as_os_str()))?;
     let mut words = vec![
         "sh".to_owned(),
         "-c".to_owned(),
@@ -105,16 +126,16 @@ async fn open(ctx: &Ctx, args: &Args, name: &MachineName, mark: &str) -> Result<
         mark.to_owned(),
         directory,
     ];
-    for word in &args.command {
+    for word in session.command {
         words.push(text(word)?);
     }
     // The machine's systemd replaces variables in a service's command.
     let words: Vec<String> = words.iter().map(|word| word.replace('$', "$$")).collect();
     let mut env = Vec::new();
-    for (name, value) in inherited(true).chain(args.env.clone()) {
+    for (name, value) in inherited(true).chain(session.env.iter().cloned()) {
         env.push(format!("{}={}", text(&name)?, text(&value)?));
     }
-    Ok(bus
-        .open_machine_shell(name.as_str(), &args.user, "/bin/sh", &words, &env)
-        .await?)
+    bus.open_machine_shell(name.as_str(), session.user, "/bin/sh", &words, &env)
+        .await
+        .map_err(|error| no_session(name, error))
 }

@@ -42,7 +42,7 @@ impl Signals {
         Ok(Self(all))
     }
 
-    pub(super) async fn next(&mut self) -> Event {
+    pub(in crate::cli) async fn next(&mut self) -> Event {
         std::future::poll_fn(|context| {
             for (stream, event) in &mut self.0 {
                 if stream.poll_recv(context).is_ready() {
@@ -60,7 +60,7 @@ impl Signals {
     }
 
     /// The next one that is to be passed on.
-    pub(super) async fn next_to_pass(&mut self) -> Signal {
+    pub(in crate::cli) async fn next_to_pass(&mut self) -> Signal {
         loop {
             if let Event::Signal(signal) = self.next().await {
                 return signal;
@@ -76,7 +76,7 @@ pub(super) fn ends(signal: Signal) -> bool {
 
 /// Waits for the start of a command, and returns with it the signals that came meanwhile: they are the command's. If one of
 /// them ends programs and the command does not start soon, nothing is started.
-pub(super) async fn start_between<T>(
+pub(in crate::cli) async fn start_between<T>(
     start: impl Future<Output = Result<T, CliError>>,
     mut next: impl AsyncFnMut() -> Signal,
 ) -> Result<(T, Vec<Signal>), CliError> {

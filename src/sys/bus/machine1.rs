@@ -42,6 +42,8 @@ pub(crate) trait Manager {
         args: &[String],
         environment: &[String],
     ) -> zbus::Result<(zbus::OwnedFd, String)>;
+    #[zbus(allow_interactive_auth)]
+    fn open_machine_login(&self, name: &str) -> zbus::Result<(zbus::OwnedFd, String)>;
     fn get_machine_addresses(&self, name: &str) -> zbus::Result<Vec<(i32, Vec<u8>)>>;
     #[zbus(name = "GetMachineOSRelease")]
     fn get_machine_os_release(&self, name: &str) -> zbus::Result<std::collections::HashMap<String, String>>;
@@ -173,6 +175,14 @@ impl Bus {
             .open_machine_shell(name, user, path, args, environment)
             .await
             .map_err(|error| classify(&error, SERVICE, &doing, name))?;
+        Ok(master.into())
+    }
+
+    /// Has the machine's systemd ask for a login on a new terminal; returns the terminal's master.
+    pub async fn open_machine_login(&self, name: &str) -> Result<OwnedFd, BusError> {
+        let doing = format!("open a login in machine '{name}'");
+        let opened = self.machined().await?.open_machine_login(name).await;
+        let (master, _) = opened.map_err(|error| classify(&error, SERVICE, &doing, name))?;
         Ok(master.into())
     }
 

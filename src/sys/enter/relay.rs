@@ -3,6 +3,7 @@
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
@@ -60,6 +61,54 @@ pub fn carry_input(from: OwnedFd, to: OwnedFd, at_end: &'static [u8]) {
     });
 }
 
+/// How long a terminal that nobody has open is left alone: there is no event for somebody opening it.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// `^]`, which leaves a session when it comes [`ESCAPES`] times within [`ESCAPE_TIME`], as in machinectl(1).
+const ESCAPE: u8 = 0x1d;
+const ESCAPES: usize = 3;
+const ESCAPE_TIME: Duration = Duration::from_secs(1);
+
+/// Carries what is typed to a session. Whoever waits for `left` learns that it is to be left; it is just dropped at the end of
+/// the input.
+pub fn carry_typed(from: OwnedFd, to: OwnedFd, left: oneshot::Sender<()>) {
+    std::thread::spawn(move || {
+        let (mut from, mut buffer) = (std::fs::File::from(from), vec![0; BUFFER]);
+        let mut escapes = Escapes::default();
+        while let Ok(count @ 1..) = from.read(&mut buffer) {
+            let typed = &buffer[..count];
+            if typed.iter().any(|key| escapes.is_last(*key, Instant::now())) {
+                let _ = left.send(());
+                return;
+            }
+            if write_all(to.as_fd(), typed).is_err() {
+                return;
+            }
+        }
+    });
+}
+
+/// The escapes that came one after the other.
+#[derive(Default)]
+struct Escapes {
+    count: usize,
+    first: Option<Instant>,
+}
+
+impl Escapes {
+    fn is_last(&mut self, key: u8, now: Instant) -> bool {
+        if key != ESCAPE {
+            *self = Self::default();
+            return false;
+        }
+        match self.first {
+            Some(first) if now.duration_since(first) <= ESCAPE_TIME => self.count += 1,
+            _ => (self.count, self.first) = (1, Some(now)),
+        }
+        self.count >= ESCAPES
+    }
+}
+
 /// A relay's end, and what was wrong with the caller's side. That its reader has gone is nothing wrong.
 pub type Relay = oneshot::Receiver<io::Result<()>>;
 
@@ -88,6 +137,22 @@ pub fn carry_output(from: OwnedFd, to: OwnedFd, ended: Ended) -> Relay {
             }
         }
         Ok(())
+    })
+}
+
+/// Carries to the caller what a terminal of a session shows. A terminal that nobody has open gives an error, which may be its
+/// end, or a moment between two programs: `goes_on` is asked, and told whether anything was shown.
+#[must_use]
+pub fn carry_session(from: OwnedFd, to: OwnedFd, mut goes_on: impl FnMut(bool) -> bool + Send + 'static) -> Relay {
+    relay(move || {
+        let mut shown = false;
+        loop {
+            match copy_some(from.as_fd(), to.as_fd())? {
+                0 if goes_on(shown) => std::thread::sleep(PAUSE),
+                0 => return Ok(()),
+                _ => shown = true,
+            }
+        }
     })
 }
 
@@ -288,6 +353,26 @@ mod tests {
         let long = "1".repeat(300_000);
         let (text, status) = carried(&["\x1ex:\n", "\x1ex:", &long]);
         assert_eq!((text.len(), status), (long.len() + 3, None));
+    }
+
+    #[test]
+    fn three_escapes_within_a_second_leave() {
+        let (mut escapes, now) = (Escapes::default(), Instant::now());
+        let later = now + Duration::from_millis(1100);
+        let keys = [
+            (ESCAPE, now, false),
+            (ESCAPE, now, false),
+            (b'a', now, false),
+            (ESCAPE, now, false),
+            (ESCAPE, now, false),
+            // Too late for the first one.
+            (ESCAPE, later, false),
+            (ESCAPE, later, false),
+            (ESCAPE, later, true),
+        ];
+        for (at, (key, time, leaves)) in keys.into_iter().enumerate() {
+            assert_eq!(escapes.is_last(key, time), leaves, "key {at}");
+        }
     }
 
     #[test]

@@ -1,0 +1,121 @@
+//! A terminal with somebody at it: what he types, and what he sees.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
+use rustix::termios::{Winsize, tcgetattr, tcsetwinsize};
+
+use crate::support::wait_until;
+
+/// A program that has a terminal of its own.
+pub(crate) struct Terminal {
+    master: File,
+    child: Child,
+    shown: Arc<Mutex<String>>,
+    /// How much of it was read by [`Terminal::sees`].
+    read: usize,
+}
+
+impl Terminal {
+    /// Starts `machinist` with these words.
+    #[track_caller]
+    pub(crate) fn machinist<const N: usize>(words: [&str; N]) -> Self {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let slave = File::from(ioctl_tiocgptpeer(&master, flags).unwrap());
+        let master = File::from(master);
+        let child = Command::new("setsid")
+            .args(["--ctty", "--wait", "machinist"])
+            .args(words)
+            .env("TERM", "xterm")
+            .stdin(Stdio::from(slave.try_clone().unwrap()))
+            .stdout(Stdio::from(slave.try_clone().unwrap()))
+            .stderr(Stdio::from(slave))
+            .spawn()
+            .unwrap();
+        let shown = Arc::new(Mutex::new(String::new()));
+        let (mut from, into) = (master.try_clone().unwrap(), Arc::clone(&shown));
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            loop {
+                match from.read(&mut buffer) {
+                    Ok(count @ 1..) => into
+                        .lock()
+                        .unwrap()
+                        .push_str(&String::from_utf8_lossy(&buffer[..count])),
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    _ => break,
+                }
+            }
+        });
+        Self {
+            master,
+            child,
+            shown,
+            read: 0,
+        }
+    }
+
+    /// All that was shown.
+    pub(crate) fn shown(&self) -> String {
+        self.shown.lock().unwrap().clone()
+    }
+
+    /// Waits for a text after what was seen before.
+    #[track_caller]
+    pub(crate) fn sees(&mut self, text: &str) -> &mut Self {
+        let mut found = None;
+        wait_until(&format!("{text:?} is shown, after {:?}", self.shown()), || {
+            found = self.shown.lock().unwrap()[self.read..].find(text);
+            found.is_some()
+        });
+        self.read += found.unwrap() + text.len();
+        self
+    }
+
+    pub(crate) fn types(&mut self, text: &str) -> &mut Self {
+        self.master.write_all(text.as_bytes()).unwrap();
+        self
+    }
+
+    pub(crate) fn resize(&mut self, rows: u16, columns: u16) -> &mut Self {
+        let size = Winsize {
+            ws_row: rows,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        tcsetwinsize(&self.master, size).unwrap();
+        self
+    }
+
+    /// Whether what is typed is shown by the terminal itself: not while it is raw.
+    pub(crate) fn echoes(&self) -> bool {
+        let modes = tcgetattr(&self.master).unwrap().local_modes;
+        modes.contains(rustix::termios::LocalModes::ECHO)
+    }
+
+    /// Waits for the end of the program: its exit status.
+    #[track_caller]
+    pub(crate) fn ends(&mut self) -> i32 {
+        let mut status = None;
+        wait_until(&format!("the program ends, after {:?}", self.shown()), || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap().code().unwrap_or(-1)
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
