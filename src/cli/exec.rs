@@ -109,10 +109,6 @@ async fn find(bus: &Bus, name: &MachineName) -> Result<Target, CliError> {
     let registered = find_registered(bus, name).await?;
     let stopped = || OpError::NotRunning { name: name.to_string() };
     let leader = Leader::open(registered.leader).ok_or_else(stopped)?;
-    if leader.is_frozen() {
-        let hint = format!("thaw it with `systemctl thaw {}`", registered.unit);
-        return Err(CliError::new(Kind::NotRun, format!("machine '{name}' is frozen")).hint(hint));
-    }
     Ok(Target {
         leader,
         unit: registered.unit,
@@ -134,6 +130,11 @@ pub(super) async fn find_registered(bus: &Bus, name: &MachineName) -> Result<Reg
     if registered.class != "container" {
         let (verb, name) = ("enter", name.to_string());
         return Err(OpError::NotContainer { verb, name }.into());
+    }
+    // Whoever enters it would stand still with it.
+    if Leader::open(registered.leader).is_some_and(|leader| leader.is_frozen()) {
+        let hint = format!("thaw it with `machinist thaw {name}`");
+        return Err(CliError::new(Kind::NotRun, format!("machine '{name}' is frozen")).hint(hint));
     }
     Ok(registered)
 }

@@ -17,6 +17,7 @@ mod disable;
 mod enable;
 mod env_file;
 mod exec;
+mod freeze;
 mod group;
 mod help;
 mod images;
@@ -43,6 +44,7 @@ mod stop;
 mod storage;
 mod sweep;
 mod terminate;
+mod thaw;
 mod version;
 
 use std::process::ExitCode;
@@ -102,6 +104,8 @@ enum Verb {
     Stop(stop::Args),
     Restart(restart::Args),
     Terminate(terminate::Args),
+    Freeze(freeze::Args),
+    Thaw(thaw::Args),
     Exec(Box<exec::Args>),
     Shell(shell::Args),
     Login(login::Args),
@@ -169,6 +173,8 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Result<u8, CliError> {
         Verb::Stop(args) => stop::run(ctx, args).await,
         Verb::Restart(args) => restart::run(ctx, args).await,
         Verb::Terminate(args) => terminate::run(ctx, args).await,
+        Verb::Freeze(args) => freeze::run(ctx, args).await,
+        Verb::Thaw(args) => thaw::run(ctx, args).await,
         Verb::Run(args) => run::run(ctx, *args).await,
         Verb::Shell(args) => shell::run(ctx, args).await,
         Verb::Login(args) => login::run(ctx, args).await,

@@ -4,9 +4,8 @@
 //! the freezer of units holds that, too. systemd thaws them when we die, by a transient unit that waits at a pipe of ours and
 //! whose `ExecStopPost=` runs whatever ends it.
 
-use std::fs::{self, File};
-use std::io::{PipeWriter, Read as _, Seek as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::io::PipeWriter;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use zbus::Fd;
@@ -17,11 +16,8 @@ use crate::sys::bus::jobs::{Goal, Jobs};
 use crate::sys::bus::machine1::Registered;
 use crate::sys::bus::systemd1::{Property, command};
 use crate::sys::bus::{Bus, BusError};
+use crate::sys::freezer::{Group, directory_of, groups_in};
 
-/// Where control groups are.
-const ROOT: &str = "/sys/fs/cgroup";
-/// The group that systemd-nspawn itself is in.
-const SUPERVISOR: &str = "supervisor";
 /// How long processes may take to stand still: one that waits for a disk cannot be stopped.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is looked again.
@@ -30,45 +26,21 @@ const INTERVAL: Duration = Duration::from_millis(5);
 /// A machine whose processes stand still, until this is dropped or we die.
 #[derive(Debug)]
 pub struct Still {
+    /// Those that were not frozen before.
     groups: Vec<Group>,
     /// Closed by our death.
     _alive: PipeWriter,
 }
 
-/// A control group that was not frozen before.
-#[derive(Debug)]
-struct Group {
-    freeze: PathBuf,
-    /// Kept open: of a group that was removed, and perhaps made again, it can no longer be read.
-    events: File,
+/// Whether a shell takes the path of the group's file for what it is between quotes, as all names that systemd gives.
+fn is_plain(group: &Group) -> bool {
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-:@\\".contains(byte);
+    group.file().as_os_str().as_encoded_bytes().iter().all(is_plain)
 }
 
-impl Group {
-    /// None for one that is frozen by somebody else.
-    fn open(directory: &Path) -> Option<Self> {
-        let freeze = directory.join("cgroup.freeze");
-        let is_free = fs::read_to_string(&freeze).is_ok_and(|text| text.trim() == "0");
-        let events = File::open(directory.join("cgroup.events")).ok()?;
-        is_free.then_some(Self { freeze, events })
-    }
-
-    /// Whether a shell takes its path for what it is between quotes, as all names that systemd gives.
-    fn is_plain(&self) -> bool {
-        let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-:@\\".contains(byte);
-        self.freeze.as_os_str().as_encoded_bytes().iter().all(is_plain)
-    }
-
-    fn set(&self, frozen: bool) -> std::io::Result<()> {
-        let mut file = fs::OpenOptions::new().write(true).open(&self.freeze)?;
-        file.write_all(if frozen { b"1" } else { b"0" })
-    }
-
-    fn is_frozen(&self) -> bool {
-        let mut text = String::new();
-        let mut events = &self.events;
-        let read = events.rewind().and_then(|()| events.read_to_string(&mut text));
-        read.is_ok() && text.lines().any(|line| line == "frozen 1")
-    }
+/// The unit that thaws a machine: as long as it runs, the machine is held still.
+pub(super) fn guard_of(name: &str) -> String {
+    format!("machinist-thaw-{name}.service")
 }
 
 impl Still {
@@ -115,18 +87,14 @@ pub async fn hold_still(bus: &Bus, jobs: &Jobs, image: &Path, registered: &Regis
     if !same {
         return Err(refuse("it runs on another image, and another machine runs on this one"));
     }
-    let unit = control_group(registered).ok_or_else(|| refuse("it has no control groups of systemd-nspawn"))?;
-    let groups: Vec<Group> = fs::read_dir(&unit)
-        .map_err(OpError::path("read", &unit))?
-        .flatten()
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()) && entry.file_name() != SUPERVISOR)
-        .filter_map(|entry| Group::open(&entry.path()))
-        .collect();
-    if !groups.iter().all(Group::is_plain) {
+    let unit = directory_of(registered.leader).ok_or_else(|| refuse("it has no control groups of systemd-nspawn"))?;
+    let mut groups = groups_in(&unit).map_err(OpError::path("read", &unit))?;
+    groups.retain(|group| !group.is_held());
+    if !groups.iter().all(is_plain) {
         return Err(refuse("one of its control groups has a name that is not systemd's"));
     }
     let (reader, alive) = std::io::pipe().map_err(OpError::path("make a pipe for", &unit))?;
-    let guard = format!("machinist-thaw-{name}.service");
+    let guard = guard_of(name);
     let begun = Instant::now();
     // First: from here on it is thawed, whatever becomes of us.
     let job = loop {
@@ -149,7 +117,7 @@ pub async fn hold_still(bus: &Bus, jobs: &Jobs, image: &Path, registered: &Regis
     }
     let still = Still { groups, _alive: alive };
     for group in &still.groups {
-        group.set(true).map_err(OpError::path("freeze by", &group.freeze))?;
+        group.set(true).map_err(OpError::path("freeze by", group.file()))?;
     }
     let begun = Instant::now();
     while !still.has_held() {
@@ -163,24 +131,13 @@ pub async fn hold_still(bus: &Bus, jobs: &Jobs, image: &Path, registered: &Regis
     Ok(still)
 }
 
-/// The control group above that of a container's processes.
-fn control_group(registered: &Registered) -> Option<PathBuf> {
-    let groups = fs::read_to_string(format!("/proc/{}/cgroup", registered.leader)).ok()?;
-    let path = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    let (above, _) = format!("{path}/")
-        .split_once("/payload/")
-        .map(|(above, below)| (above.to_owned(), below.len()))?;
-    let unit = Path::new(ROOT).join(above);
-    unit.join("payload/cgroup.freeze").exists().then_some(unit)
-}
-
 /// The unit that thaws.
 fn properties(name: &str, groups: &[Group], pipe: std::os::fd::OwnedFd) -> Vec<Property> {
     let shell = |script: &str| command("/bin/sh", &["sh", "-c", script].map(str::to_owned));
     // A group that is gone needs no thawing. Not by variables, nor with semicolons: see `command`.
     let thaw = groups
         .iter()
-        .map(|group| format!("echo 0 >'{}' || :", group.freeze.display()));
+        .map(|group| format!("echo 0 >'{}' || :", group.file().display()));
     let thaw: Vec<String> = thaw.collect();
     vec![
         (

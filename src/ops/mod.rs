@@ -10,6 +10,7 @@ pub mod device;
 pub mod diagnose;
 pub mod enable;
 pub mod error;
+pub mod freeze;
 pub mod hold_still;
 pub mod limit;
 pub mod linked;

@@ -7,6 +7,7 @@ use super::OpError;
 use super::boot::{start_failed, wait_for_boot, wait_for_pid1};
 use crate::machine::MachineName;
 use crate::sys::bus::jobs::{Goal, Jobs};
+use crate::sys::bus::machine1::Registered;
 use crate::sys::bus::{Bus, BusError, classify, machine1, systemd1};
 use crate::sys::quirks::{Quirk, has};
 
@@ -151,6 +152,20 @@ pub(crate) async fn find_machine(bus: &Bus, name: &MachineName) -> Result<(), Op
             Ok(())
         }
         found => found,
+    }
+}
+
+/// What machined knows of a machine that runs.
+///
+/// # Errors
+/// [`OpError::NotRunning`] if there is an image only, [`OpError::NoImage`] if there is none.
+pub(crate) async fn find_running(bus: &Bus, name: &MachineName) -> Result<Registered, OpError> {
+    match bus.registered(name.as_str()).await {
+        Err(BusError::NoSuchMachine(_)) => {
+            find_image(bus, name).await?;
+            Err(OpError::NotRunning { name: name.to_string() })
+        }
+        registered => Ok(registered?),
     }
 }
 

@@ -6,7 +6,8 @@ use nix::libc;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::boot::{is_preparing, start_failed, wait_for_pid1};
-use super::start::find_image;
+use super::freeze::release;
+use super::start::{find_image, find_running};
 use super::{OpError, diagnose};
 use crate::machine::MachineName;
 use crate::sys::bus::jobs::{Goal, Jobs};
@@ -91,6 +92,12 @@ impl Running {
         }))
     }
 
+    /// A frozen machine cannot stop.
+    async fn thaw(&self, bus: &Bus, name: &MachineName) -> Result<(), OpError> {
+        let leader = self.registered.as_ref().map(|registered| registered.leader);
+        release(bus, name, &self.unit, &self.state, leader).await
+    }
+
     /// A service has a supervisor that powers the guest off; a scope was made by somebody else's.
     fn has_supervisor(&self) -> bool {
         self.unit.ends_with(".service")
@@ -155,7 +162,7 @@ async fn power_off(
     running: &Running,
     options: StopOptions,
 ) -> Result<Stopped, OpError> {
-    thaw(bus, name, running).await?;
+    running.thaw(bus, name).await?;
     if let Some(registered) = &running.registered {
         let part = options.timeout.map_or(INIT_PATIENCE, |limit| limit / 4);
         wait_for_init(registered, INIT_PATIENCE.min(part)).await;
@@ -200,24 +207,20 @@ pub async fn terminate(bus: &Bus, jobs: &Jobs, name: &MachineName) -> Result<Sto
     let Some(running) = Running::find(bus, name).await? else {
         return Ok(Stopped::Already);
     };
-    thaw(bus, name, &running).await?;
+    running.thaw(bus, name).await?;
     take_down(bus, jobs, name, &running).await.map(|()| Stopped::Forced)
 }
 
 /// Reboots the guest without leaving its unit: its init is asked to, and the unit's next invocation is waited for.
 ///
 /// # Errors
-/// [`BusError::NoSuchMachine`] if it does not run, [`OpError::TimedOut`].
+/// [`OpError::NotRunning`], [`OpError::TimedOut`].
 pub async fn reboot_inside(bus: &Bus, name: &MachineName, limit: Duration) -> Result<(), OpError> {
-    let registered = match bus.registered(name.as_str()).await {
-        Err(BusError::NoSuchMachine(_)) => {
-            find_image(bus, name).await?;
-            return Err(OpError::NotRunning { name: name.to_string() });
-        }
-        registered => registered?,
-    };
+    let registered = find_running(bus, name).await?;
+    let state = bus.unit_state(&registered.unit).await?;
+    release(bus, name, &registered.unit, &state, Some(registered.leader)).await?;
     wait_for_init(&registered, INIT_PATIENCE).await;
-    let before = bus.unit_state(&registered.unit).await?.unit.hex("InvocationID");
+    let before = state.unit.hex("InvocationID");
     bus.kill_machine(name.as_str(), "leader", reboot_signal(name, &registered)?)
         .await?;
     let came_back = async {
@@ -395,16 +398,6 @@ async fn wait_for_init(registered: &Registered, patience: Duration) {
     };
     // One that never does is asked all the same: it may have been given a signal of its own.
     let _ = timeout(patience, listens).await;
-}
-
-/// A frozen machine cannot stop.
-async fn thaw(bus: &Bus, name: &MachineName, running: &Running) -> Result<(), OpError> {
-    if !running.state.is_frozen() {
-        return Ok(());
-    }
-    let doing = format!("thaw machine '{name}'");
-    let thawed = bus.manager().await?.thaw_unit(&running.unit).await;
-    thawed.map_err(|error| classify(&error, systemd1::SERVICE, &doing, &running.unit).into())
 }
 
 async fn kill_unit(bus: &Bus, name: &MachineName, unit: &str, whom: &str, signal: i32) -> Result<(), OpError> {

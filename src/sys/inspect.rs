@@ -69,7 +69,7 @@ pub async fn inspect(bus: &Bus, name: &MachineName, detail: Detail) -> Result<St
     let text = |value: String| Some(value).filter(|value| !value.is_empty());
     Ok(Status {
         name: name.to_string(),
-        state: state_of(registered.as_ref(), &state),
+        state: state_of(registered.as_ref(), leader.as_ref(), &state),
         class: registered
             .as_ref()
             .and_then(|registered| text(registered.class.clone())),
@@ -113,9 +113,11 @@ pub async fn inspect(bus: &Bus, name: &MachineName, detail: Detail) -> Result<St
     })
 }
 
-fn state_of(registered: Option<&Registered>, unit: &UnitState) -> State {
+/// Where a machine is in its life.
+pub(crate) fn state_of(registered: Option<&Registered>, leader: Option<&Leader>, unit: &UnitState) -> State {
     match registered {
-        Some(_) if unit.is_frozen() => State::Frozen,
+        // Without systemd only the machine's own groups are frozen.
+        Some(_) if unit.is_frozen() || leader.is_some_and(Leader::is_frozen) => State::Frozen,
         // machined knows only of its leader's end, not that it was asked to go.
         Some(_) if unit.unit.string("ActiveState") == "deactivating" => State::Closing,
         Some(registered) => match registered.state.as_str() {

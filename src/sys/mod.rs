@@ -11,6 +11,7 @@ pub mod credentials;
 pub mod drop_ins;
 pub mod enter;
 pub mod files;
+pub mod freezer;
 pub mod guest;
 pub mod helper;
 pub mod image_lock;

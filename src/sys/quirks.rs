@@ -14,6 +14,8 @@ pub enum Quirk {
     OsReleaseNeedsAuth,
     /// A stop while frozen is refused; before that, systemd thaws the unit by itself.
     StopRefusedWhileFrozen,
+    /// A service with `WatchdogSec=` that is frozen is killed, as it does not say that it lives.
+    WatchdogKillsFrozen,
 }
 
 /// A quirk, the versions that have it (first and last, inclusive), and the host test that watches it.
@@ -54,6 +56,12 @@ pub const TABLE: &[Entry] = &[
         first: 253,
         last: u32::MAX,
         watched_by: "quirk_stop_while_frozen",
+    },
+    Entry {
+        quirk: Quirk::WatchdogKillsFrozen,
+        first: 0,
+        last: 256,
+        watched_by: "quirk_watchdog_kills_frozen",
     },
 ];
 

@@ -307,7 +307,7 @@ fn what_cannot_be_entered_is_told() {
     frozen
         .quicker_than(Duration::from_secs(20))
         .stderr_has("is frozen")
-        .stderr_has("systemctl thaw");
+        .stderr_has(&format!("machinist thaw {name}"));
     let user = ["-u", "nobody", "--", "machinist", "exec", name, "--", "true"];
     run("runuser", user).status(4);
 }

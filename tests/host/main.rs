@@ -29,6 +29,7 @@ mod drop_ins;
 mod exec;
 mod exec_service;
 mod failures;
+mod freeze;
 mod life;
 mod limit;
 mod limit_others;

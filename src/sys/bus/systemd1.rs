@@ -52,6 +52,8 @@ pub(crate) trait Manager {
     #[zbus(allow_interactive_auth)]
     fn kill_unit(&self, name: &str, whom: &str, signal: i32) -> zbus::Result<()>;
     #[zbus(allow_interactive_auth)]
+    fn freeze_unit(&self, name: &str) -> zbus::Result<()>;
+    #[zbus(allow_interactive_auth)]
     fn thaw_unit(&self, name: &str) -> zbus::Result<()>;
     #[zbus(allow_interactive_auth)]
     fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
