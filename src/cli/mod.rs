@@ -21,6 +21,7 @@ mod freeze;
 mod group;
 mod help;
 mod images;
+mod kill;
 mod label;
 mod limit;
 mod list;
@@ -104,6 +105,7 @@ enum Verb {
     Stop(stop::Args),
     Restart(restart::Args),
     Terminate(terminate::Args),
+    Kill(kill::Args),
     Freeze(freeze::Args),
     Thaw(thaw::Args),
     Exec(Box<exec::Args>),
@@ -173,6 +175,7 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Result<u8, CliError> {
         Verb::Stop(args) => stop::run(ctx, args).await,
         Verb::Restart(args) => restart::run(ctx, args).await,
         Verb::Terminate(args) => terminate::run(ctx, args).await,
+        Verb::Kill(args) => kill::run(ctx, args).await,
         Verb::Freeze(args) => freeze::run(ctx, args).await,
         Verb::Thaw(args) => thaw::run(ctx, args).await,
         Verb::Run(args) => run::run(ctx, *args).await,

@@ -6,6 +6,7 @@ pub mod os_release;
 pub mod quota;
 pub mod report;
 pub mod setting;
+pub mod signal;
 pub mod state;
 pub mod status;
 pub mod text;

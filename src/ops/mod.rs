@@ -12,6 +12,7 @@ pub mod enable;
 pub mod error;
 pub mod freeze;
 pub mod hold_still;
+pub mod kill;
 pub mod limit;
 pub mod linked;
 pub mod lock;

@@ -30,6 +30,7 @@ mod exec;
 mod exec_service;
 mod failures;
 mod freeze;
+mod kill;
 mod life;
 mod limit;
 mod limit_others;
