@@ -47,6 +47,7 @@ mod sweep;
 mod terminate;
 mod thaw;
 mod version;
+mod wait;
 
 use std::process::ExitCode;
 
@@ -108,6 +109,7 @@ enum Verb {
     Kill(kill::Args),
     Freeze(freeze::Args),
     Thaw(thaw::Args),
+    Wait(wait::Args),
     Exec(Box<exec::Args>),
     Shell(shell::Args),
     Login(login::Args),
@@ -178,6 +180,7 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Result<u8, CliError> {
         Verb::Kill(args) => kill::run(ctx, args).await,
         Verb::Freeze(args) => freeze::run(ctx, args).await,
         Verb::Thaw(args) => thaw::run(ctx, args).await,
+        Verb::Wait(args) => wait::run(ctx, args).await,
         Verb::Run(args) => run::run(ctx, *args).await,
         Verb::Shell(args) => shell::run(ctx, args).await,
         Verb::Login(args) => login::run(ctx, args).await,

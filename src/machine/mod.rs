@@ -1,5 +1,6 @@
 //! What a machine is: names, states, images, and what a long operation reports. No I/O.
 
+pub mod condition;
 pub mod image;
 pub mod name;
 pub mod os_release;

@@ -31,6 +31,7 @@ pub mod start;
 pub mod stop;
 pub mod survey;
 pub mod transaction;
+pub mod wait;
 
 pub use error::OpError;
 pub use places::Places;

@@ -8,9 +8,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use tokio::io::unix::AsyncFd;
 use tokio::runtime::Runtime;
 
 use super::files::Root;
+use super::raw::enter::watch;
 use crate::machine::OsRelease;
 
 /// The largest os-release that is read, in bytes.
@@ -133,6 +135,22 @@ impl Leader {
         let read = |mount: &str| std::fs::read_to_string(Path::new(mount).join(group).join("cgroup.events")).ok();
         let events = read("/sys/fs/cgroup").or_else(|| read("/sys/fs/cgroup/unified"));
         events.is_some_and(|events| events.lines().any(|line| line == "frozen 1")) && self.is_alive()
+    }
+
+    /// Becomes ready whenever its control group may have been frozen or thawed; `None` where that cannot be watched.
+    pub(crate) fn watch_freezer(&self) -> Option<AsyncFd<OwnedFd>> {
+        let groups = std::fs::read_to_string(self.proc("cgroup")).ok()?;
+        let group = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+        let open = |mount: &str| File::open(Path::new(mount).join(group).join("cgroup.events"));
+        let events = open("/sys/fs/cgroup")
+            .or_else(|_| open("/sys/fs/cgroup/unified"))
+            .ok()?;
+        watch(events.into()).ok()
+    }
+
+    /// Becomes ready when it has ended.
+    pub(crate) fn watch(&self) -> std::io::Result<AsyncFd<OwnedFd>> {
+        watch(self.pidfd.try_clone()?)
     }
 
     /// The first line of its uid map: (first uid on the host, how many), for its uid 0.

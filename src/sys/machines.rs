@@ -8,8 +8,8 @@ use futures_util::future::{join, join_all, join3, join4};
 
 use super::autostart::Autostart;
 use super::bounded::{ask, ask_each};
-use super::bus::machine1::{ImageRow, MachineRow, Registered};
-use super::bus::{Bus, BusError};
+use super::bus::machine1::{ImageRow, MachineRow, Registered, SERVICE};
+use super::bus::{Bus, BusError, classify};
 use super::files::{Root, tree_size};
 use super::guest::{AddressReader, Leader, os_release};
 use super::quota::quota_of;
@@ -204,15 +204,18 @@ pub async fn addresses_of(bus: &Bus, machines: &[&Registered]) -> Vec<Seen<Vec<I
 }
 
 async fn addresses_from_machined(bus: &Bus, name: &str) -> Seen<Vec<IpAddr>> {
-    let Ok(machined) = bus.machined().await else {
-        return Seen::None;
-    };
-    let call = machined.get_machine_addresses(name);
-    match tokio::time::timeout(super::bounded::PATIENCE, call).await {
-        Ok(Ok(rows)) => Seen::Value(rows.into_iter().filter_map(|(_, bytes)| address(&bytes)).collect()),
-        Ok(Err(_)) => Seen::None,
+    match tokio::time::timeout(super::bounded::PATIENCE, addresses_by_machined(bus, name)).await {
+        Ok(addresses) => addresses.ok().into(),
         Err(_) => Seen::TimedOut,
     }
+}
+
+/// What machined finds in a machine's network namespace.
+pub(crate) async fn addresses_by_machined(bus: &Bus, name: &str) -> Result<Vec<IpAddr>, BusError> {
+    let doing = format!("read the addresses of machine '{name}'");
+    let rows = bus.machined().await?.get_machine_addresses(name).await;
+    let rows = rows.map_err(|error| classify(&error, SERVICE, &doing, name))?;
+    Ok(rows.into_iter().filter_map(|(_, bytes)| address(&bytes)).collect())
 }
 
 fn address(bytes: &[u8]) -> Option<IpAddr> {

@@ -13,6 +13,7 @@ pub mod enter;
 pub mod files;
 pub mod freezer;
 pub mod guest;
+pub mod guest_network;
 pub mod helper;
 pub mod image_lock;
 pub mod inspect;

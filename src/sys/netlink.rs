@@ -2,9 +2,11 @@
 
 use std::net::IpAddr;
 
-use futures_util::TryStreamExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressScope};
+use rtnetlink::{Handle, MulticastGroup};
 use tokio::runtime::Runtime;
+use tokio::sync::mpsc::Sender;
 
 /// Why the kernel's tables could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -30,35 +32,55 @@ pub fn runtime() -> Result<Runtime, NetlinkError> {
 ///
 /// `runtime` is the thread's own: one of them does for any number of namespaces, one after the other.
 pub fn addresses(runtime: &Runtime) -> Result<Vec<IpAddr>, NetlinkError> {
-    let mut found: Vec<(u8, bool, IpAddr)> = runtime.block_on(async {
+    runtime.block_on(async {
         // The socket belongs to the namespace in which it is made; the connection ends with its only handle.
         let (connection, handle, _) = rtnetlink::new_connection().map_err(NetlinkError::Socket)?;
         tokio::spawn(connection);
-        let mut found = Vec::new();
-        let mut messages = handle.address().get().execute();
-        while let Some(message) = messages.try_next().await.map_err(NetlinkError::Read)? {
-            let scope = message.header.scope;
-            if matches!(scope, AddressScope::Host | AddressScope::Nowhere) {
-                continue;
-            }
-            let mut local = None;
-            let mut address = None;
-            let mut deprecated = false;
-            for attribute in &message.attributes {
-                match attribute {
-                    AddressAttribute::Local(ip) => local = Some(*ip),
-                    AddressAttribute::Address(ip) => address = Some(*ip),
-                    AddressAttribute::Flags(flags) => deprecated = flags.contains(AddressFlags::Deprecated),
-                    _ => {}
-                }
-            }
-            // On a point-to-point link ADDRESS is the peer; LOCAL is ours.
-            if let (Some(ip), false) = (local.or(address), deprecated) {
-                found.push((u8::from(scope), ip.is_ipv6(), ip));
+        list(&handle).await
+    })
+}
+
+/// The same, and again whenever one of them has changed, until nobody takes them any more.
+pub fn watch_addresses(runtime: &Runtime, sink: &Sender<Vec<IpAddr>>) -> Result<(), NetlinkError> {
+    runtime.block_on(async {
+        let groups = [MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
+        let (connection, handle, mut changes) =
+            rtnetlink::new_multicast_connection(&groups).map_err(NetlinkError::Socket)?;
+        tokio::spawn(connection);
+        while sink.send(list(&handle).await?).await.is_ok() {
+            tokio::select! {
+                change = changes.next() => if change.is_none() { break },
+                () = sink.closed() => break,
             }
         }
-        Ok::<_, NetlinkError>(found)
-    })?;
+        Ok(())
+    })
+}
+
+async fn list(handle: &Handle) -> Result<Vec<IpAddr>, NetlinkError> {
+    let mut found: Vec<(u8, bool, IpAddr)> = Vec::new();
+    let mut messages = handle.address().get().execute();
+    while let Some(message) = messages.try_next().await.map_err(NetlinkError::Read)? {
+        let scope = message.header.scope;
+        if matches!(scope, AddressScope::Host | AddressScope::Nowhere) {
+            continue;
+        }
+        let mut local = None;
+        let mut address = None;
+        let mut deprecated = false;
+        for attribute in &message.attributes {
+            match attribute {
+                AddressAttribute::Local(ip) => local = Some(*ip),
+                AddressAttribute::Address(ip) => address = Some(*ip),
+                AddressAttribute::Flags(flags) => deprecated = flags.contains(AddressFlags::Deprecated),
+                _ => {}
+            }
+        }
+        // On a point-to-point link ADDRESS is the peer; LOCAL is ours.
+        if let (Some(ip), false) = (local.or(address), deprecated) {
+            found.push((u8::from(scope), ip.is_ipv6(), ip));
+        }
+    }
     found.sort_unstable();
     Ok(found.into_iter().map(|(.., ip)| ip).collect())
 }

@@ -54,3 +54,4 @@ mod secret;
 mod shell;
 mod terminal;
 mod unit;
+mod wait;

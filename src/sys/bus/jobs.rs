@@ -48,12 +48,7 @@ impl Jobs {
         let failed = |error: zbus::Error| classify(&error, systemd1::SERVICE, "subscribe to systemd's jobs", "");
         let manager = bus.manager().await?;
         let mut removed = manager.receive_job_removed().await.map_err(failed)?;
-        // Without a subscriber systemd sends no signals at all. A second subscription is refused: harmless.
-        match manager.subscribe().await {
-            Ok(()) => {}
-            Err(zbus::Error::MethodError(name, ..)) if name.as_str().ends_with("AlreadySubscribed") => {}
-            Err(error) => return Err(failed(error)),
-        }
+        bus.subscribe().await?;
         let finished = Arc::new(Finished::default());
         let sink = Arc::clone(&finished);
         let collector = tokio::spawn(async move {

@@ -2,6 +2,8 @@
 
 use std::os::fd::OwnedFd;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::{BoxStream, select_all};
 use zbus::wire::OwnedObjectPath;
 
 use super::{Bus, BusError, Properties, classify};
@@ -48,6 +50,8 @@ pub(crate) trait Manager {
     #[zbus(name = "GetMachineOSRelease")]
     fn get_machine_os_release(&self, name: &str) -> zbus::Result<std::collections::HashMap<String, String>>;
 
+    #[zbus(signal)]
+    fn machine_new(&self, machine: String, path: OwnedObjectPath) -> zbus::Result<()>;
     #[zbus(signal)]
     fn machine_removed(&self, machine: String, path: OwnedObjectPath) -> zbus::Result<()>;
 }
@@ -115,6 +119,25 @@ impl Bus {
             root_directory: p.string("RootDirectory"),
             id: p.hex("Id"),
         })
+    }
+
+    /// An item for each time that the machine comes or goes, and when machined itself has come again.
+    pub(crate) async fn machine_changes(&self, name: &str) -> Result<BoxStream<'static, ()>, BusError> {
+        let failed = |error: zbus::Error| classify(&error, SERVICE, &format!("watch machine '{name}'"), name);
+        let machined = self.machined().await?;
+        let new = machined
+            .receive_machine_new_with_args(&[(0, name)])
+            .await
+            .map_err(failed)?;
+        let removed = machined
+            .receive_machine_removed_with_args(&[(0, name)])
+            .await
+            .map_err(failed)?;
+        let owners = machined.inner().receive_owner_changed().await.map_err(failed)?;
+        // It goes when it has nothing to do; a call would only have it come again.
+        let owners = owners.filter_map(|owner| std::future::ready(owner.map(drop)));
+        let streams = [new.map(drop).boxed(), removed.map(drop).boxed(), owners.boxed()];
+        Ok(select_all(streams).boxed())
     }
 
     /// What machined knows of a machine; [`BusError::NoSuchMachine`] if it is not registered.

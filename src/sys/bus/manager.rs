@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::systemd1::{NAME, SERVICE, UnitState};
-use super::{Bus, BusError};
+use super::{Bus, BusError, classify};
 
 /// What systemd says of itself.
 #[derive(Clone, Debug)]
@@ -31,7 +31,7 @@ pub(super) fn major_version(text: &str) -> Result<u32, BusError> {
 }
 
 /// The object path of a unit, as systemd makes it of its name.
-fn unit_path(name: &str) -> String {
+pub(in crate::sys) fn unit_path(name: &str) -> String {
     let mut path = "/org/freedesktop/systemd1/unit/".to_owned();
     for (at, byte) in name.bytes().enumerate() {
         if byte.is_ascii_alphabetic() || (at > 0 && byte.is_ascii_digit()) {
@@ -55,6 +55,16 @@ impl Bus {
         )
         .await?;
         Ok(UnitState { unit, detail })
+    }
+
+    /// Has systemd send signals: without a subscriber it sends none at all.
+    pub async fn subscribe(&self) -> Result<(), BusError> {
+        match self.manager().await?.subscribe().await {
+            Ok(()) => Ok(()),
+            // A second time is refused: harmless.
+            Err(zbus::Error::MethodError(name, ..)) if name.as_str().ends_with("AlreadySubscribed") => Ok(()),
+            Err(error) => Err(classify(&error, SERVICE, "subscribe to systemd's signals", "")),
+        }
     }
 
     /// What systemd says of itself: its version, where it looks for unit files, and when it last read them.

@@ -20,6 +20,7 @@ mod protocol;
 pub mod relay;
 mod terminal;
 mod transient;
+pub mod unit;
 
 use std::ffi::OsString;
 use std::io;

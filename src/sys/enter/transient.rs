@@ -32,10 +32,10 @@ use crate::sys::guest::Leader;
 use crate::sys::raw::enter as raw;
 
 /// Where systemd listens for root, with or without a message bus.
-const SOCKET: &str = "/run/systemd/private";
-const SERVICE: &str = "org.freedesktop.systemd1";
-const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
-const MANAGER: &str = "org.freedesktop.systemd1.Manager";
+pub(super) const SOCKET: &str = "/run/systemd/private";
+pub(super) const SERVICE: &str = "org.freedesktop.systemd1";
+pub(super) const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
+pub(super) const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 /// How long systemd may take to start a program, or for any other answer.
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// How long a machine may take to go after its systemd hung up.
@@ -82,7 +82,7 @@ struct Heard {
 
 /// A terminal of the guest, held open until the program has opened it.
 #[derive(Debug)]
-struct Terminal {
+pub(super) struct Terminal {
     master: OwnedFd,
     _slave: OwnedFd,
     /// Where it is, inside.
@@ -279,10 +279,10 @@ impl Heard {
 }
 
 /// `PropertiesChanged`: interface, new values, names of those without.
-type Changed = (String, HashMap<String, OwnedVariant>, Vec<String>);
+pub(super) type Changed = (String, HashMap<String, OwnedVariant>, Vec<String>);
 
 /// What a signal of this name says; `None` if it is another message.
-fn signal_of<T: DeserializeOwned + Type>(message: &Message, name: &str) -> Option<T> {
+pub(super) fn signal_of<T: DeserializeOwned + Type>(message: &Message, name: &str) -> Option<T> {
     let is_it = message.message_type() == Kind::Signal
         && message.header().member().is_some_and(|member| member.as_str() == name);
     is_it.then(|| message.body().deserialize().ok()).flatten()
@@ -305,7 +305,7 @@ fn too_slow() -> EnterError {
     EnterError::Failed("the machine's systemd does not start the program in time".into())
 }
 
-fn from_bus(error: &zbus::Error) -> EnterError {
+pub(super) fn from_bus(error: &zbus::Error) -> EnterError {
     let text = match error {
         zbus::Error::MethodError(name, message, _) => message.clone().unwrap_or_else(|| name.to_string()),
         other => other.to_string(),
@@ -314,7 +314,7 @@ fn from_bus(error: &zbus::Error) -> EnterError {
 }
 
 /// The helper's connection to the machine's systemd, and the terminal that it opened inside.
-async fn connected(mut helper: Helper) -> Result<(Helper, OwnedFd, Option<Terminal>), EnterError> {
+pub(super) async fn connected(mut helper: Helper) -> Result<(Helper, OwnedFd, Option<Terminal>), EnterError> {
     let strange = || EnterError::Failed("the helper answered strangely".into());
     let mut terminal = None;
     let socket = loop {

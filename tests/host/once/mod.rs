@@ -17,3 +17,4 @@ mod rename_bad;
 mod secret_bad;
 mod storage;
 pub(crate) mod users;
+mod wait_faults;
