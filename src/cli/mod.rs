@@ -20,6 +20,7 @@ mod exec;
 mod freeze;
 mod group;
 mod help;
+mod history;
 mod images;
 mod kill;
 mod label;
@@ -119,6 +120,7 @@ enum Verb {
     List(list::Args),
     Status(status::Args),
     Show(show::Args),
+    History(history::Args),
     Images(images::Args),
     Config(config::Args),
     Limit(limit::Args),
@@ -190,6 +192,7 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Result<u8, CliError> {
         Verb::List(args) => list::run(ctx, args).await,
         Verb::Status(args) => status::run(ctx, args).await,
         Verb::Show(args) => show::run(ctx, args).await,
+        Verb::History(args) => history::run(ctx, args).await,
         Verb::Images(args) => images::run(ctx, args).await,
         Verb::Config(args) => config::run(ctx, args).await,
         Verb::Limit(args) => limit::run(ctx, args).await,

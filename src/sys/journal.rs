@@ -43,7 +43,7 @@ pub struct MainProcess {
 /// A value of `journalctl -o json`: text, or bytes where it is not printable, or null where it is too large.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Field {
+pub(super) enum Field {
     Text(String),
     Bytes(Vec<u8>),
     Other(serde::de::IgnoredAny),
@@ -67,7 +67,7 @@ struct Raw {
     message: Option<Field>,
 }
 
-fn text(field: Option<Field>) -> String {
+pub(super) fn text(field: Option<Field>) -> String {
     match field {
         Some(Field::Text(text)) => text,
         Some(Field::Bytes(bytes)) => String::from_utf8_lossy(&bytes).into_owned(),

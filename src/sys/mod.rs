@@ -15,6 +15,7 @@ pub mod freezer;
 pub mod guest;
 pub mod guest_network;
 pub mod helper;
+pub mod history;
 pub mod image_lock;
 pub mod inspect;
 pub mod journal;

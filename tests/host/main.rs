@@ -30,6 +30,7 @@ mod exec;
 mod exec_service;
 mod failures;
 mod freeze;
+mod history;
 mod kill;
 mod life;
 mod limit;
