@@ -97,7 +97,7 @@ impl Jobs {
     /// What a job has made of a unit that went without a signal; `None` if systemd does not answer.
     async fn made(&self, unit: &str, goal: Goal) -> Option<String> {
         // It has forgotten who is to be told.
-        let _ = self.bus.manager().await.ok()?.subscribe().await;
+        let _ = self.bus.subscribe().await;
         let is_up = self.bus.is_unit_up(unit).await.ok()?;
         let result = if is_up == (goal == Goal::Up) { "done" } else { "failed" };
         Some(result.to_owned())
