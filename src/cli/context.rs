@@ -155,7 +155,7 @@ impl Ctx {
     }
 }
 
-fn internal_error(panic: &tokio::task::JoinError) -> CliError {
+pub(super) fn internal_error(panic: &tokio::task::JoinError) -> CliError {
     CliError::new(Kind::Failed, format!("internal error: {panic}")).hint("this is a bug in machinist: please report it")
 }
 

@@ -27,6 +27,7 @@ mod label;
 mod limit;
 mod list;
 mod login;
+mod logs;
 mod man;
 mod on_off;
 mod order;
@@ -121,6 +122,7 @@ enum Verb {
     Status(status::Args),
     Show(show::Args),
     History(history::Args),
+    Logs(logs::Args),
     Images(images::Args),
     Config(config::Args),
     Limit(limit::Args),
@@ -193,6 +195,7 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Result<u8, CliError> {
         Verb::Status(args) => status::run(ctx, args).await,
         Verb::Show(args) => show::run(ctx, args).await,
         Verb::History(args) => history::run(ctx, args).await,
+        Verb::Logs(args) => logs::run(ctx, args).await,
         Verb::Images(args) => images::run(ctx, args).await,
         Verb::Config(args) => config::run(ctx, args).await,
         Verb::Limit(args) => limit::run(ctx, args).await,

@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod diagnostic;
+pub mod entry;
 pub mod progress;
 pub mod table;
 pub mod time;

@@ -18,6 +18,14 @@ pub fn local(micros: u64) -> String {
     })
 }
 
+/// µs since 1970 as `Nov 22 01:10:52`, in the host's time zone, as journalctl prints it.
+#[must_use]
+pub fn short(micros: u64) -> String {
+    timestamp(micros).map_or_else(String::new, |t| {
+        t.to_zoned(TimeZone::system()).strftime("%b %d %H:%M:%S").to_string()
+    })
+}
+
 /// How long ago, in the two largest units: "2h 5min".
 #[must_use]
 pub fn ago(micros: u64) -> String {

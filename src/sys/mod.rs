@@ -21,6 +21,7 @@ pub mod inspect;
 pub mod journal;
 pub mod limits;
 pub mod lock_file;
+pub mod logs;
 pub mod machines;
 pub mod netlink;
 pub mod overlay;

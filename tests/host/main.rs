@@ -37,6 +37,7 @@ mod limit;
 mod limit_others;
 mod linked;
 mod list;
+mod logs;
 mod marks;
 mod nspawn_examples;
 mod once;

@@ -105,6 +105,20 @@ impl Bus {
         Ok(rows)
     }
 
+    /// What machined says from now on of machines that come and go: (name, whether it has come). Ends with the connection.
+    pub async fn comings_and_goings(
+        &self,
+    ) -> Result<impl futures_util::Stream<Item = (String, bool)> + use<>, BusError> {
+        use futures_util::StreamExt as _;
+        let failed = |error: zbus::Error| classify(&error, SERVICE, "listen to systemd-machined", "");
+        let machined = self.machined().await?;
+        let came = machined.receive_machine_new().await.map_err(failed)?;
+        let went = machined.receive_machine_removed().await.map_err(failed)?;
+        let came = came.filter_map(|signal| async move { Some((signal.args().ok()?.machine.clone(), true)) });
+        let went = went.filter_map(|signal| async move { Some((signal.args().ok()?.machine.clone(), false)) });
+        Ok(futures_util::stream::select(came, went))
+    }
+
     /// What machined knows of the machine behind `path`.
     pub async fn registered_at(&self, name: &str, path: &str) -> Result<Registered, BusError> {
         let p = self.machine_properties(name, path).await?;

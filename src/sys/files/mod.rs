@@ -18,4 +18,5 @@ pub use host::{Attributes, changed_at, identity_of, read_regular, sync_filesyste
 pub(in crate::sys) use project::inherited_project;
 pub use project::{enter_project, mark_tree};
 pub use root::Root;
+pub(crate) use root::magic_link;
 pub use tree::{ReadOnly, make_read_only, make_writable, remove_tree, tree_size};

@@ -66,6 +66,16 @@ impl Root {
         String::from_utf8(self.read(rel, cap)?).map_err(|_| FileError::NotUtf8 { path: self.full(rel) })
     }
 
+    /// Opens `rel`, a regular file and no link, for reading. Never blocks on a fifo and never opens a device.
+    pub fn open_file(&self, rel: impl AsRef<Path>) -> Result<File, FileError> {
+        let rel = rel.as_ref();
+        let path = self.full(rel);
+        let found = self
+            .open_at(rel, OFlags::PATH | OFlags::NOFOLLOW)
+            .map_err(FileError::io("read", &path))?;
+        open_found(found.as_fd(), &path)
+    }
+
     /// What `rel` itself is, without following it if it is a link; `None` if there is nothing.
     pub fn kind(&self, rel: impl AsRef<Path>) -> Result<Option<Kind>, FileError> {
         let rel = rel.as_ref();
@@ -350,8 +360,8 @@ pub(crate) fn open_in(dir: BorrowedFd<'_>, rel: &Path, flags: OFlags, how: Resol
     }
 }
 
-/// Reads what an `O_PATH` descriptor stands for, if it is a regular file of at most `cap` bytes.
-pub(super) fn read_found(found: BorrowedFd<'_>, path: &Path, cap: u64) -> Result<Vec<u8>, FileError> {
+/// Opens what an `O_PATH` descriptor stands for, if it is a regular file.
+fn open_found(found: BorrowedFd<'_>, path: &Path) -> Result<File, FileError> {
     let stat = fs::fstat(found).map_err(FileError::io("read", path))?;
     let kind = Kind::from_mode(stat.st_mode);
     if kind != Kind::File {
@@ -363,10 +373,15 @@ pub(super) fn read_found(found: BorrowedFd<'_>, path: &Path, cap: u64) -> Result
     }
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = fs::openat(CWD, magic_link(found), flags, Mode::empty()).map_err(FileError::io("read", path))?;
-    let mut bytes = Vec::with_capacity(usize::try_from(stat.st_size).unwrap_or(0).min(1 << 16));
+    Ok(file.into())
+}
+
+/// Reads what an `O_PATH` descriptor stands for, if it is a regular file of at most `cap` bytes.
+pub(super) fn read_found(found: BorrowedFd<'_>, path: &Path, cap: u64) -> Result<Vec<u8>, FileError> {
+    let file = open_found(found, path)?;
+    let mut bytes = Vec::new();
     // The size that stat tells may change meanwhile, and is 0 in proc: only what was read counts.
-    File::from(file)
-        .take(cap.saturating_add(1))
+    file.take(cap.saturating_add(1))
         .read_to_end(&mut bytes)
         .map_err(FileError::io("read", path))?;
     if bytes.len() as u64 > cap {

@@ -86,7 +86,7 @@ fn clone_process(flags: libc::c_int, pidfd: *mut RawFd) -> io::Result<bool> {
 }
 
 /// What `struct seccomp_data` says of the architecture: `AUDIT_ARCH_*` of <linux/audit.h>.
-const AUDIT_ARCH: Option<u32> = {
+pub(super) const AUDIT_ARCH: Option<u32> = {
     if cfg!(target_arch = "x86_64") {
         Some(0xc000_003e)
     } else if cfg!(target_arch = "aarch64") {

@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod btrfs;
+pub(crate) mod confine;
 pub(crate) mod enter;
 pub(crate) mod mount;
 pub(crate) mod quota;

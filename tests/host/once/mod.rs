@@ -10,6 +10,7 @@ mod images;
 mod kill;
 mod limit_bad;
 mod linked_bad;
+mod logs_bad;
 mod many;
 mod places;
 mod quota;
