@@ -16,6 +16,7 @@ mod device;
 mod disable;
 mod enable;
 mod env_file;
+mod events;
 mod exec;
 mod freeze;
 mod group;
@@ -123,6 +124,7 @@ enum Verb {
     Show(show::Args),
     History(history::Args),
     Logs(logs::Args),
+    Events(events::Args),
     Images(images::Args),
     Config(config::Args),
     Limit(limit::Args),
@@ -196,6 +198,7 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Result<u8, CliError> {
         Verb::Show(args) => show::run(ctx, args).await,
         Verb::History(args) => history::run(ctx, args).await,
         Verb::Logs(args) => logs::run(ctx, args).await,
+        Verb::Events(args) => events::run(ctx, args).await,
         Verb::Images(args) => images::run(ctx, args).await,
         Verb::Config(args) => config::run(ctx, args).await,
         Verb::Limit(args) => limit::run(ctx, args).await,

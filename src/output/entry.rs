@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 use std::io::{self, BufWriter, IsTerminal as _, Stdout, Write as _};
 
-use super::time;
-use crate::machine::text::{escape, printable};
+use super::{json_escaped, time};
+use crate::machine::text::printable;
 
 /// How entries are shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -76,7 +76,7 @@ impl Printer {
             Style::Cat => self.cat(entry),
             Style::Json => {
                 let line = json(entry);
-                let line = if self.terminal { for_terminal(&line) } else { line };
+                let line = if self.terminal { json_escaped(&line) } else { line };
                 writeln!(self.out, "{line}")
             }
         }
@@ -214,13 +214,6 @@ fn push_value(text: &mut String, value: &[u8]) {
 
 fn string(text: &str) -> String {
     serde_json::Value::from(text).to_string()
-}
-
-/// Nothing in it can steer the terminal, and it means the same.
-fn for_terminal(json: &str) -> String {
-    escape(json, |c, text| {
-        let _ = write!(text, "\\u{:04x}", u32::from(c));
-    })
 }
 
 #[cfg(test)]

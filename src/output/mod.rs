@@ -47,15 +47,38 @@ impl Voice {
 /// A line of JSON; for a terminal, where a person reads, indented and with nothing in it that could steer the terminal.
 fn json_for(terminal: bool, value: &impl Serialize) -> serde_json::Result<String> {
     let mut text = if terminal {
-        // JSON itself escapes only what is below U+0020, and hostile characters stand in strings only.
-        escape(&serde_json::to_string_pretty(value)?, |c, text| {
-            let _ = write!(text, "\\u{:04x}", u32::from(c));
-        })
+        json_escaped(&serde_json::to_string_pretty(value)?)
     } else {
         serde_json::to_string(value)?
     };
     text.push('\n');
     Ok(text)
+}
+
+/// A JSON value on one line of stdout; on a terminal nothing in it can steer that.
+pub fn json_line(value: &impl Serialize) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    let mut line = serde_json::to_string(value)?;
+    if out.is_terminal() {
+        line = json_escaped(&line);
+    }
+    writeln!(out, "{line}")
+}
+
+/// JSON with nothing in it that could steer a terminal: it means the same.
+fn json_escaped(json: &str) -> String {
+    // JSON itself escapes only what is below U+0020, and hostile characters stand in strings only.
+    escape(json, |c, text| {
+        let _ = write!(text, "\\u{:04x}", u32::from(c));
+    })
+}
+
+/// Waits until nobody reads our standard output any more; for ever, if it is no pipe. Blocks.
+pub fn until_closed() {
+    use rustix::event::{PollFd, PollFlags, poll};
+    let stdout = io::stdout();
+    let mut fds = [PollFd::new(&stdout, PollFlags::empty())];
+    while matches!(poll(&mut fds, None), Err(rustix::io::Errno::INTR)) {}
 }
 
 /// Text on stdout as it is.

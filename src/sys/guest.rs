@@ -127,21 +127,26 @@ impl Leader {
     /// Whether the freezer holds it, by its own control group or one above; false where that cannot be told.
     #[must_use]
     pub fn is_frozen(&self) -> bool {
-        let groups = std::fs::read_to_string(self.proc("cgroup")).unwrap_or_default();
-        // Only the unified hierarchy has the freezer that systemd uses; beside v1 it has another place.
-        let Some(group) = groups.lines().find_map(|line| line.strip_prefix("0::/")) else {
+        let Some(group) = self.control_group() else {
             return false;
         };
-        let read = |mount: &str| std::fs::read_to_string(Path::new(mount).join(group).join("cgroup.events")).ok();
+        // Only the unified hierarchy has the freezer that systemd uses; beside v1 it has another place.
+        let read = |mount: &str| std::fs::read_to_string(Path::new(mount).join(&group).join("cgroup.events")).ok();
         let events = read("/sys/fs/cgroup").or_else(|| read("/sys/fs/cgroup/unified"));
         events.is_some_and(|events| events.lines().any(|line| line == "frozen 1")) && self.is_alive()
     }
 
-    /// Becomes ready whenever its control group may have been frozen or thawed; `None` where that cannot be watched.
-    pub(crate) fn watch_freezer(&self) -> Option<AsyncFd<OwnedFd>> {
+    /// Its control group of the unified hierarchy, without a leading `/`.
+    pub(crate) fn control_group(&self) -> Option<String> {
         let groups = std::fs::read_to_string(self.proc("cgroup")).ok()?;
         let group = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
-        let open = |mount: &str| File::open(Path::new(mount).join(group).join("cgroup.events"));
+        self.is_alive().then(|| group.to_owned())
+    }
+
+    /// Becomes ready whenever its control group may have been frozen or thawed; `None` where that cannot be watched.
+    pub(crate) fn watch_freezer(&self) -> Option<AsyncFd<OwnedFd>> {
+        let group = self.control_group()?;
+        let open = |mount: &str| File::open(Path::new(mount).join(&group).join("cgroup.events"));
         let events = open("/sys/fs/cgroup")
             .or_else(|_| open("/sys/fs/cgroup/unified"))
             .ok()?;

@@ -31,3 +31,4 @@ pub mod quota;
 pub(crate) mod raw;
 pub mod staging;
 pub mod unit_files;
+pub mod watch;

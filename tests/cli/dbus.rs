@@ -241,6 +241,7 @@ fn properties_read_by_name_exist_in_every_systemd() {
         "systemd1.Unit",
         "systemd1.Service",
         "systemd1.Scope",
+        "systemd1.Job",
         "machine1.Machine",
         "machine1.Image",
     ];

@@ -67,10 +67,15 @@ pub(crate) struct Follower {
 }
 
 impl Follower {
-    pub(crate) fn new(words: &[&str]) -> Self {
+    fn new(words: &[&str]) -> Self {
+        Self::of(&[&["machinist", "logs", "-f"], words].concat())
+    }
+
+    /// Any command that goes on until it is ended.
+    pub(crate) fn of(command: &[&str]) -> Self {
         let shown = PathBuf::from(format!("/root/{}", unique("follow")));
-        let script = "out=$1; shift; exec machinist logs -f \"$@\" >\"$out\" 2>\"$out.err\"";
-        let running = sh(script, [&[shown.to_str().expect("a path")], words].concat()).spawn();
+        let script = "out=$1; shift; exec \"$@\" >\"$out\" 2>\"$out.err\"";
+        let running = sh(script, [&[shown.to_str().expect("a path")], command].concat()).spawn();
         Self { running, shown }
     }
 
@@ -78,7 +83,7 @@ impl Follower {
         fs::read_to_string(&self.shown).unwrap_or_default()
     }
 
-    fn said(&self) -> String {
+    pub(crate) fn said(&self) -> String {
         fs::read_to_string(self.shown.with_extension("err")).unwrap_or_default()
     }
 

@@ -26,6 +26,7 @@ mod config_show;
 mod create;
 mod device;
 mod drop_ins;
+mod events;
 mod exec;
 mod exec_service;
 mod failures;

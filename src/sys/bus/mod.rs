@@ -2,6 +2,7 @@
 //!
 //! The contract is kept as introspection XML in `dbus/`, one file per interface and systemd version.
 
+pub mod events;
 pub mod jobs;
 pub mod machine1;
 pub mod manager;

@@ -65,6 +65,12 @@ impl Bus {
     }
 }
 
+impl From<HashMap<String, OwnedVariant>> for Properties {
+    fn from(properties: HashMap<String, OwnedVariant>) -> Self {
+        Self(properties)
+    }
+}
+
 impl Properties {
     /// One property, for tests.
     #[cfg(test)]
