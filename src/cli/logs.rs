@@ -28,10 +28,10 @@ mod follow;
 /// first, as with journalctl; with --follow the last 10 entries, or all since --since or --boot, and then what comes.
 ///
 /// --follow goes on while a machine is down, and when it starts again; Ctrl-C ends it. A machine's own journal is read
-/// without privilege, and only for root. What the machine wrote is shown with nothing in it that could steer a terminal.
+/// without privilege, and only for root; of a machine that is down, if it has a machine ID. What the machine wrote is shown with nothing in it that could steer a terminal.
 ///
 /// With --output=json, or --json, each line is an object as `journalctl -o json` has it, with the fields MACHINIST_MACHINE and
-/// MACHINIST_SOURCE ("supervisor", "console" or "guest"). Values over 1 MiB, or 64 KiB in text, are cut. On systemd before 254
+/// MACHINIST_SOURCE ("supervisor", "console" or "guest"). Values over 1 MiB, or 64 KiB in text, are cut. On systemd 252
 /// what systemd-nspawn itself says counts as console.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -162,15 +162,15 @@ struct Target {
 /// Where a guest's journal is.
 #[derive(Clone, Debug)]
 enum Place {
-    Leader(u32),
+    Leader(Arc<Leader>),
     Image(PathBuf),
 }
 
 impl Place {
-    fn open(&self) -> Option<Guest> {
+    fn guest(self) -> Guest {
         match self {
-            Self::Leader(pid) => Leader::open(*pid).map(Guest::Running),
-            Self::Image(path) => Some(Guest::Image(path.clone())),
+            Self::Leader(leader) => Guest::Running(leader),
+            Self::Image(path) => Guest::Image(path),
         }
     }
 }
@@ -203,9 +203,8 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
         if !wish.guest || !is_root() {
             continue;
         }
-        match target.guest.as_ref().map(Place::open) {
-            Ok(Some(guest)) => sources.add_guest(&mut merge, number, guest, query),
-            Ok(None) => {}
+        match target.guest.clone().map(Place::guest) {
+            Ok(guest) => sources.add_guest(&mut merge, number, guest, query),
             Err(reason) => ctx.voice.warning(&format!("machine '{}': {reason}", target.name)),
         }
     }
@@ -292,7 +291,8 @@ async fn look_up(bus: &Bus, name: &MachineName) -> Result<Target, CliError> {
                 Some(leader) if leader.shares("mnt") == Some(true) => {
                     Err("it has the host's own files, and no journal")
                 }
-                _ => Ok(Place::Leader(machine.leader)),
+                Some(leader) => Ok(Place::Leader(Arc::new(leader))),
+                None => Err("it has just stopped: its own journal is left out"),
             };
             Ok(target(machine.unit, Some(machine.leader), guest))
         }
@@ -334,7 +334,7 @@ async fn of_boot(ctx: &Ctx, target: &Target, boot: &str, query: &Query) -> Resul
         };
         let mut time = logs::invocation_began(&unit, &format!("{id:032x}"), &cancel)?;
         if time.is_none() {
-            time = place.and_then(|place| logs::boot_began(&place.open()?, id));
+            time = place.and_then(|place| logs::boot_began(&place.guest(), id));
         }
         let holds = |run: &&logs::Run| {
             time.is_some_and(|time| run.began <= time && run.ended.is_none_or(|ended| time <= ended))

@@ -286,7 +286,7 @@ fn a_volatile_journal_is_read_while_it_lasts() {
     fs::create_dir_all(&place).unwrap();
     fs::write(place.join("volatile.conf"), "[Journal]\nStorage=volatile\n").unwrap();
     machinist(["start", "--wait", name]).ok();
-    let follower = Follower::new(&[name, "--from", "guest", "-n", "1"]);
+    let follower = Follower::new(&[name, "--from", "guest", "-n", "50"]);
     say(&guest, "not for long");
     follower.shows("not for long");
     follower.end();
@@ -357,7 +357,8 @@ fn a_linked_machine_is_read_like_others() {
     let name = clone.0.name.as_str();
     machinist(["clone", "--linked", &source.name, name]).ok();
     machinist(["start", "--wait", name]).ok();
-    let follower = Follower::new(&[name, "-n", "0"]);
+    // It may be said before anybody listens.
+    let follower = Follower::new(&[name, "-n", "50"]);
     say(&clone.0, "on layers");
     follower.shows("on layers");
     follower.end();

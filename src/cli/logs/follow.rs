@@ -99,7 +99,7 @@ impl Known {
         }
         if begins.wish.guest
             && is_root()
-            && let Ok(Some(guest)) = self.target.guest.as_ref().map(super::Place::open)
+            && let Ok(guest) = self.target.guest.clone().map(super::Place::guest)
         {
             sources.join_guest(number, guest, &query);
         }

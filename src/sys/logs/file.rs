@@ -15,12 +15,12 @@ use super::lz4;
 
 /// How many bytes are read at once.
 const BLOCK: u64 = 32 << 10;
-/// How many blocks are kept.
-const BLOCKS: usize = 24;
+/// How many blocks of a file are kept: at most, at least, and of all files together.
+const BLOCKS: (usize, usize, usize) = (24, 4, 512);
 /// Values up to this are kept: most fields have the same few values in all entries.
 const SMALL: usize = 256;
-/// How many values are kept.
-const VALUES: usize = 8192;
+/// How many values are kept, likewise.
+const VALUES: (usize, usize, usize) = (8192, 128, 64 << 10);
 /// A compressed value is refused if its decoder wanted more memory than that: zstd's, in powers of 2, and xz's.
 const ZSTD_WINDOW: u32 = 26;
 const XZ_MEMORY: u64 = 64 << 20;
@@ -108,6 +108,7 @@ pub(super) struct JournalFile {
     file: File,
     blocks: Vec<(u64, Vec<u8>)>,
     values: HashMap<u64, Option<Rc<[u8]>>>,
+    values_max: usize,
     length: u64,
     compact: bool,
     seqnum_id: u128,
@@ -126,8 +127,9 @@ impl JournalFile {
     pub(super) fn open(file: File) -> Result<Self, Damage> {
         let mut this = Self {
             file,
-            blocks: vec![(u64::MAX, Vec::new()); BLOCKS],
+            blocks: vec![(u64::MAX, Vec::new()); BLOCKS.1],
             values: HashMap::new(),
+            values_max: VALUES.1,
             length: 0,
             compact: false,
             seqnum_id: 0,
@@ -179,6 +181,13 @@ impl JournalFile {
     /// Whether nothing will ever be added: it was put aside, and all of it has been read.
     pub(super) fn is_done(&self) -> bool {
         self.given_up || self.archived && self.position.seen >= self.entries
+    }
+
+    /// How many files there are, which share the memory.
+    pub(super) fn share(&mut self, files: usize) {
+        let part = |(most, least, all): (usize, usize, usize)| (all / files.max(1)).clamp(least, most);
+        self.values_max = part(VALUES);
+        self.blocks.resize(part(BLOCKS), (u64::MAX, Vec::new()));
     }
 
     /// Has nothing more to say.
@@ -323,7 +332,8 @@ impl JournalFile {
             return Ok(self.file.read_exact_at(into, offset)?);
         }
         let number = offset / BLOCK;
-        let block = &mut self.blocks[usize::try_from(number).unwrap_or(0) % BLOCKS];
+        let count = self.blocks.len();
+        let block = &mut self.blocks[usize::try_from(number).unwrap_or(0) % count];
         let within = usize::try_from(offset % BLOCK).unwrap_or(0);
         if block.0 != number || block.1.len() < within + into.len() {
             block.0 = u64::MAX;
@@ -382,7 +392,7 @@ impl JournalFile {
         }
         out.extend_from_slice(&field);
         if field.len() <= SMALL {
-            if self.values.len() >= VALUES {
+            if self.values.len() >= self.values_max {
                 self.values.clear();
             }
             let known = (!field.is_empty()).then(|| field.into());

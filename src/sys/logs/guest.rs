@@ -10,6 +10,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -47,7 +48,7 @@ const NOTES_MAX: usize = 8;
 #[derive(Debug)]
 pub enum Guest {
     /// In a machine that runs, whose leader this is.
-    Running(Leader),
+    Running(Arc<Leader>),
     /// In an image, where nothing runs.
     Image(PathBuf),
 }

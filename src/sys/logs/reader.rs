@@ -275,6 +275,8 @@ impl Reader {
     /// Tells what is there, in the order of time.
     fn merge(&mut self) -> io::Result<()> {
         let mut heap: BinaryHeap<Reverse<(u64, usize)>> = BinaryHeap::new();
+        let count = self.files.len();
+        self.files.iter_mut().for_each(|source| source.file.share(count));
         for (at, source) in self.files.iter().enumerate() {
             // A file is not read before its time has come.
             heap.push(Reverse((
