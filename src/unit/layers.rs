@@ -1,7 +1,7 @@
 //! The units of a linked machine: systemd mounts its layers where its image is looked for.
 //!
 //! One `.mount` unit mounts the overlay, see systemd.mount(5), on an empty directory: where that is not empty, the machine
-//! is what lies there. A layer whose files belong to others than the machine's users
+//! is what lies there, and where there is none, it is no machine, or not yet: systemd must not make one. A layer whose files belong to others than the machine's users
 //! is mounted before that, with its owners shifted: by a `.mount` unit with `X-mount.idmap=`, see mount(8), or where
 //! that does not know it, by a service that runs machinist-helper. systemd-nspawn@.service has `RequiresMountsFor=`: nothing
 //! else is needed to start such a machine.
@@ -120,7 +120,8 @@ impl Mounts<'_> {
         let mut text = head(self.name);
         let _ = write!(
             text,
-            "[Unit]\nDescription=Machine {}\nConditionDirectoryNotEmpty=!{image}\nRequiresMountsFor={top}\n",
+            "[Unit]\nDescription=Machine {}\nConditionPathIsDirectory={image}\nConditionDirectoryNotEmpty=!{image}\n\
+             RequiresMountsFor={top}\n",
             self.name
         );
         let own = self.below.iter().filter(|lower| lower.shifted.is_none());
@@ -239,6 +240,11 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("Requires=run-c.mount\n"), "{text}");
+        // Nothing is visible before its time, whatever there is of units at boot.
+        assert!(
+            text.contains("\nConditionPathIsDirectory=/m/web\nConditionDirectoryNotEmpty=!/m/web\n"),
+            "{text}"
+        );
         assert!(
             text.contains("\nAssertPathIsDirectory=/m/b/tree\nAssertPathIsDirectory=/m/a/tree\n"),
             "{text}"
