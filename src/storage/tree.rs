@@ -81,6 +81,21 @@ struct State {
     mounts: Vec<PathBuf>,
 }
 
+impl State {
+    /// What came of a directory: others to be copied, unless one has failed. Nobody would do them any more, and their end would be
+    /// waited for.
+    fn note(&mut self, result: Result<Vec<Job>, StorageError>) {
+        match result {
+            Ok(found) if self.error.is_none() => self.jobs.extend(found),
+            Ok(_) => {}
+            Err(error) => {
+                self.error.get_or_insert(error);
+                self.jobs.clear();
+            }
+        }
+    }
+}
+
 struct Copier<'a> {
     source: &'a Path,
     target: &'a Path,
@@ -151,14 +166,7 @@ impl<'a> Copier<'a> {
             // Counts the thread as idle on every way out, a panic included.
             let _idle = Idle(self);
             let result = self.directory(&job, &mut scratch, &mut entries);
-            let mut state = self.lock();
-            match result {
-                Ok(found) => state.jobs.extend(found),
-                Err(error) => {
-                    state.error.get_or_insert(error);
-                    state.jobs.clear();
-                }
-            }
+            self.lock().note(result);
         }
     }
 
@@ -390,4 +398,28 @@ fn stat_fd(fd: &OwnedFd) -> Result<Statx, Errno> {
 
 fn inode(stat: &Statx) -> (u64, u64) {
     (fs::makedev(stat.stx_dev_major, stat.stx_dev_minor), stat.stx_ino)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::Cancelled;
+
+    #[test]
+    fn nothing_is_to_be_done_after_a_failure() {
+        let (source, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let cancel = Cancel::default();
+        let root = || {
+            let copier = Copier::new(source.path(), target.path(), Data::Copy, &cancel).unwrap();
+            copier.lock().jobs.pop().unwrap()
+        };
+        let mut state = State::default();
+        state.note(Ok(vec![root()]));
+        assert_eq!(state.jobs.len(), 1);
+        state.note(Err(Cancelled.into()));
+        assert!(state.jobs.is_empty());
+        // Another thread was in the middle of a directory.
+        state.note(Ok(vec![root()]));
+        assert!(state.jobs.is_empty() && state.error.is_some());
+    }
 }
