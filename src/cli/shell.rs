@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use super::attach::{Lasts, attach};
+use super::attach::{Lasts, NO_JSON, attach};
 use super::complete;
 use super::context::Ctx;
 use super::error::CliError;
@@ -44,6 +44,9 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     }
     let name: MachineName = name.parse().map_err(OpError::from)?;
     if !args.command.is_empty() {
+        if ctx.voice.json {
+            return Err(CliError::usage(NO_JSON));
+        }
         let session = Session {
             verb: "shell",
             user,

@@ -54,6 +54,13 @@ fn sessions_have_pam_a_terminal_and_an_end() {
     assert!(terminal.echoes());
     wait_until("it has ended", || !sleeps("6302"));
 
+    // Nobody of that name.
+    let mut terminal = Terminal::machinist(["shell", &format!("nosuch@{name}")]);
+    assert_eq!(terminal.ends(), 125);
+    terminal.sees("hint: ");
+    // For scripts there is another verb.
+    machinist(["shell", name]).status(2).stderr_has("machinist exec");
+
     // A command: its own status, and dashes are its own.
     let mut terminal = Terminal::machinist(["shell", name, "sh", "-c", "echo said; exit 42"]);
     assert_eq!(terminal.ends(), 42);
@@ -104,16 +111,18 @@ fn a_login_asks_who_it_is() {
         .types("secret\n")
         .sees("# ");
     terminal.types("id -un; logout\n").sees("root");
-    // The machine asks for the next one.
-    terminal.sees("login: ").types("\x1d\x1d\x1d");
-    assert_eq!(terminal.ends(), 0);
-    assert!(terminal.echoes());
-    // With the machine it ends.
-    let mut terminal = Terminal::machinist(["login", name]);
+    // The machine asks for the next one, as long as it runs.
     terminal.sees("login: ");
     machinist(["terminate", name]).ok();
     terminal.ends();
     terminal.sees("is not running any more");
+    assert!(terminal.echoes());
+    // It is left as a shell is.
+    machinist(["start", "--wait", name]).ok();
+    let mut terminal = Terminal::machinist(["login", name]);
+    terminal.sees("login: ").types("\x1d\x1d\x1d");
+    assert_eq!(terminal.ends(), 0);
+    terminal.sees(&format!("left {name}"));
 }
 
 #[test]
@@ -130,17 +139,30 @@ fn where_there_are_no_sessions_it_is_said() {
         machinist([verb, "--json", name]).status(2);
     }
     guest.start();
-    for words in [vec!["shell", name], vec!["login", name], vec!["shell", name, "true"]] {
-        machinist(&words)
-            .status(125)
-            .stderr_has("sessions need systemd and D-Bus")
-            .stderr_has(&format!("machinist exec -t {name} -- sh"));
+    let hint = format!("machinist exec -t {name} -- sh");
+    for verb in ["shell", "login"] {
+        let mut terminal = Terminal::machinist([verb, name]);
+        assert_eq!(terminal.ends(), 125);
+        terminal.sees("sessions need systemd and D-Bus").sees(&hint);
     }
+    machinist(["shell", name, "true"])
+        .status(125)
+        .stderr_has("sessions need systemd and D-Bus")
+        .stderr_has(&hint);
     machinist(["shell", &format!("@{name}")]).status(2);
     // Whoever may not is told so.
     run(
         "runuser",
-        ["-u", "nobody", "--", "machinist", "--no-ask-password", "shell", name],
+        [
+            "-u",
+            "nobody",
+            "--",
+            "machinist",
+            "--no-ask-password",
+            "shell",
+            name,
+            "true",
+        ],
     )
     .status(4)
     .stderr_has("not permitted");

@@ -9,7 +9,7 @@ use std::thread;
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{Winsize, tcgetattr, tcsetwinsize};
 
-use crate::support::wait_until;
+use crate::support::{PATIENCE, holds_within, wait_until};
 
 /// A program that has a terminal of its own.
 pub(crate) struct Terminal {
@@ -71,10 +71,11 @@ impl Terminal {
     #[track_caller]
     pub(crate) fn sees(&mut self, text: &str) -> &mut Self {
         let mut found = None;
-        wait_until(&format!("{text:?} is shown, after {:?}", self.shown()), || {
+        let in_time = holds_within(PATIENCE, || {
             found = self.shown.lock().unwrap()[self.read..].find(text);
             found.is_some()
         });
+        assert!(in_time, "no {text:?} in {:?}", &self.shown()[self.read..]);
         self.read += found.unwrap() + text.len();
         self
     }

@@ -73,9 +73,14 @@ const ESCAPE_TIME: Duration = Duration::from_secs(1);
 /// the input.
 pub fn carry_typed(from: OwnedFd, to: OwnedFd, left: oneshot::Sender<()>) {
     std::thread::spawn(move || {
-        let (mut from, mut buffer) = (std::fs::File::from(from), vec![0; BUFFER]);
-        let mut escapes = Escapes::default();
-        while let Ok(count @ 1..) = from.read(&mut buffer) {
+        let (mut buffer, mut escapes) = (vec![0; BUFFER], Escapes::default());
+        loop {
+            let count = match rustix::io::read(&from, &mut buffer) {
+                Err(Errno::INTR) => continue,
+                Err(Errno::AGAIN) if wait_until(from.as_fd(), PollFlags::IN).is_ok() => continue,
+                Ok(count @ 1..) => count,
+                _ => return,
+            };
             let typed = &buffer[..count];
             if typed.iter().any(|key| escapes.is_last(*key, Instant::now())) {
                 let _ = left.send(());
@@ -140,20 +145,39 @@ pub fn carry_output(from: OwnedFd, to: OwnedFd, ended: Ended) -> Relay {
     })
 }
 
-/// Carries to the caller what a terminal of a session shows. A terminal that nobody has open gives an error, which may be its
-/// end, or a moment between two programs: `goes_on` is asked, and told whether anything was shown.
+/// Carries to the caller what a terminal of a session shows, until `ended` is set. A terminal that nobody has open gives an
+/// error, which may be its end, or a moment between two programs: `goes_on` is asked, and told for how long it has been so.
+/// `first` learns that something was shown.
 #[must_use]
-pub fn carry_session(from: OwnedFd, to: OwnedFd, mut goes_on: impl FnMut(bool) -> bool + Send + 'static) -> Relay {
+pub fn carry_session(
+    from: OwnedFd,
+    to: OwnedFd,
+    ended: Ended,
+    first: oneshot::Sender<()>,
+    mut goes_on: impl FnMut(Duration) -> bool + Send + 'static,
+) -> Relay {
     relay(move || {
-        let mut shown = false;
-        loop {
-            match copy_some(from.as_fd(), to.as_fd())? {
-                0 if goes_on(shown) => std::thread::sleep(PAUSE),
-                0 => return Ok(()),
-                _ => shown = true,
+        let (mut first, mut closed) = (Some(first), None);
+        // What is there when the end is seen is left there.
+        while !is_set(&ended) && has_more(from.as_fd(), &ended) && !is_set(&ended) {
+            if copy_some(from.as_fd(), to.as_fd())? > 0 {
+                closed = None;
+                first.take().map(|first| first.send(()));
+                continue;
             }
+            let since = *closed.get_or_insert_with(Instant::now);
+            if !goes_on(since.elapsed()) {
+                break;
+            }
+            std::thread::sleep(PAUSE);
         }
+        Ok(())
     })
+}
+
+fn is_set(ended: &Ended) -> bool {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    matches!(poll(&mut [PollFd::new(&ended.0, PollFlags::IN)], Some(&now)), Ok(1..))
 }
 
 /// Hands each line of the program's output to `take`, with its newline if it has one; longer lines come in pieces. If it is
