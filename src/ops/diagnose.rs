@@ -259,6 +259,18 @@ pub async fn failed_job(bus: &Bus, name: &str, unit: &str, job_result: &str, for
             ..Diagnosis::default()
         };
     };
+    if job_result == "dependency" {
+        if let Ok(Some(diagnosis)) = why_not_started(bus, unit, job_result).await {
+            return diagnosis;
+        }
+        return Diagnosis {
+            cause: "a unit that it depends on failed".to_owned(),
+            evidence: Vec::new(),
+            hints: vec![format!(
+                "see `systemctl list-dependencies {unit}` and `systemctl --failed`"
+            )],
+        };
+    }
     let result = state.detail.string("Result");
     let invocation = state.unit.hex("InvocationID");
     // A unit that failed before keeps its former result when the limit refuses the next start, but a start that was
@@ -269,18 +281,6 @@ pub async fn failed_job(bus: &Bus, name: &str, unit: &str, job_result: &str, for
             cause: "it was started too often in a short time".to_owned(),
             evidence: vec![failed(unit, "start-limit-hit")],
             hints: vec![format!("wait a little, or `systemctl reset-failed {unit}`")],
-        };
-    }
-    if job_result == "dependency" {
-        if let Ok(Some(diagnosis)) = why_not_started(bus, unit).await {
-            return diagnosis;
-        }
-        return Diagnosis {
-            cause: "a unit that it depends on failed".to_owned(),
-            evidence: Vec::new(),
-            hints: vec![format!(
-                "see `systemctl list-dependencies {unit}` and `systemctl --failed`"
-            )],
         };
     }
     let lines = if invocation.is_empty() {

@@ -15,8 +15,13 @@ const UNITS_MAX: usize = 100;
 
 /// Why a unit did not start whose job ended as `dependency`, `assert` or `failed`: the first that is down for a reason of its
 /// own, of it and all that it needs; `None` if there is none any more.
-pub(in crate::ops) async fn why_not_started(bus: &Bus, unit: &str) -> Result<Option<Diagnosis>, BusError> {
-    let (mut queue, mut seen) = (vec![unit.to_owned()], HashSet::new());
+pub(in crate::ops) async fn why_not_started(
+    bus: &Bus,
+    root: &str,
+    job_result: &str,
+) -> Result<Option<Diagnosis>, BusError> {
+    let is_dependency = job_result == "dependency";
+    let (mut queue, mut seen) = (vec![root.to_owned()], HashSet::new());
     while let Some(unit) = queue.pop() {
         if seen.len() >= UNITS_MAX || !seen.insert(unit.clone()) {
             continue;
@@ -31,8 +36,11 @@ pub(in crate::ops) async fn why_not_started(bus: &Bus, unit: &str) -> Result<Opt
         ];
         let state = bus.unit_properties(&unit, "Unit", &wanted).await?;
         match state.string("ActiveState").as_str() {
-            "failed" => return Ok(Some(failed(&unit, &state).await)),
-            "inactive" => {
+            // Its own failure is that of a former start, if what it needs kept this one from beginning.
+            "failed" if unit != root || !is_dependency => {
+                return Ok(Some(failed(&unit, &state).await));
+            }
+            "inactive" | "failed" => {
                 if let Some((assertion, value, _)) = state.assertions().into_iter().find(is_not_met) {
                     return Ok(Some(not_asserted(&unit, &assertion, &value)));
                 }

@@ -145,18 +145,37 @@ pub fn finish(record: &Record, papers: &Path, places: &Places, systemd: &dyn Sys
     let (from, to): (MachineName, MachineName) = (record.name.parse()?, list.to.parse()?);
     let _order = order::lock(places, &(), &Cancel::default())?;
     let _locks = lock_both(&from, &to, places, &(), &Cancel::default())?;
-    let is_there = |path: &Path| {
-        identity_of(path).is_ok_and(|identity| identity == list.identity)
-            // Linked, it may be mounted on again.
-            || linked::place_identity(path).is_ok_and(|identity| identity == list.identity)
+    let identities = |path: &Path| [identity_of(path).ok(), linked::place_identity(path).ok()];
+    // Linked, it may be mounted on again.
+    let is_it = |path: &Path| identities(path).contains(&Some(list.identity));
+    // XFS has another number after a boot where its device has.
+    let may_be_it = |path: &Path| {
+        identities(path)
+            .iter()
+            .flatten()
+            .any(|found| found.1 == list.identity.1)
     };
+    let is_there = |path: &Path, other: &Path| is_it(path) || (fs::symlink_metadata(other).is_err() && may_be_it(path));
     let written = noted(papers)?;
-    if !is_there(&list.target) {
+    let is_back = !is_there(&list.target, &list.image);
+    if is_back && !is_there(&list.image, &list.target) {
+        // Its filesystem may not be mounted: what was written for either name is needed when it is.
+        return Err(OpError::Option {
+            message: format!(
+                "its image is neither '{}' nor '{}' (is it mounted?); if it is gone for good, remove '{}'",
+                shown(&list.image),
+                shown(&list.target),
+                shown(papers)
+            ),
+            hint: String::new(),
+        });
+    }
+    if is_back {
         linked::clone::unmount(written.iter().map(|file| file.to.as_path()), places, systemd)?;
         for file in &written {
             file.take_back()?;
         }
-        if let Some(how) = list.read_only.filter(|_| is_there(&list.image)) {
+        if let Some(how) = list.read_only {
             make_read_only(&list.image, how);
         }
         systemd.forget(&to, true)?;

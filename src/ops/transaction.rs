@@ -164,11 +164,12 @@ pub fn sweep(
             }
         }
         // systemd-nspawn locks what it runs in, and may go on when we are killed; nor is it to begin meanwhile.
-        let _image =
-            match (is_run && has_tree).then(|| ImageLock::take(&tree, &places.image_locks(), Sharing::Exclusive)) {
-                Some(Err(_)) => continue,
-                lock => lock,
-            };
+        let _image = match ((is_run || record.is_none()) && has_tree)
+            .then(|| ImageLock::take(&tree, &places.image_locks(), Sharing::Exclusive))
+        {
+            Some(Err(_)) => continue,
+            lock => lock,
+        };
         // systemd-tmpfiles removes trees at boot: without one, there may be an image, or nothing any more.
         let is_undone = |name: &str| has_tree || !has_image(name, places);
         let (what, done) = match &record {

@@ -33,9 +33,9 @@ pub async fn start(bus: &Bus, units: &[String]) -> Result<(), OpError> {
     for unit in units {
         let job = bus.manager().await?.start_unit(unit, "replace").await;
         let job = job.map_err(|error| classify(&error, systemd1::SERVICE, &format!("start unit {unit}"), unit))?;
-        let ended = ended_well(unit, "start", &jobs.wait(job.as_str(), unit, Goal::Up).await);
-        if let Err(error) = ended {
-            return Err(match why_not_started(bus, unit).await? {
+        let result = jobs.wait(job.as_str(), unit, Goal::Up).await;
+        if let Err(error) = ended_well(unit, "start", &result) {
+            return Err(match why_not_started(bus, unit, &result).await? {
                 Some(diagnosis) => OpError::Needed {
                     unit: unit.clone(),
                     diagnosis: Box::new(diagnosis),

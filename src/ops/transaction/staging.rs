@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -221,7 +221,9 @@ pub fn leftovers(places: &Places) -> Vec<Leftover> {
             let path = papers.join(RECORD);
             let lock = match File::open(&path) {
                 Ok(file) => Some(Flock::lock(file, FlockArg::LockExclusiveNonblock).ok()?),
-                Err(_) => None,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                // Whose it is nobody knows.
+                Err(_) => return None,
             };
             let record = fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
             Some(Leftover {

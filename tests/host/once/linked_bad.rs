@@ -45,6 +45,7 @@ fn a_full_disk_leaves_what_was_there() {
     let source = Guest::busybox("lfa");
     let name = source.name.as_str();
     fs::write(source.image().join("etc/mine"), "mine\n").unwrap();
+    fs::create_dir_all("/var/lib/machinist").unwrap();
     assert_eq!(
         fs::metadata("/var/lib/machinist").unwrap().dev(),
         fs::metadata(source.image()).unwrap().dev()
