@@ -22,7 +22,8 @@ use crate::ops::wait::{Met, wait_for};
 /// unless it is its end that is waited for. All machines are waited for at the same time, and until the last has come.
 ///
 /// A port is tried inside the machine's network, at its loopback and its addresses: that works however the machine is
-/// connected, and says nothing of firewalls on the way. It needs root, as a unit does.
+/// connected, and says nothing of firewalls on the way. The ports of a machine with the host's network are the host's. It needs
+/// root, as a unit does.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   machinist wait web                               Until it runs

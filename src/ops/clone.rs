@@ -463,6 +463,7 @@ impl<'a> Work<'a> {
         sync_filesystem(&self.request.image)?;
         let tree = self.tree()?;
         if self.request.is_disk_image() {
+            report.phase("copying the disk image");
             return Ok(storage::copy_disk_image(&self.request.image, &tree, cancel)?);
         }
         let image = self.request.image.canonicalize();

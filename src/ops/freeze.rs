@@ -260,10 +260,11 @@ pub async fn thaw(bus: &Bus, name: &MachineName) -> Result<Change, OpError> {
         Err(stopped @ OpError::NotRunning { .. }) => return thaw_rest(bus, name, stopped).await,
         running => running?,
     };
-    if !running.is_frozen() {
+    let leader = running.registered.leader;
+    // A freeze that was killed may have come halfway.
+    if !running.is_frozen() && held_of(leader).is_empty() {
         return Ok(Change::Already);
     }
-    let leader = running.registered.leader;
     release(bus, name, &running.registered.unit, &running.state, Some(leader)).await?;
     let goes_on = comes_to(|| !is_leader_frozen(leader)).await;
     goes_on

@@ -68,6 +68,10 @@ pub fn survey(places: &Places, cancel: &Cancel) -> Result<Survey, OpError> {
 
 /// Says of each image that is a directory how it lies there: tried once for each directory. Blocks.
 pub fn tell_storage(images: &mut [Image], places: &Places) {
+    let machines = places
+        .machines
+        .canonicalize()
+        .unwrap_or_else(|_| places.machines.clone());
     let mut known: BTreeMap<PathBuf, Option<&'static str>> = BTreeMap::new();
     for image in images {
         if !matches!(image.kind.as_str(), "directory" | "subvolume") {
@@ -78,8 +82,7 @@ pub fn tell_storage(images: &mut [Image], places: &Places) {
             continue;
         };
         let name = image.name.parse().ok();
-        let is_linked =
-            path == places.machines.join(&image.name) && name.is_some_and(|name| top(&name, places).is_some());
+        let is_linked = path == machines.join(&image.name) && name.is_some_and(|name| top(&name, places).is_some());
         image.storage = match path.parent() {
             _ if is_linked => Some("overlay"),
             Some(directory) => *known
