@@ -16,9 +16,10 @@ use zbus::proxy::CacheProperties;
 
 pub use properties::Properties;
 
-/// How long one D-Bus call may take. Anything slower than this is a service that hangs.
+/// How long one D-Bus call may take. Anything slower than this is a service that hangs: on a busy host systemd was seen not to
+/// answer for 45 s, and systemctl gives a reload three minutes.
 /// Not a limit for jobs: those are waited for by signal.
-const CALL_TIMEOUT: Duration = Duration::from_secs(25);
+const CALL_TIMEOUT: Duration = Duration::from_secs(90);
 /// A call on which polkit may ask a person takes as long as a person takes.
 const INTERACTIVE_TIMEOUT: Duration = Duration::from_secs(120);
 
