@@ -20,8 +20,8 @@ use serde_json::Value;
 pub(crate) const MACHINES: &str = "/var/lib/machines";
 /// The administrator's trusted settings.
 pub(crate) const SETTINGS: &str = "/etc/systemd/nspawn";
-/// How long a condition of systemd's is waited for: the machine under the host may be slow.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a condition of systemd's is waited for: the machine under the host may be slow, and one has stood still for 45 s.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 /// How long a command may take before it counts as hanging.
 const COMMAND_LIMIT: Duration = Duration::from_secs(300);
 
