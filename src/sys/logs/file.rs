@@ -6,12 +6,12 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::rc::Rc;
 
+use super::compressed::decompressed;
 use super::entry::{CURSOR, ENTRY_MAX, FIELDS_MAX, TIME, is_name, write_field};
-use super::lz4;
 
 /// How many bytes are read at once.
 const BLOCK: u64 = 32 << 10;
@@ -21,9 +21,6 @@ const BLOCKS: (usize, usize, usize) = (24, 4, 512);
 const SMALL: usize = 256;
 /// How many values are kept, likewise.
 const VALUES: (usize, usize, usize) = (8192, 128, 64 << 10);
-/// A compressed value is refused if its decoder wanted more memory than that: zstd's, in powers of 2, and xz's.
-const ZSTD_WINDOW: u32 = 26;
-const XZ_MEMORY: u64 = 64 << 20;
 /// The smallest header that a file of systemd can have.
 const HEADER: usize = 208;
 
@@ -420,7 +417,7 @@ impl JournalFile {
             }
             let mut bytes = vec![0; stored];
             self.read(offset + begin, &mut bytes)?;
-            match decompressed(flags[0], &bytes, limit) {
+            match decompressed(flags[0] & COMPRESSED, &bytes, limit) {
                 Some(bytes) => bytes,
                 None => return Err(Damage::Damaged(offset)),
             }
@@ -435,27 +432,6 @@ impl JournalFile {
         let value = &value[..value.len().min(wanted.value_max)];
         Ok(Some((name.to_vec(), value.to_vec())))
     }
-}
-
-/// At most `limit` bytes of what a value was before it was compressed.
-fn decompressed(flags: u8, bytes: &[u8], limit: usize) -> Option<Vec<u8>> {
-    let mut whole = Vec::new();
-    let most = limit as u64;
-    match flags & COMPRESSED {
-        1 => {
-            let stream = liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY, 0).ok()?;
-            let decoder = liblzma::read::XzDecoder::new_stream(bytes, stream);
-            decoder.take(most).read_to_end(&mut whole).ok()?;
-        }
-        2 => whole = lz4::decode(bytes.get(8..)?, limit)?,
-        4 => {
-            let mut decoder = zstd::stream::read::Decoder::with_buffer(bytes).ok()?;
-            decoder.window_log_max(ZSTD_WINDOW).ok()?;
-            decoder.take(most).read_to_end(&mut whole).ok()?;
-        }
-        _ => return None,
-    }
-    Some(whole)
 }
 
 fn number(bytes: &[u8], at: usize) -> u64 {

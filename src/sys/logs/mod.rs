@@ -5,11 +5,11 @@
 //! and not follow that; by paths it would need the right to read what belongs to any user of the guest. Each source has a
 //! thread of its own and a channel with room for little: who is not heard waits, and memory stays what it is.
 
+mod compressed;
 mod entry;
 mod file;
 mod guest;
 mod host;
-mod lz4;
 mod merge;
 mod reader;
 mod runs;
