@@ -1,11 +1,13 @@
 //! Cloning a machine: an independent copy of its image, with an identity of its own and the settings of the original.
 
-use std::fs;
+mod request;
+
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
+pub use self::request::Request;
 use super::carry::{Extent, Names, Plan, is_unit_file, noted};
 use super::config::settle;
 use super::create::{is_free, make_machines_directory, sync_directory, with_visible_path};
@@ -23,25 +25,6 @@ use crate::sources::guest::renew_identity;
 use crate::storage;
 use crate::sys::files::{Root, make_writable, shown, sync_filesystem};
 use crate::sys::image_lock::{ImageLock, ImageLockError, Sharing};
-
-/// What is to be cloned.
-#[derive(Clone, Debug)]
-pub struct Request {
-    /// The machine that there is.
-    pub source: MachineName,
-    /// Its image: a directory, or a disk image.
-    pub image: PathBuf,
-    /// The machine that there will be.
-    pub name: MachineName,
-    /// How many bytes of the disk the image may take, where machined knows it.
-    pub limit: Option<u64>,
-    /// Whether the clone is to be taken for the original: machine ID, keys, host name.
-    pub keep_identity: bool,
-    /// Whether it is to share the files that neither changes, where the filesystem shares nothing between copies.
-    pub linked: bool,
-    /// The version of the systemd that runs both.
-    pub systemd: u32,
-}
 
 /// What came of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,7 +70,7 @@ pub fn clone(
     }
     is_free(&request.name, places)?;
     systemd.check_free(&request.name)?;
-    can_be_cloned(request)?;
+    request.can_be_cloned()?;
     linked::make_visible(&request.source, places, systemd)?;
     // Held until the copy is made: it is not to be started meanwhile. A running one is locked by systemd-nspawn.
     let image_lock = match ImageLock::take(&request.image, &places.image_locks(), Sharing::Exclusive) {
@@ -95,14 +78,12 @@ pub fn clone(
         lock => Some(lock?),
     };
     let running = image_lock.is_none();
-    if running && request.is_disk_image() {
-        return Err(is_being_written(&request.source));
-    }
+    request.can_run(running)?;
     let is_linked = request.linked && !storage::for_directory(&places.machines)?.shares();
     if !is_linked {
         return make(request, None, running, places, systemd, report, cancel);
     }
-    can_be_linked(request, running)?;
+    request.can_be_linked(running)?;
     let source = Source {
         name: &request.source,
         image: &request.image,
@@ -164,13 +145,11 @@ impl Systemd for NoUnits {
 /// What [`clone`] would do, one line per step, and what there is to be warned of; touches nothing.
 pub fn plan(request: &Request, running: bool, places: &Places) -> Result<(Vec<String>, Vec<String>), OpError> {
     is_free(&request.name, places)?;
-    can_be_cloned(request)?;
-    if running && request.is_disk_image() {
-        return Err(is_being_written(&request.source));
-    }
+    request.can_be_cloned()?;
+    request.can_run(running)?;
     let is_linked = request.linked && !storage::for_directory(&places.machines)?.shares();
     if is_linked {
-        can_be_linked(request, running)?;
+        request.can_be_linked(running)?;
     }
     let work = Work::plan(request, places, running, None)?;
     let mut steps = work.steps(&NoUnits, &(), &Cancel::default()).describe();
@@ -215,74 +194,6 @@ pub(super) fn lock_both(
     let (first, second) = if one < other { (one, other) } else { (other, one) };
     let lock = |name: &MachineName| Lock::wait(&places.runtime, name.as_str(), report, cancel);
     Ok([lock(first)?, lock(second)?])
-}
-
-/// Refuses what would change while something lies on it, or be limited no more.
-fn can_be_linked(request: &Request, running: bool) -> Result<(), OpError> {
-    let source = &request.source;
-    if running {
-        return Err(OpError::Option {
-            message: format!("machine '{source}' runs, and what a linked clone lies on does not change any more"),
-            hint: format!("`machinist stop {source}` for the moment that it takes, or clone it with --full"),
-        });
-    }
-    if Copied::of(&request.image, request.limit).is_some() {
-        return Err(OpError::Option {
-            message: format!("machine '{source}' has a quota, and layers have none of their own"),
-            hint: format!("clone it with --full, or take it off: `machinist quota {source} none`"),
-        });
-    }
-    Ok(())
-}
-
-impl Request {
-    fn is_disk_image(&self) -> bool {
-        self.image.extension().is_some_and(|end| end == "raw") && self.image.is_file()
-    }
-
-    /// Where the clone will lie.
-    fn target(&self, places: &Places) -> PathBuf {
-        if self.is_disk_image() {
-            places.machines.join(format!("{}.raw", self.name))
-        } else {
-            places.image(&self.name)
-        }
-    }
-}
-
-/// What holds still does so for its own filesystem, not for the file that this is in.
-fn is_being_written(source: &MachineName) -> OpError {
-    OpError::Option {
-        message: format!("machine '{source}' runs on a disk image, which it is writing to"),
-        hint: format!("`machinist stop {source}` for the moment that it takes"),
-    }
-}
-
-fn can_be_cloned(request: &Request) -> Result<(), OpError> {
-    let (image, refused) = (shown(&request.image), |message: String, hint: &str| {
-        let hint = hint.to_owned();
-        Err(OpError::Option { message, hint })
-    });
-    if fs::metadata(&request.image).is_ok_and(|found| found.is_dir()) {
-        Ok(())
-    } else if !request.is_disk_image() {
-        refused(
-            format!("'{image}' is a device, and only directories and disk images are cloned"),
-            "`machinectl clone` does not copy it either: see dd(1)",
-        )
-    } else if request.linked {
-        refused(
-            format!("'{image}' is a disk image, and only directories can lie on layers"),
-            "clone it with --full --keep-identity",
-        )
-    } else if !request.keep_identity {
-        refused(
-            format!("'{image}' is a disk image: it is copied as it is, with the machine ID, keys and host name in it"),
-            "say so with --keep-identity",
-        )
-    } else {
-        Ok(())
-    }
 }
 
 /// All that is needed for the steps.
