@@ -1,10 +1,9 @@
 //! `machinist freeze`
 
-use super::complete;
 use super::context::Ctx;
 use super::each::{Outcome, each, plan_each};
 use super::error::CliError;
-use super::names::{Pool, resolve};
+use super::names::RunningMachines;
 use crate::ops::freeze::{Change, freeze, plan_freeze};
 
 /// Hold machines still, until they are thawed
@@ -22,18 +21,14 @@ use crate::ops::freeze::{Change, freeze, plan_freeze};
 
 `machinist thaw` has them go on.")]
 pub(super) struct Args {
-    /// Machines, or patterns of running machines' names
-    #[arg(required = true, value_name = "NAME", add = complete::running())]
-    names: Vec<String>,
-    /// Show what would be done, and do nothing
-    #[arg(long)]
-    dry_run: bool,
+    #[command(flatten)]
+    machines: RunningMachines,
 }
 
 pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
-    let names = resolve(ctx, &args.names, Pool::Running).await?;
+    let names = args.machines.resolve(ctx).await?;
     let bus = ctx.bus().await?;
-    if args.dry_run {
+    if args.machines.dry_run {
         return plan_each(ctx, &names, async |name| {
             let step = plan_freeze(bus, &name).await?;
             Ok(vec![

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::complete;
 use super::context::Ctx;
 use super::error::{CliError, Kind};
 use crate::machine::MachineName;
@@ -16,6 +17,24 @@ pub enum Pool {
     Running,
     /// Both.
     All,
+}
+
+/// What verbs take that do something to running machines, and nothing else.
+#[derive(Debug, clap::Args)]
+pub struct RunningMachines {
+    /// Machines, or patterns of running machines' names
+    #[arg(required = true, value_name = "NAME", add = complete::running())]
+    names: Vec<String>,
+    /// Show what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+impl RunningMachines {
+    /// The names of them.
+    pub async fn resolve(&self, ctx: &Ctx) -> Result<Vec<MachineName>, CliError> {
+        resolve(ctx, &self.names, Pool::Running).await
+    }
 }
 
 /// Turns arguments into names: a plain name stands for itself, whether it exists or not; a pattern for the machines of

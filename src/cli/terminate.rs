@@ -1,10 +1,9 @@
 //! `machinist terminate`
 
-use super::complete;
 use super::context::Ctx;
 use super::each::{Outcome, each, plan_each};
 use super::error::CliError;
-use super::names::{Pool, resolve};
+use super::names::RunningMachines;
 use crate::ops::stop::{Stopped, terminate, unit_to_stop};
 
 /// Take machines down at once, without asking the guest
@@ -16,18 +15,14 @@ use crate::ops::stop::{Stopped, terminate, unit_to_stop};
   machinist terminate web        Take it down now
   machinist terminate 'ci-*'     All whose name matches")]
 pub(super) struct Args {
-    /// Machines, or patterns of running machines' names
-    #[arg(required = true, value_name = "NAME", add = complete::running())]
-    names: Vec<String>,
-    /// Show what would be done, and do nothing
-    #[arg(long)]
-    dry_run: bool,
+    #[command(flatten)]
+    machines: RunningMachines,
 }
 
 pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
-    let names = resolve(ctx, &args.names, Pool::Running).await?;
+    let names = args.machines.resolve(ctx).await?;
     let bus = ctx.bus().await?;
-    if args.dry_run {
+    if args.machines.dry_run {
         return plan_each(ctx, &names, async |name| {
             Ok(vec![match unit_to_stop(bus, &name).await? {
                 Some(unit) => format!("take unit {unit} down at once"),
