@@ -1,6 +1,6 @@
 //! What systemd and machined say of machines, as it happens: by their signals, on a connection of its own.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use futures_util::StreamExt as _;
 use zbus::message::Type;
@@ -11,6 +11,8 @@ use super::{Bus, BusError, Properties, classify, machine1, systemd1};
 
 /// The bus itself.
 const BUS: &str = "org.freedesktop.DBus";
+const MACHINES: &str = "org.freedesktop.machine1.Manager";
+const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 const UNITS: &str = "/org/freedesktop/systemd1/unit";
 
@@ -55,6 +57,8 @@ pub enum Signal {
 #[derive(Debug)]
 pub struct Signals {
     messages: MessageStream,
+    /// What came while we had not asked for everything yet.
+    early: VecDeque<zbus::Result<Message>>,
     /// Who may speak: the unique names of systemd and machined. Anybody may send a signal to us alone.
     systemd: String,
     machined: Option<String>,
@@ -64,42 +68,43 @@ impl Bus {
     /// Has systemd and machined tell us what happens. The connection is for that alone: while nobody listens, nothing else
     /// comes through it.
     pub async fn signals(&self) -> Result<Signals, BusError> {
+        let mut messages = MessageStream::from(self.connection());
+        let mut early = VecDeque::new();
+        let mut asked = std::pin::pin!(self.ask_for_signals());
+        // Answers come behind signals, and systemd that was executed anew sends hundreds: they have to be taken meanwhile.
+        let (systemd, machined) = loop {
+            tokio::select! {
+                biased;
+                owners = &mut asked => break owners?,
+                Some(message) = messages.next() => early.push_back(message),
+            }
+        };
+        Ok(Signals {
+            messages,
+            early,
+            systemd,
+            machined,
+        })
+    }
+
+    /// Asks for all that [`Signals`] understands; returns who systemd is, and machined.
+    async fn ask_for_signals(&self) -> Result<(String, Option<String>), BusError> {
         let failed = |error: zbus::Error| classify(&error, systemd1::SERVICE, "listen to systemd", "");
-        let connection = self.connection();
-        let messages = MessageStream::from(connection);
-        let bus = zbus::fdo::DBusProxy::new(connection).await.map_err(failed)?;
+        let bus = zbus::fdo::DBusProxy::new(self.connection()).await.map_err(failed)?;
         let signal = || MatchRule::builder().msg_type(Type::Signal);
+        let systemd = || signal().sender(systemd1::NAME);
+        let changed = |name| signal().sender(BUS).member("NameOwnerChanged").add_arg(name);
         let rules = [
-            signal()
-                .sender(machine1::NAME)
-                .interface("org.freedesktop.machine1.Manager")
-                .build(),
-            signal()
-                .sender(systemd1::NAME)
-                .interface("org.freedesktop.systemd1.Manager")
-                .member("JobNew")
-                .build(),
-            signal()
-                .sender(systemd1::NAME)
-                .interface("org.freedesktop.systemd1.Manager")
-                .member("JobRemoved")
-                .build(),
-            signal()
-                .sender(systemd1::NAME)
+            signal().sender(machine1::NAME).interface(MACHINES).build(),
+            systemd().interface(MANAGER).member("JobNew").build(),
+            systemd().interface(MANAGER).member("JobRemoved").build(),
+            systemd()
                 .interface(PROPERTIES)
                 .path_namespace(UNITS)
                 .add_arg("org.freedesktop.systemd1.Unit")
                 .build(),
-            signal()
-                .sender(BUS)
-                .member("NameOwnerChanged")
-                .add_arg(machine1::NAME)
-                .build(),
-            signal()
-                .sender(BUS)
-                .member("NameOwnerChanged")
-                .add_arg(systemd1::NAME)
-                .build(),
+            changed(machine1::NAME).build(),
+            changed(systemd1::NAME).build(),
         ];
         for rule in rules {
             let added = bus.add_match_rule(rule.map_err(failed)?).await;
@@ -112,11 +117,7 @@ impl Bus {
         }
         let systemd = self.owner(systemd1::NAME).await.unwrap_or_default();
         let machined = self.owner(machine1::NAME).await;
-        Ok(Signals {
-            messages,
-            systemd,
-            machined,
-        })
+        Ok((systemd, machined))
     }
 
     /// Who has a name on the bus.
@@ -143,7 +144,10 @@ impl Signals {
     /// The next; `None` when the connection is gone.
     pub async fn next(&mut self) -> Option<Signal> {
         loop {
-            let message = self.messages.next().await?.ok()?;
+            let message = match self.early.pop_front() {
+                Some(message) => message.ok()?,
+                None => self.messages.next().await?.ok()?,
+            };
             if message.message_type() == Type::Signal
                 && let Some(signal) = self.understand(&message)
             {
@@ -169,7 +173,7 @@ impl Signals {
                 let present = self.machined.is_some();
                 Some(Signal::Machined { present })
             }
-            ("org.freedesktop.machine1.Manager", member) if self.machined.as_ref() == Some(&sender) => {
+            (MACHINES, member) if self.machined.as_ref() == Some(&sender) => {
                 let came = match member {
                     "MachineNew" => true,
                     "MachineRemoved" => false,
@@ -178,13 +182,13 @@ impl Signals {
                 let (name, _): (String, OwnedObjectPath) = body.deserialize().ok()?;
                 Some(Signal::Machine { name, came })
             }
-            ("org.freedesktop.systemd1.Manager", "JobNew") if sender == self.systemd => {
+            (MANAGER, "JobNew") if sender == self.systemd => {
                 let (id, path, unit): (u32, OwnedObjectPath, String) = body.deserialize().ok()?;
                 let path = path.as_str().to_owned();
                 let result = None;
                 Some(Signal::Job { id, path, unit, result })
             }
-            ("org.freedesktop.systemd1.Manager", "JobRemoved") if sender == self.systemd => {
+            (MANAGER, "JobRemoved") if sender == self.systemd => {
                 let (id, path, unit, result): (u32, OwnedObjectPath, String, String) = body.deserialize().ok()?;
                 let path = path.as_str().to_owned();
                 let result = Some(result);
