@@ -67,7 +67,7 @@ pub(crate) struct Follower {
 }
 
 impl Follower {
-    fn new(words: &[&str]) -> Self {
+    pub(crate) fn new(words: &[&str]) -> Self {
         Self::of(&[&["machinist", "logs", "-f"], words].concat())
     }
 

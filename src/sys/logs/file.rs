@@ -154,6 +154,10 @@ impl JournalFile {
             .try_into()
             .unwrap_or(0);
         let mut header = [0; HEADER];
+        if self.length == 0 {
+            // systemd-journald has made it, and not written its header yet.
+            return Ok(());
+        }
         if self.length < HEADER as u64 {
             return Err(Damage::NoJournal);
         }

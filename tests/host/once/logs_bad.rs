@@ -5,8 +5,8 @@ use std::os::unix::fs::{FileExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::logs::{entries, field};
-use crate::support::{Guest, alone, machinist, run, sh, shared};
+use crate::logs::{Follower, entries, field};
+use crate::support::{Guest, alone, machinist, run, sh, shared, wait_until};
 
 const ID: &str = "0123456789abcdef0123456789abcdef";
 
@@ -50,7 +50,10 @@ fn files_that_are_none_are_left_alone() {
     sh(make, [&directory]).ok();
     let output = shown(&guest);
     assert_eq!(output.stdout, "", "{output:?}");
-    output.stderr_has("e.journal: it is no journal");
+    let output = output.stderr_has("e.journal: it is no journal");
+    let output = output.stderr_has("g.journal: it is no journal");
+    // One that systemd-journald is just making has nothing in it.
+    assert!(!output.stderr.contains("f.journal"), "{output:?}");
 
     // The directory itself, and of all places with the host's own ID.
     let (guest, directory) = with_journal("lroot", host_id.trim());
@@ -65,6 +68,32 @@ fn files_that_are_none_are_left_alone() {
         let output = shown(&guest);
         assert_eq!(output.stdout, "", "{target}: {output:?}");
     }
+}
+
+#[test]
+fn a_file_is_read_once_it_has_begun() {
+    let _host = shared();
+    let (guest, directory) = with_journal("lnew", ID);
+    let (file, whole) = (directory.join("system.journal"), sample());
+    fs::write(&file, "").unwrap();
+    guest.start();
+    let follower = Follower::new(&[&guest.name, "--from", "guest"]);
+    let ready = directory.join("ready.journal");
+    wait_until("it follows", || {
+        fs::write(&ready, "no journal").unwrap();
+        follower.said().contains("ready.journal")
+    });
+    // A header that tells of no entries, then what it will tell of.
+    let (header, rest) = whole.split_at(208);
+    let mut empty = header.to_vec();
+    empty[152..184].fill(0);
+    let file = fs::File::options().write(true).open(&file).unwrap();
+    for (bytes, at) in [(empty.as_slice(), 0), (rest, 208), (header, 0)] {
+        file.write_all_at(bytes, at).unwrap();
+    }
+    follower.shows("systemd");
+    assert!(!follower.said().contains("system.journal"), "{}", follower.said());
+    follower.end();
 }
 
 #[test]
