@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::context::Ctx;
 use super::error::CliError;
-use crate::machine::text::printable;
+use crate::machine::text::{self, printable};
 use crate::machine::{Machine, Seen};
 use crate::ops::config::drop_ins::{DropIns, with_topic};
 use crate::output::table::{Column, TableArgs, View};
@@ -25,7 +25,8 @@ use crate::unit::topic::Topic;
   machinist list --filter os=debian --json     For scripts
   machinist list --filter 'labels=*role=web*'  By a label
 
-Columns: name, state, class, os, version, addresses, enabled; and service, unit, leader, since, labels.")]
+Columns: name, state, class, os, version, addresses, enabled; and service, unit, leader, since, labels; disk and disk_limit where the
+filesystem counts, see `machinist quota --help`.")]
 pub(super) struct Args {
     /// Also what is not running
     #[arg(short, long)]
@@ -47,6 +48,10 @@ fn seen<T>(value: &Seen<T>, text: impl FnOnce(&T) -> String) -> String {
 
 pub(super) fn addresses_text(addresses: &[std::net::IpAddr]) -> String {
     addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}
+
+fn bytes_text(bytes: Option<u64>) -> String {
+    bytes.map_or_else(|| "-".to_owned(), text::bytes)
 }
 
 const COLUMNS: &[Column<Machine>] = &[
@@ -117,6 +122,18 @@ const COLUMNS: &[Column<Machine>] = &[
         text: Some(|m| m.since.map_or_else(|| "-".to_owned(), time::local)),
     },
     Column {
+        key: "disk",
+        shown: false,
+        value: |m| json!(m.disk.current),
+        text: Some(|m| bytes_text(m.disk.current)),
+    },
+    Column {
+        key: "disk_limit",
+        shown: false,
+        value: |m| json!(m.disk.limit),
+        text: Some(|m| bytes_text(m.disk.limit)),
+    },
+    Column {
         key: "labels",
         shown: false,
         value: |m| json!(m.labels),
@@ -135,6 +152,7 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
         os: view.needs("os") || view.needs("version"),
         addresses: view.needs("addresses"),
         enabled: view.needs("enabled"),
+        disk: view.needs("disk") || view.needs("disk_limit"),
         state: ["state", "unit", "leader", "since"].iter().any(|key| view.needs(key)),
     };
     let mut machines = machines(ctx.bus().await?, wanted, args.all).await?;

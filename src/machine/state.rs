@@ -104,6 +104,8 @@ pub struct Machine {
     pub addresses: Seen<Vec<IpAddr>>,
     /// Whether it starts at boot.
     pub enabled: Option<bool>,
+    /// Bytes that its image takes of the disk, where the filesystem counts them, and may.
+    pub disk: super::status::Usage,
     /// Its labels.
     pub labels: std::collections::BTreeMap<String, String>,
 }

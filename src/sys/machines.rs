@@ -28,6 +28,8 @@ pub struct Wanted {
     pub enabled: bool,
     /// `leader`, `unit`, `since`, and whether it is frozen.
     pub state: bool,
+    /// `disk`
+    pub disk: bool,
 }
 
 /// All registered machines, and with `all` also images that do not run and units that failed; sorted by name.
@@ -66,8 +68,23 @@ pub async fn machines(bus: &Bus, wanted: Wanted, all: bool) -> Result<Vec<Machin
             machine.enabled = is_enabled(&autostart, &machine.name);
         }
     }
+    if wanted.disk {
+        let used = join_all(machines.iter().map(|machine| disk_of(bus, &machine.name))).await;
+        for (machine, used) in machines.iter_mut().zip(used) {
+            machine.disk = used;
+        }
+    }
     machines.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(machines)
+}
+
+/// What a machine takes of the disk, and may; nothing of one whose image machined does not know, or does not tell in time.
+async fn disk_of(bus: &Bus, name: &str) -> Usage {
+    let look = async { bus.find_image_state(name).await.ok().flatten() };
+    match tokio::time::timeout(super::bounded::PATIENCE, look).await {
+        Ok(Some(image)) => quota_of(&image).await,
+        _ => Usage::default(),
+    }
 }
 
 async fn running(bus: &Bus, rows: Vec<MachineRow>, wanted: Wanted) -> Vec<Machine> {
@@ -137,6 +154,7 @@ fn blank(name: String, state: State) -> Machine {
         os: Seen::None,
         addresses: Seen::None,
         enabled: None,
+        disk: Usage::default(),
         labels: BTreeMap::new(),
     }
 }

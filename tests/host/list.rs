@@ -102,6 +102,9 @@ fn the_json_schema_is_stable() {
         "unit",
         "leader",
         "since",
+        "disk",
+        "disk_limit",
+        "labels",
     ]
     .map(str::to_owned)
     .into();

@@ -109,6 +109,11 @@ fn a_machine_on_btrfs_takes_no_more_than_it_may() {
     machinist(["status", name, "-n0"]).ok().stdout_has("(limit 20.0M)");
     let images = machinist(["images", "--json"]).ok().json();
     assert_eq!(images[0]["limit"], json!(20 * MIB));
+    let list = machinist(["list", "--columns", "disk,disk_limit", "--json"])
+        .ok()
+        .json();
+    assert_eq!(list[0]["disk_limit"], json!(20 * MIB));
+    assert!(list[0]["disk"].as_u64().expect("a number") > 15 * MIB, "{list}");
 
     // More is let go at once.
     let more = machinist(["quota", name, "40M", "--json"]).ok().json();
