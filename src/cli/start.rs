@@ -2,18 +2,24 @@
 
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
+
 use super::complete;
-use super::context::Ctx;
+use super::context::{Ctx, is_root};
 use super::each::{Outcome, each, plan_each};
 use super::error::CliError;
 use super::group::Sequence;
 use super::names::Pool;
+use crate::machine::{Cancel, MachineName};
+use crate::ops::linked::changed::{Changed, changed};
 use crate::ops::start::{StartOptions, Started, is_to_start, start};
+use crate::sys::files::shown;
 
 /// Start machines and wait until they run
 ///
 /// Starts systemd-nspawn@NAME.service and waits for its job, and until the machine's PID 1 runs. When it fails, the
-/// line of the journal that explains it is shown. Starting a machine that runs is no error.
+/// line of the journal that explains it is shown. Starting a machine that runs is no error. When a layer that a linked machine
+/// lies on was changed by hand, a warning names what was.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   machinist start web                      Start one machine
@@ -38,6 +44,9 @@ pub(super) struct Args {
     dry_run: bool,
 }
 
+/// How much longer than the start it may take to look at the layers below: at each of their files, wherever those are.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     let group = args.group.as_deref();
     let (names, sequence) = Sequence::of(ctx, &args.names, group, Pool::Images, false).await?;
@@ -54,16 +63,47 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
         .await;
     }
     let jobs = ctx.jobs().await?;
+    let cancel = Cancel::default();
+    let changed = look_at_layers(ctx, &names, &cancel);
     let options = StartOptions {
         wait: args.wait,
         timeout: args.timeout,
     };
-    each(ctx, "start", names, async |name| {
+    let status = each(ctx, "start", names, async |name| {
         let _turn = sequence.turn(&name).await;
         Ok(match start(bus, &jobs, &name, options).await? {
             Started::Now => Outcome::new("started", format!("started {name}")),
             Started::Already => Outcome::new("already-running", format!("{name} is running already")),
         })
     })
-    .await
+    .await?;
+    if let Ok(Ok(found)) = tokio::time::timeout(PATIENCE, changed).await {
+        for changed in &found {
+            tell(ctx, changed);
+        }
+    }
+    cancel.cancel();
+    Ok(status)
+}
+
+/// Whether a layer was changed by hand that one of these machines lies on; nothing without root, who alone can tell.
+fn look_at_layers(ctx: &Ctx, names: &[MachineName], cancel: &Cancel) -> JoinHandle<Vec<Changed>> {
+    let (names, places, cancel) = (names.to_vec(), ctx.places.clone(), cancel.clone());
+    tokio::task::spawn_blocking(move || {
+        if is_root() {
+            changed(&names, &places, &cancel)
+        } else {
+            Vec::new()
+        }
+    })
+}
+
+fn tell(ctx: &Ctx, changed: &Changed) {
+    let machines: Vec<&str> = changed.machines.iter().map(MachineName::as_str).collect();
+    ctx.voice.warning(&format!(
+        "'{}' was changed, in a layer below {}: bring it back from a backup, or remove '{}' if that is meant to be",
+        shown(&changed.path),
+        machines.join(", "),
+        shown(&changed.seal)
+    ));
 }

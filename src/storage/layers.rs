@@ -7,6 +7,7 @@
 //! /var/lib/machinist/layers/ID/tree    what is in it
 //!                              work    the kernel's own, while it is on top
 //!                              below   a link to the layer that it lies on, if any
+//!                              sealed  a link that is as old as the last change; not of one on top
 //! ```
 //!
 //! Whose layer is on top stands in the unit that mounts it; what no such unit names, and no layer lies on, is rubbish. See the
@@ -14,19 +15,23 @@
 
 use std::fs::{self, DirBuilder, Permissions, set_permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, symlink};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
 use super::overlay::{copy_attributes, shift_to};
 use super::{StorageError, create_directory};
+use crate::machine::Cancel;
 use crate::nspawn::users::UserRange;
-use crate::sys::files::remove_tree;
+use crate::sys::files::{change_time, changed_since, remove_tree};
 use crate::sys::overlay::{Shift, TREE, WORK};
 
 /// The link to the layer below.
 const BELOW: &str = "below";
+/// The link that says since when nothing in the tree has changed. It leads to the number of the tree's inode: what comes from a
+/// backup was written later, and is another tree.
+const SEALED: &str = "sealed";
 /// How many may lie on one another: the kernel takes their paths on one page.
 pub const DEPTH_MAX: usize = 24;
 
@@ -153,6 +158,42 @@ impl Layers {
         let tree = self.tree(id);
         let mut entries = fs::read_dir(&tree).map_err(StorageError::io("read", &tree))?;
         Ok(entries.next().is_none())
+    }
+
+    /// What says since when nothing in a layer was to change.
+    #[must_use]
+    pub fn seal_of(&self, id: &str) -> PathBuf {
+        self.directory(id).join(SEALED)
+    }
+
+    /// What it says of the tree as it is.
+    fn mark_of(&self, id: &str) -> Result<PathBuf, StorageError> {
+        let tree = self.tree(id);
+        let found = fs::metadata(&tree).map_err(StorageError::io("look at", &tree))?;
+        Ok(PathBuf::from(found.ino().to_string()))
+    }
+
+    /// Notes that from now on nothing in a layer is to change, unless that was noted before.
+    pub fn seal(&self, id: &str) -> Result<(), StorageError> {
+        let (seal, mark) = (self.seal_of(id), self.mark_of(id)?);
+        if fs::read_link(&seal).is_ok_and(|leads_to| leads_to == mark) {
+            return Ok(());
+        }
+        match fs::remove_file(&seal) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StorageError::io("remove", &seal)(error)),
+            _ => symlink(mark, &seal).map_err(StorageError::io("link", &seal)),
+        }
+    }
+
+    /// Something in a layer that was changed since it was sealed; `None` if nothing was, or if that cannot be told. Blocks, and looks
+    /// at every file.
+    pub fn changed(&self, id: &str, cancel: &Cancel) -> Result<Option<PathBuf>, StorageError> {
+        let (seal, mark) = (self.seal_of(id), self.mark_of(id)?);
+        if !fs::read_link(&seal).is_ok_and(|leads_to| leads_to == mark) {
+            return Ok(None);
+        }
+        let moment = change_time(&seal).map_err(StorageError::io("look at", &seal))?;
+        Ok(changed_since(&self.tree(id), moment, cancel)?)
     }
 
     /// How the owners of a layer's files are to be shifted to be `users`; `None` if they are theirs.

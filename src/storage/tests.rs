@@ -374,3 +374,54 @@ fn what_is_mounted_in_a_tree_is_neither_copied_nor_removed() {
     assert_eq!(fs::read(from.join("valuable")).unwrap(), b"kept");
     remove_tree(&source).unwrap();
 }
+
+#[test]
+fn a_sealed_layer_tells_what_was_changed() {
+    let scratch = TempDir::new().unwrap();
+    let layers = super::layers::Layers::at(scratch.path().join("layers"));
+    let id = layers.create("web", None).unwrap();
+    let (tree, cancel) = (layers.tree(&id), Cancel::default());
+    fs::create_dir_all(tree.join("a/b")).unwrap();
+    fs::write(tree.join("a/b/c"), "c").unwrap();
+    fs::write(tree.join("d"), "d").unwrap();
+    let changed = || layers.changed(&id, &cancel).unwrap();
+    assert_eq!(changed(), None, "it is not sealed");
+    layers.seal(&id).unwrap();
+    assert_eq!(changed(), None);
+    // What is said once holds.
+    let later = || std::thread::sleep(std::time::Duration::from_millis(20));
+    later();
+    fs::write(tree.join("a/b/c"), "C").unwrap();
+    layers.seal(&id).unwrap();
+    assert_eq!(changed(), Some(tree.canonicalize().unwrap().join("a/b/c")));
+    let anew = || {
+        fs::remove_file(layers.seal_of(&id)).unwrap();
+        layers.seal(&id).unwrap();
+        later();
+    };
+    anew();
+    assert_eq!(changed(), None);
+    fs::remove_file(tree.join("a/b/c")).unwrap();
+    assert_eq!(changed(), Some(tree.canonicalize().unwrap().join("a/b")));
+    anew();
+    // Its times can be set, and its change not be hidden.
+    let before = fs::metadata(tree.join("d")).unwrap().modified().unwrap();
+    fs::write(tree.join("d"), "D").unwrap();
+    fs::File::options()
+        .write(true)
+        .open(tree.join("d"))
+        .unwrap()
+        .set_modified(before)
+        .unwrap();
+    assert_eq!(changed(), Some(tree.canonicalize().unwrap().join("d")));
+    // Another tree in its place is none that anything was said of.
+    let other = scratch.path().join("other");
+    fs::create_dir(&other).unwrap();
+    fs::rename(&tree, scratch.path().join("former")).unwrap();
+    fs::rename(&other, &tree).unwrap();
+    assert_eq!(changed(), None);
+    layers.seal(&id).unwrap();
+    later();
+    fs::write(tree.join("new"), "").unwrap();
+    assert_eq!(changed(), Some(tree.clone()));
+}

@@ -372,3 +372,51 @@ fn a_linked_clone_killed_before_each_step_leaves_nothing() {
         assert_eq!(layers(name), Vec::<PathBuf>::new());
     }
 }
+
+#[test]
+fn a_layer_that_was_changed_by_hand_is_told() {
+    let _host = shared();
+    let (source, clone) = (Guest::busybox("lkt"), Clone::of("lku"));
+    let (name, other) = (source.name.as_str(), clone.0.name.as_str());
+    fs::write(source.image().join("etc/both"), "first\n").unwrap();
+    machinist(["clone", "--linked", name, other]).ok();
+    let sealed: Vec<PathBuf> = layers(name)
+        .into_iter()
+        .filter(|layer| layer.join("sealed").is_symlink())
+        .collect();
+    let [base] = &sealed[..] else {
+        panic!("one layer never changes again: {sealed:?}")
+    };
+    // Both write to it as they see it, and it stays what it is.
+    let start = || machinist(["start", name, other]).ok().stderr;
+    let stop = || machinist(["stop", name, other]).ok();
+    let said = start();
+    machinist([
+        "exec",
+        name,
+        other,
+        "--",
+        "sh",
+        "-c",
+        "echo new >>/etc/both; rm -r /root; mv /etc /moved",
+    ])
+    .ok();
+    stop();
+    assert!(!said.contains("warning"), "{said}");
+    let said = start();
+    stop();
+    assert!(!said.contains("warning"), "{said}");
+    let file = base.join("tree/etc/both");
+    sh("echo more >>\"$1\"", [file.to_str().unwrap()]).ok();
+    let said = start();
+    stop();
+    assert_eq!(said.matches("warning").count(), 1, "{said}");
+    assert!(said.contains(&format!("'{}' was changed", file.display())), "{said}");
+    let both = [format!("{name}, {other}:"), format!("{other}, {name}:")];
+    assert!(both.iter().any(|both| said.contains(both)), "{said}");
+    let seal = base.join("sealed");
+    assert!(said.contains(&format!("remove '{}'", seal.display())), "{said}");
+    fs::remove_file(seal).unwrap();
+    let said = start();
+    assert!(!said.contains("warning"), "{said}");
+}

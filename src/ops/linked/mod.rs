@@ -4,6 +4,7 @@
 //! layers of their own on top of it. So either of them can be changed, renamed and removed as it likes. systemd mounts
 //! them, by units that name the layer on top, see [`crate::unit::layers`]; these files are all that is known of a link.
 
+pub mod changed;
 pub(super) mod clone;
 pub mod flatten;
 pub(super) mod rest;

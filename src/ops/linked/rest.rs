@@ -45,13 +45,15 @@ pub(in crate::ops) fn rest(
     report: &dyn Report,
     cancel: &Cancel,
 ) -> Result<Rest, OpError> {
-    match super::top(source.name, places) {
+    let rest = match super::top(source.name, places) {
         Some(top) => on_top(source, &top, places, units, report, cancel),
         None => {
             refuse_others(source, places)?;
             first(source, places, units, report, cancel)
         }
-    }
+    }?;
+    Layers::at(places.layers()).seal(&rest.layer)?;
+    Ok(rest)
 }
 
 /// Refuses images that cannot become a layer, or where nothing can be mounted.

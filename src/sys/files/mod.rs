@@ -4,6 +4,7 @@
 //! control characters, directories ten thousand levels deep. [`Root`] is the way in; the host's own files are written by
 //! [`write_atomic`]; whole trees go through [`remove_tree`] and [`tree_size`]. Imports `machine` only.
 
+mod changes;
 mod error;
 mod host;
 mod project;
@@ -13,6 +14,7 @@ mod tests;
 mod tree;
 pub(crate) mod xattr;
 
+pub use changes::{ChangeTime, change_time, changed_since};
 pub use error::{FileError, Kind, shown};
 pub use host::{Attributes, changed_at, identity_of, read_regular, sync_filesystem, write_atomic, write_atomic_as};
 pub(in crate::sys) use project::inherited_project;
