@@ -14,6 +14,7 @@ mod config;
 mod create;
 mod device;
 mod disable;
+mod doctor;
 mod enable;
 mod env_file;
 mod events;
@@ -125,6 +126,7 @@ enum Verb {
     History(history::Args),
     Logs(logs::Args),
     Events(events::Args),
+    Doctor(doctor::Args),
     Images(images::Args),
     Config(config::Args),
     Limit(limit::Args),
@@ -199,6 +201,7 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Result<u8, CliError> {
         Verb::History(args) => history::run(ctx, args).await,
         Verb::Logs(args) => logs::run(ctx, args).await,
         Verb::Events(args) => events::run(ctx, args).await,
+        Verb::Doctor(args) => doctor::run(ctx, args).await,
         Verb::Images(args) => images::run(ctx, args).await,
         Verb::Config(args) => config::run(ctx, args).await,
         Verb::Limit(args) => limit::run(ctx, args).await,

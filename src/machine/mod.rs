@@ -11,6 +11,7 @@ pub mod signal;
 pub mod state;
 pub mod status;
 pub mod text;
+pub mod trouble;
 pub mod users;
 
 pub use image::Image;

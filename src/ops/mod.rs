@@ -8,6 +8,7 @@ pub mod config;
 pub mod create;
 pub mod device;
 pub mod diagnose;
+pub mod doctor;
 pub mod enable;
 pub mod error;
 pub mod freeze;

@@ -25,6 +25,7 @@ mod config;
 mod config_show;
 mod create;
 mod device;
+mod doctor;
 mod drop_ins;
 mod events;
 mod exec;
