@@ -101,7 +101,7 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
 }
 
 /// The patterns that a machine's name must match, one of them.
-fn patterns(names: &[String]) -> Result<Vec<glob::Pattern>, CliError> {
+pub(super) fn patterns(names: &[String]) -> Result<Vec<glob::Pattern>, CliError> {
     let pattern = |name: &String| {
         if !name.contains(['*', '?', '[']) {
             name.parse::<MachineName>()?;

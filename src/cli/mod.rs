@@ -50,6 +50,7 @@ mod storage;
 mod sweep;
 mod terminate;
 mod thaw;
+mod top;
 mod version;
 mod wait;
 
@@ -122,6 +123,7 @@ enum Verb {
     Disable(disable::Args),
     List(list::Args),
     Status(status::Args),
+    Top(top::Args),
     Show(show::Args),
     History(history::Args),
     Logs(logs::Args),
@@ -197,6 +199,7 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Result<u8, CliError> {
         Verb::Disable(args) => disable::run(ctx, args).await,
         Verb::List(args) => list::run(ctx, args).await,
         Verb::Status(args) => status::run(ctx, args).await,
+        Verb::Top(args) => top::run(ctx, args).await,
         Verb::Show(args) => show::run(ctx, args).await,
         Verb::History(args) => history::run(ctx, args).await,
         Verb::Logs(args) => logs::run(ctx, args).await,

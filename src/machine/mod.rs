@@ -2,6 +2,7 @@
 
 pub mod condition;
 pub mod image;
+pub mod load;
 pub mod name;
 pub mod os_release;
 pub mod quota;

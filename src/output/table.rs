@@ -144,8 +144,9 @@ impl<'a, T> View<'a, T> {
             || self.sort.is_some_and(|(c, _)| c.key == key)
     }
 
-    /// Prints the rows; `noun` is what the last line counts: "machine" gives "2 machines listed."
-    pub fn print(&self, mut rows: Vec<T>, noun: &str, voice: Voice) -> io::Result<()> {
+    /// The rows that the filters leave, in order.
+    #[must_use]
+    pub fn arrange(&self, mut rows: Vec<T>) -> Vec<T> {
         for (column, pattern, wanted) in &self.filters {
             // As tables show it, or as JSON and CSV do: "no" and "false".
             let matches = |row: &T| pattern.matches(&column.cell(row)) || pattern.matches(&raw(&(column.value)(row)));
@@ -153,10 +154,31 @@ impl<'a, T> View<'a, T> {
         }
         if let Some((column, descending)) = self.sort {
             rows.sort_by(|a, b| {
-                let order = compare(&(column.value)(a), &(column.value)(b));
-                if descending { order.reverse() } else { order }
+                let (a, b) = ((column.value)(a), (column.value)(b));
+                let order = compare(&a, &b);
+                // What has no number stands behind what has one, either way.
+                let turned = descending && a.is_number() == b.is_number();
+                if turned { order.reverse() } else { order }
             });
         }
+        rows
+    }
+
+    /// The headers of what is shown.
+    #[must_use]
+    pub fn headers(&self) -> Vec<String> {
+        self.columns.iter().map(|column| column.header()).collect()
+    }
+
+    /// What is shown of a row.
+    #[must_use]
+    pub fn cells(&self, row: &T) -> Vec<String> {
+        self.columns.iter().map(|column| column.cell(row)).collect()
+    }
+
+    /// Prints the rows; `noun` is what the last line counts: "machine" gives "2 machines listed."
+    pub fn print(&self, rows: Vec<T>, noun: &str, voice: Voice) -> io::Result<()> {
+        let rows = self.arrange(rows);
         match self.format {
             Format::Json => voice.json(&rows.iter().map(|row| self.object(row)).collect::<Vec<_>>()),
             Format::Csv => data(&self.csv(&rows)),
@@ -301,6 +323,22 @@ mod tests {
                 .replace("web     ", "web      ")
         );
         assert_eq!(view.table(&[], "machine"), "No machines.\n");
+    }
+
+    #[test]
+    fn what_has_no_number_stands_behind() {
+        let sorted = |sort: &str| {
+            let sort = Some(sort.to_owned());
+            let view = view(&TableArgs {
+                sort,
+                ..TableArgs::default()
+            });
+            let rows = view.unwrap().arrange(vec![("a", None), ("b", Some(1)), ("c", Some(2))]);
+            rows.iter().map(|row| row.0).collect::<String>()
+        };
+        assert_eq!(sorted("used_by"), "bca");
+        assert_eq!(sorted("-used_by"), "cba");
+        assert_eq!(sorted("-name"), "cba");
     }
 
     #[test]

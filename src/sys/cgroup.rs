@@ -48,6 +48,11 @@ impl Cgroup {
         directory.is_dir().then_some(Self { directory })
     }
 
+    /// Where its files are.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// A file with one number; `None` if there is no such file, or it says `max`.
     #[must_use]
     pub fn counter(&self, file: &str) -> Option<u64> {

@@ -1,9 +1,11 @@
 //! Links and addresses, by rtnetlink(7).
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressScope};
+use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::{Handle, MulticastGroup};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc::Sender;
@@ -15,7 +17,7 @@ pub enum NetlinkError {
     #[error("cannot open a netlink socket")]
     Socket(#[source] std::io::Error),
     /// The kernel refused the question.
-    #[error("cannot read addresses")]
+    #[error("cannot read addresses or links")]
     Read(#[source] rtnetlink::Error),
 }
 
@@ -83,6 +85,33 @@ async fn list(handle: &Handle) -> Result<Vec<IpAddr>, NetlinkError> {
     }
     found.sort_unstable();
     Ok(found.into_iter().map(|(.., ip)| ip).collect())
+}
+
+/// Reads what went through the links of this network namespace.
+#[derive(Debug)]
+pub struct LinkReader(Handle);
+
+impl LinkReader {
+    /// To be called in a runtime, which serves it.
+    pub fn new() -> Result<Self, NetlinkError> {
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(NetlinkError::Socket)?;
+        tokio::spawn(connection);
+        Ok(Self(handle))
+    }
+
+    /// Bytes received and sent by each link until now, by its index.
+    pub async fn counts(&self) -> Result<HashMap<u32, (u64, u64)>, NetlinkError> {
+        let mut found = HashMap::new();
+        let mut messages = self.0.link().get().execute();
+        while let Some(message) = messages.try_next().await.map_err(NetlinkError::Read)? {
+            for attribute in &message.attributes {
+                if let LinkAttribute::Stats64(counts) = attribute {
+                    found.insert(message.header.index, (counts.rx_bytes, counts.tx_bytes));
+                }
+            }
+        }
+        Ok(found)
+    }
 }
 
 /// The index of a network interface of this network namespace, if there is one of that name. Does not wait.

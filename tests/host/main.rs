@@ -57,5 +57,6 @@ mod run_source;
 mod secret;
 mod shell;
 mod terminal;
+mod top;
 mod unit;
 mod wait;

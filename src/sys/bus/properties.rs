@@ -185,6 +185,19 @@ impl Properties {
         }
     }
 
+    /// A list of numbers that may be below zero; empty if missing.
+    #[must_use]
+    pub fn integers(&self, name: &str) -> Vec<i32> {
+        let Some(Variant::Array(array)) = self.value(name) else {
+            return Vec::new();
+        };
+        let number = |item: &Variant<'_>| match item {
+            Variant::I32(number) => Some(*number),
+            _ => None,
+        };
+        array.iter().filter_map(number).collect()
+    }
+
     /// Bytes in lower-case hexadecimal, as systemd prints ids; empty if missing.
     #[must_use]
     pub fn hex(&self, name: &str) -> String {

@@ -33,7 +33,7 @@ use rustix::process::Signal;
 
 pub(crate) use super::raw::enter::keep_children;
 pub(super) use helper::{JOB, helper_main};
-pub use terminal::{RawTerminal, copy_size};
+pub use terminal::{Keyboard, RawTerminal, copy_size};
 
 use self::joined::Joined;
 use self::privileges::Privileges;

@@ -4,9 +4,13 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::protocol::Size;
+use crate::sys::raw::enter::watch;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Mode, OFlags, fcntl_setfl, fstat, fstatfs, major, minor, openat};
+use rustix::io::Errno;
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, unlockpt};
 use rustix::termios::{OptionalActions, Termios, Winsize, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
+use tokio::io::unix::AsyncFd;
 
 /// `DEVPTS_SUPER_MAGIC`, see statfs(2).
 const DEVPTS: rustix::fs::FsWord = 0x1cd1;
@@ -82,6 +86,41 @@ impl RawTerminal {
 impl Drop for RawTerminal {
     fn drop(&mut self) {
         let _ = tcsetattr(&self.terminal, OptionalActions::Drain, &self.before);
+    }
+}
+
+/// What is typed at the caller's terminal. It stays a blocking one: others have it open, too.
+#[derive(Debug)]
+pub struct Keyboard(AsyncFd<OwnedFd>);
+
+impl Keyboard {
+    /// To be called in a runtime.
+    pub fn new(terminal: impl AsFd) -> io::Result<Self> {
+        Ok(Self(watch(terminal.as_fd().try_clone_to_owned()?)?))
+    }
+
+    /// Waits for what is typed; nothing if the terminal is gone.
+    pub async fn read(&self) -> io::Result<Vec<u8>> {
+        loop {
+            let mut ready = self.0.readable().await?;
+            let read = ready.try_io(|terminal| {
+                let mut fds = [PollFd::new(terminal, PollFlags::IN)];
+                if poll(&mut fds, Some(&Timespec::default()))? == 0 {
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                let mut bytes = [0; 256];
+                let count = rustix::io::read(terminal, &mut bytes)?;
+                Ok(bytes[..count].to_vec())
+            });
+            match read {
+                Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                // One that was hung up says so.
+                Ok(Err(error)) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => return Ok(Vec::new()),
+                Ok(read) => return read,
+                // It was read already.
+                Err(_) => {}
+            }
+        }
     }
 }
 
