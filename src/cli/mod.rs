@@ -36,6 +36,7 @@ mod order;
 mod protect;
 mod quota;
 mod read_only;
+mod register;
 mod remove;
 mod rename;
 mod restart;
@@ -137,6 +138,7 @@ enum Verb {
     Label(label::Args),
     Order(order::Args),
     Secret(secret::Args),
+    Register(register::Args),
     Rename(rename::Args),
     ReadOnly(read_only::Args),
     Protect(protect::Args),
@@ -213,6 +215,7 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Result<u8, CliError> {
         Verb::Label(args) => label::run(ctx, args).await,
         Verb::Order(args) => order::run(ctx, args).await,
         Verb::Secret(args) => secret::run(ctx, args).await,
+        Verb::Register(args) => register::run(ctx, args).await,
         Verb::Rename(args) => rename::run(ctx, args).await,
         Verb::ReadOnly(args) => read_only::run(ctx, args).await,
         Verb::Protect(args) => protect::run(ctx, args).await,

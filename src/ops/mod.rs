@@ -24,6 +24,7 @@ mod owned;
 pub mod places;
 pub mod protect;
 pub mod quota;
+pub mod register;
 pub mod remove;
 pub mod rename;
 pub mod run;

@@ -10,6 +10,7 @@ pub mod config;
 pub mod credentials;
 pub mod drop_ins;
 pub mod enter;
+pub mod family;
 pub mod files;
 pub mod freezer;
 pub mod gauges;

@@ -48,6 +48,7 @@ mod order;
 mod others;
 mod quirks;
 mod quota;
+mod register;
 mod remove;
 mod rename;
 mod run;

@@ -46,6 +46,20 @@ pub(crate) trait Manager {
     ) -> zbus::Result<(zbus::OwnedFd, String)>;
     #[zbus(allow_interactive_auth)]
     fn open_machine_login(&self, name: &str) -> zbus::Result<(zbus::OwnedFd, String)>;
+    #[zbus(name = "GetMachineByPID")]
+    fn get_machine_by_pid(&self, pid: u32) -> zbus::Result<OwnedObjectPath>;
+    #[zbus(allow_interactive_auth)]
+    fn register_machine(
+        &self,
+        name: &str,
+        id: &[u8],
+        service: &str,
+        class: &str,
+        leader: u32,
+        root_directory: &str,
+    ) -> zbus::Result<OwnedObjectPath>;
+    #[zbus(allow_interactive_auth)]
+    fn unregister_machine(&self, name: &str) -> zbus::Result<()>;
     fn get_machine_addresses(&self, name: &str) -> zbus::Result<Vec<(i32, Vec<u8>)>>;
     #[zbus(name = "GetMachineOSRelease")]
     fn get_machine_os_release(&self, name: &str) -> zbus::Result<std::collections::HashMap<String, String>>;
@@ -157,6 +171,39 @@ impl Bus {
     /// What machined knows of a machine; [`BusError::NoSuchMachine`] if it is not registered.
     pub async fn registered(&self, name: &str) -> Result<Registered, BusError> {
         self.registered_at(name, &machine_object(name)).await
+    }
+
+    /// The name of the machine that a process belongs to, if it is one's.
+    pub(crate) async fn machine_of(&self, pid: u32) -> Result<Option<String>, BusError> {
+        let doing = format!("look up the machine of process {pid}");
+        let object = match self.machined().await?.get_machine_by_pid(pid).await {
+            Ok(object) => object,
+            Err(error) => match classify(&error, SERVICE, &doing, "") {
+                BusError::Failed { name, .. } if name.ends_with(".NoMachineForPID") => return Ok(None),
+                error => return Err(error),
+            },
+        };
+        let found = self.machine_properties("", object.as_str()).await?;
+        Ok(Some(found.string("Name")).filter(|name| name != ".host"))
+    }
+
+    /// Registers a machine with this leader, which has the unit that its leader is in.
+    pub(crate) async fn register_machine(&self, name: &str, class: &str, leader: u32) -> Result<(), BusError> {
+        let doing = format!("register machine '{name}'");
+        let machined = self.machined().await?;
+        let registered = machined
+            .register_machine(name, &[], "machinist", class, leader, "")
+            .await;
+        registered
+            .map(drop)
+            .map_err(|error| classify(&error, SERVICE, &doing, name))
+    }
+
+    /// Has machined forget a machine, which goes on.
+    pub(crate) async fn unregister_machine(&self, name: &str) -> Result<(), BusError> {
+        let doing = format!("unregister machine '{name}'");
+        let gone = self.machined().await?.unregister_machine(name).await;
+        gone.map_err(|error| classify(&error, SERVICE, &doing, name))
     }
 
     /// All properties machined has of a machine.

@@ -63,6 +63,8 @@ pub(crate) trait Manager {
     fn reload(&self) -> zbus::Result<()>;
     fn list_units_by_patterns(&self, states: &[&str], patterns: &[&str]) -> zbus::Result<Vec<UnitRow>>;
     fn get_unit_processes(&self, name: &str) -> zbus::Result<Vec<(String, u32, String)>>;
+    #[zbus(allow_interactive_auth)]
+    fn attach_processes_to_unit(&self, name: &str, subgroup: &str, pids: &[u32]) -> zbus::Result<()>;
     fn get_unit_file_state(&self, file: &str) -> zbus::Result<String>;
     #[zbus(allow_interactive_auth)]
     fn enable_unit_files(&self, files: &[&str], runtime: bool, force: bool) -> zbus::Result<(bool, UnitFileChanges)>;
@@ -305,6 +307,13 @@ impl Bus {
             .map_err(|error| classify(&error, SERVICE, &doing, name))?;
         processes.sort();
         Ok(processes)
+    }
+
+    /// Moves processes into the control group of a unit that delegates it.
+    pub(crate) async fn attach_processes(&self, name: &str, pids: &[u32]) -> Result<(), BusError> {
+        let doing = format!("move processes into '{name}'");
+        let attached = self.manager().await?.attach_processes_to_unit(name, "", pids).await;
+        attached.map_err(|error| classify(&error, SERVICE, &doing, name))
     }
 
     /// `UnitFileState` of a unit: "enabled", "disabled", "enabled-runtime", "masked" …
