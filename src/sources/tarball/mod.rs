@@ -16,7 +16,7 @@ use crate::sys::files::{FileError, Kind, shown};
 
 use super::archive::{self, Contents};
 use blocks::Blocks;
-use entry::{Content, Entry};
+use entry::{Attributes, Content, Entry};
 use place::Place;
 use writer::Writer;
 
@@ -40,6 +40,10 @@ const SHOWN_NAME: usize = 200;
 pub struct Extracted {
     /// Entries of the archive that were made.
     pub entries: u64,
+    /// Directories among them.
+    pub directories: u64,
+    /// Symbolic links among them.
+    pub links: u64,
     /// Bytes of file contents, holes not counted.
     pub bytes: u64,
     /// Sockets left out: only who listens on one can make it.
@@ -251,7 +255,60 @@ pub fn extract_file(
     report: &dyn Report,
     cancel: &Cancel,
 ) -> Result<Extracted, TarballError> {
-    unpack(file, name, target, report, cancel).map_err(|error| match cancel.check() {
+    extract_in_manner(file, name, target, None, report, cancel)
+}
+
+/// The value that an extended attribute gets, by its name and value; `None` leaves it out.
+pub type Attribute<'a> = dyn Fn(&[u8], &[u8]) -> Option<Vec<u8>> + 'a;
+
+/// What becomes of what an archive says of its entries, where they are not for a machine of its own.
+#[derive(Clone, Copy)]
+pub struct Manner<'a> {
+    /// The owner that an entry gets, by its user's and its group's number.
+    pub owner: &'a dyn Fn(u32, u32) -> (u32, u32),
+    /// The value that an extended attribute gets, by its name and value; `None` leaves it out.
+    pub attribute: &'a Attribute<'a>,
+    /// Bits of the mode that are kept.
+    pub mode: u32,
+}
+
+impl Manner<'_> {
+    fn apply(&self, attributes: &mut Attributes) {
+        (attributes.uid, attributes.gid) = (self.owner)(attributes.uid, attributes.gid);
+        attributes.mode &= self.mode;
+        attributes
+            .xattrs
+            .retain_mut(|(name, value)| match (self.attribute)(name, value) {
+                Some(new) => {
+                    *value = new;
+                    true
+                }
+                None => false,
+            });
+    }
+}
+
+/// Like [`extract_file`], into a tree that a guest may change meanwhile; devices are left out wherever they are.
+pub fn extract_stream(
+    file: File,
+    name: &Path,
+    target: &Path,
+    manner: &Manner<'_>,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<Extracted, TarballError> {
+    extract_in_manner(file, name, target, Some(manner), report, cancel)
+}
+
+fn extract_in_manner(
+    file: File,
+    name: &Path,
+    target: &Path,
+    manner: Option<&Manner<'_>>,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<Extracted, TarballError> {
+    unpack(file, name, target, manner, report, cancel).map_err(|error| match cancel.check() {
         // Whatever a decompressor made of it.
         Err(cancelled) => cancelled.into(),
         Ok(()) => error,
@@ -262,6 +319,7 @@ fn unpack(
     file: File,
     name: &Path,
     target: &Path,
+    manner: Option<&Manner<'_>>,
     report: &dyn Report,
     cancel: &Cancel,
 ) -> Result<Extracted, TarballError> {
@@ -287,12 +345,16 @@ fn unpack(
         let mut unpacking = Unpacking {
             place,
             writer: &writer,
+            manner,
             cancel,
             done: Extracted::default(),
             warned: false,
         };
         let mut reported = 0;
-        while let Some(entry) = blocks.next()? {
+        while let Some(mut entry) = blocks.next()? {
+            if let Some(manner) = manner {
+                manner.apply(&mut entry.attributes);
+            }
             unpacking.unpack(&entry, &mut blocks, report)?;
             if position.read() >= reported + REPORT_EVERY {
                 reported = position.read();
@@ -312,6 +374,7 @@ fn unpack(
 struct Unpacking<'a> {
     place: Place,
     writer: &'a Writer,
+    manner: Option<&'a Manner<'a>>,
     cancel: &'a Cancel,
     done: Extracted,
     warned: bool,
@@ -329,7 +392,7 @@ impl Unpacking<'_> {
                 self.done.skipped_sockets += 1;
                 return Ok(());
             }
-            Content::Device if entry.is_below(b"dev") => {
+            Content::Device if self.manner.is_some() || entry.is_below(b"dev") => {
                 self.done.skipped_devices += 1;
                 return Ok(());
             }
@@ -340,6 +403,8 @@ impl Unpacking<'_> {
             Content::Fifo => self.place.fifo(entry)?,
             Content::File { .. } => self.file(entry, blocks)?,
         }
+        self.done.directories += u64::from(entry.content == Content::Directory);
+        self.done.links += u64::from(matches!(entry.content, Content::Symlink(_)));
         self.done.entries += 1;
         Ok(())
     }

@@ -14,7 +14,7 @@ use super::entry::{Attributes, Content, Entry};
 use super::names::{Split, split, split_any, walk};
 use super::writer::{Made, set_attributes, timestamps};
 use super::{Problem, TarballError, shortened};
-use crate::sys::files::Kind;
+use crate::sys::files::{Kind, magic_link};
 
 /// Directories that are kept open: enough for the depth of any tree, few enough for 1024 descriptors.
 const OPEN_DIRECTORIES: usize = 128;
@@ -126,8 +126,13 @@ impl Place {
             fs::mknodat(&parent, &split.name, FileType::Fifo, mode, 0)
         })?;
         self.attributes_by_name(&parent, &split, &entry.attributes)?;
-        // By name: opening a fifo is not for us. Nothing else can have that name now.
-        fs::chmodat(&parent, &split.name, mode, AtFlags::empty())
+        // Opening a fifo is not for us; and where a guest runs in the target, a link may have that name by now.
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        fs::openat(&parent, &split.name, flags, Mode::empty())
+            .and_then(|made| match Kind::from_mode(fs::fstat(&made)?.st_mode) {
+                Kind::Fifo => fs::chmodat(CWD, magic_link(made.as_fd()), mode, AtFlags::empty()),
+                _ => Err(Errno::EXIST),
+            })
             .map_err(|errno| self.failed("change the mode of", &split, errno))
     }
 
