@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::CommandFactory as _;
 use clap::builder::StyledStr;
 use clap_complete::CompletionCandidate;
-use clap_complete::engine::ArgValueCompleter;
+use clap_complete::engine::{ArgValueCompleter, PathCompleter, ValueCompleter as _};
 
 use crate::help::TOPICS;
 use crate::ops::Places;
@@ -33,6 +33,19 @@ pub fn images() -> ArgValueCompleter {
 #[must_use]
 pub fn all() -> ArgValueCompleter {
     ArgValueCompleter::new(|current: &std::ffi::OsStr| candidates(current, true, true))
+}
+
+/// Completes what is copied, or where to: paths of the host, and names of machines with a colon.
+#[must_use]
+pub fn locations() -> ArgValueCompleter {
+    ArgValueCompleter::new(|current: &std::ffi::OsStr| {
+        let machines = candidates(current, true, true).into_iter();
+        let named = machines.map(|name| {
+            let word = format!("{}:", name.get_value().to_string_lossy());
+            CompletionCandidate::new(word)
+        });
+        named.chain(PathCompleter::any().complete(current)).collect()
+    })
 }
 
 /// Completes names of secrets: of the machine that is named before them.

@@ -11,6 +11,7 @@ mod clean;
 mod clone;
 mod completions;
 mod config;
+mod cp;
 mod create;
 mod device;
 mod disable;
@@ -119,6 +120,7 @@ enum Verb {
     Exec(Box<exec::Args>),
     Shell(shell::Args),
     Login(login::Args),
+    Cp(cp::Args),
     Run(Box<run::Args>),
     Enable(enable::Args),
     Disable(disable::Args),
@@ -197,6 +199,7 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Result<u8, CliError> {
         Verb::Shell(args) => shell::run(ctx, args).await,
         Verb::Login(args) => login::run(ctx, args).await,
         Verb::Exec(args) => exec::run(ctx, *args).await,
+        Verb::Cp(args) => cp::run(ctx, args).await,
         Verb::Enable(args) => enable::run(ctx, args).await,
         Verb::Disable(args) => disable::run(ctx, args).await,
         Verb::List(args) => list::run(ctx, args).await,

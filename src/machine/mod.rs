@@ -3,6 +3,7 @@
 pub mod condition;
 pub mod image;
 pub mod load;
+pub mod location;
 pub mod name;
 pub mod os_release;
 pub mod quota;
@@ -16,6 +17,7 @@ pub mod trouble;
 pub mod users;
 
 pub use image::Image;
+pub use location::Location;
 pub use name::{MachineName, NameError};
 pub use os_release::OsRelease;
 pub use report::{Cancel, Cancelled, Report};

@@ -5,6 +5,7 @@ mod carry;
 pub mod clean;
 pub mod clone;
 pub mod config;
+pub mod cp;
 pub mod create;
 pub mod device;
 pub mod diagnose;

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{self as kernel, SeekFrom};
 use rustix::io::{Errno, pread, pwrite};
@@ -12,14 +13,14 @@ use super::StorageError;
 use crate::machine::{Cancel, Cancelled};
 
 /// The size that the buffer of [`copy`] should have, in bytes.
-pub(super) const BUFFER: usize = 256 << 10;
+pub(crate) const BUFFER: usize = 256 << 10;
 
 /// Bytes that the kernel copies at once, so that a cancelled copy ends soon.
 const STEP: u64 = 16 << 20;
 
 /// How contents get into a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Data {
+pub(crate) enum Data {
     /// Byte by byte.
     Copy,
     /// By sharing extents where the filesystem can, else byte by byte.
@@ -27,15 +28,25 @@ pub(super) enum Data {
 }
 
 /// Two files, the second one empty.
-pub(super) struct File<'a> {
-    pub(super) source: BorrowedFd<'a>,
-    pub(super) target: BorrowedFd<'a>,
+pub(crate) struct File<'a> {
+    pub(crate) source: BorrowedFd<'a>,
+    pub(crate) target: BorrowedFd<'a>,
     /// Of the source, in bytes.
-    pub(super) size: u64,
+    pub(crate) size: u64,
+    /// Where bytes are counted as they are copied.
+    pub(crate) copied: Option<&'a AtomicU64>,
+}
+
+impl File<'_> {
+    fn count(&self, bytes: u64) {
+        if let Some(copied) = self.copied {
+            copied.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
 }
 
 /// Copies the contents; holes stay holes if it is `sparse`. `ECANCELED` if the caller asked to stop.
-pub(super) fn copy(file: &File<'_>, sparse: bool, how: Data, buffer: &mut [u8], cancel: &Cancel) -> Result<(), Errno> {
+pub(crate) fn copy(file: &File<'_>, sparse: bool, how: Data, buffer: &mut [u8], cancel: &Cancel) -> Result<(), Errno> {
     if file.size == 0 {
         return Ok(());
     }
@@ -43,7 +54,10 @@ pub(super) fn copy(file: &File<'_>, sparse: bool, how: Data, buffer: &mut [u8], 
         match kernel::ioctl_ficlone(file.target, file.source) {
             // Another filesystem, or a file that cannot be shared: swap, no copy-on-write, too many owners.
             Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOTTY | Errno::TXTBSY | Errno::MLINK) => {}
-            result => return result,
+            result => {
+                file.count(file.size);
+                return result;
+            }
         }
     }
     if !sparse {
@@ -75,6 +89,7 @@ pub fn copy_disk_image(source: &Path, target: &Path, cancel: &Cancel) -> Result<
         source: from.as_fd(),
         target: to.as_fd(),
         size: found.len(),
+        copied: None,
     };
     match copy(&file, true, Data::Share, &mut vec![0; BUFFER], cancel) {
         Err(Errno::CANCELED) => return Err(StorageError::Cancelled(Cancelled)),
@@ -97,7 +112,11 @@ fn range(file: &File<'_>, start: u64, end: u64, buffer: &mut [u8], cancel: &Canc
                 // Not between these filesystems, or the file became shorter: the way below finds out.
                 Ok(0) | Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS | Errno::IO) => break,
                 Err(Errno::INTR) => {}
-                result => at += result? as u64,
+                result => {
+                    let copied = result? as u64;
+                    file.count(copied);
+                    at += copied;
+                }
             }
             if cancel.is_cancelled() {
                 return Err(Errno::CANCELED);
@@ -119,6 +138,7 @@ fn range(file: &File<'_>, start: u64, end: u64, buffer: &mut [u8], cancel: &Canc
                 Err(Errno::INTR) => {}
                 result => {
                     let written = result?;
+                    file.count(written as u64);
                     at += written as u64;
                     data = &data[written..];
                 }

@@ -15,7 +15,7 @@ pub use data::copy_disk_image;
 mod attributes;
 mod btrfs;
 mod copy;
-mod data;
+pub(crate) mod data;
 pub mod layers;
 pub mod overlay;
 mod reflink;

@@ -338,6 +338,7 @@ impl<'a> Copier<'a> {
             source: source.as_fd(),
             target: target.as_fd(),
             size: stat.stx_size,
+            copied: None,
         };
         let sparse = stat.stx_blocks.saturating_mul(512) < stat.stx_size;
         data::copy(&file, sparse, self.how, &mut scratch.data, self.cancel)?;

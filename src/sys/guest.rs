@@ -169,6 +169,14 @@ impl Leader {
         }
     }
 
+    /// Its maps of users and of groups, see `user_namespaces(7)`.
+    #[must_use]
+    pub fn id_maps(&self) -> Option<(String, String)> {
+        let map = |file| std::fs::read_to_string(self.proc(file)).ok();
+        let maps = (map("uid_map")?, map("gid_map")?);
+        self.is_alive().then_some(maps)
+    }
+
     /// The numbers that a user and a group of the guest have on the host.
     #[must_use]
     pub fn ids_on_host(&self, uid: u32, gid: u32) -> Option<(u32, u32)> {

@@ -33,5 +33,6 @@ pub mod quirks;
 pub mod quota;
 pub(crate) mod raw;
 pub mod staging;
+pub mod thread_user;
 pub mod unit_files;
 pub mod watch;

@@ -23,6 +23,7 @@ mod backends;
 mod clone;
 mod config;
 mod config_show;
+mod cp;
 mod create;
 mod device;
 mod doctor;

@@ -137,7 +137,7 @@ pub fn sync_filesystem(path: &Path) -> Result<(), FileError> {
 }
 
 /// A name beside `name` that cannot be foreseen: hidden, and short enough whatever the length of `name`.
-pub(super) fn temporary_name(name: &OsStr) -> OsString {
+pub(crate) fn temporary_name(name: &OsStr) -> OsString {
     let mut hasher = RandomState::new().build_hasher();
     hasher.write_usize(name.len());
     OsString::from(format!(".#machinist-{:016x}", hasher.finish()))

@@ -16,9 +16,11 @@ pub(crate) mod xattr;
 
 pub use changes::{ChangeTime, change_time, changed_since};
 pub use error::{FileError, Kind, shown};
+pub(crate) use host::temporary_name;
 pub use host::{Attributes, changed_at, identity_of, read_regular, sync_filesystem, write_atomic, write_atomic_as};
 pub(in crate::sys) use project::inherited_project;
 pub use project::{enter_project, mark_tree};
 pub use root::Root;
 pub(crate) use root::magic_link;
+pub(crate) use tree::remove_at;
 pub use tree::{ReadOnly, make_read_only, make_writable, remove_tree, tree_size};

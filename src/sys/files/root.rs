@@ -321,7 +321,7 @@ impl Root {
 
     /// The guest's root user, by the shift that systemd-nspawn takes from the owner of `/`: that may be any user of the
     /// guest, for example who packed the archive.
-    fn owner(&self) -> Result<(Uid, Gid), FileError> {
+    pub(crate) fn owner(&self) -> Result<(Uid, Gid), FileError> {
         if !geteuid().is_root() {
             // Who is not root can give nothing away.
             return Ok((geteuid(), getegid()));

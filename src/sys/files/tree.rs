@@ -52,7 +52,7 @@ pub fn remove_tree(path: &Path) -> Result<(), FileError> {
 }
 
 /// Like [`remove_tree`], by directory (not `O_PATH`) and name; `path` is for messages.
-pub(super) fn remove_at(parent: BorrowedFd<'_>, name: &OsStr, path: &Path) -> Result<(), FileError> {
+pub(crate) fn remove_at(parent: BorrowedFd<'_>, name: &OsStr, path: &Path) -> Result<(), FileError> {
     let stat = fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).map_err(FileError::io("remove", path))?;
     if Kind::from_mode(stat.st_mode) != Kind::Directory {
         return unlink(parent, name).map_err(FileError::io("remove", path));

@@ -40,6 +40,25 @@ pub(crate) fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, scratch: &mut Scrat
     Ok(())
 }
 
+/// Shows each attribute of an open file or directory, by name and value. One that vanishes meanwhile is left out.
+pub(crate) fn each<E: From<Errno>>(
+    from: BorrowedFd<'_>,
+    scratch: &mut Scratch,
+    mut show: impl FnMut(&CStr, &[u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    let length = match fs::flistxattr(from, &mut scratch.names[..]) {
+        Err(Errno::OPNOTSUPP) => return Ok(()),
+        result => result?,
+    };
+    for name in names(&scratch.names[..length]) {
+        match fs::fgetxattr(from, name, &mut scratch.value[..]) {
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+            length => show(name, &scratch.value[..length?])?,
+        }
+    }
+    Ok(())
+}
+
 /// Copies all attributes of what cannot be opened: a link itself, a fifo, a device. Both have the same name.
 pub(crate) fn copy_by_name(
     from: BorrowedFd<'_>,

@@ -1,0 +1,287 @@
+//! What is in a machine, as a tar stream: owners and attributes as the machine sees them.
+
+use std::collections::HashMap;
+use std::ffi::CStr;
+use std::io::{self, Write};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{self, Mode, OFlags, SeekFrom, Stat};
+use rustix::io::{Errno, pread};
+
+use super::header::{BLOCK, Header, sparse_map};
+use super::ids::Translation;
+use super::kernel::is_kernels;
+use super::side::{Found, identity, reopen};
+use super::walk::names;
+use super::{Copied, Options};
+use crate::machine::Cancel;
+use crate::ops::OpError;
+use crate::sys::files::{FileError, Kind, xattr};
+
+/// Bits of a mode that make a program run as another.
+const SET_ID: u32 = 0o6000;
+/// Bytes that are read at once.
+const PIECE: usize = 256 << 10;
+/// More pieces than that, and a sparse file is written whole.
+const PIECES_MAX: usize = 10_000;
+/// How deep a tree may be.
+const DEPTH_MAX: usize = 2048;
+
+/// A stream that is written.
+pub(super) struct Pack<'a, W> {
+    pub(super) out: W,
+    pub(super) options: Options,
+    pub(super) ids: Translation,
+    pub(super) cancel: &'a Cancel,
+    pub(super) check: &'a dyn Fn() -> Result<(), OpError>,
+    pub(super) copied: &'a AtomicU64,
+    pub(super) done: Copied,
+    /// The first name of a file with several.
+    pub(super) links: HashMap<(u64, u64), Vec<u8>>,
+    pub(super) scratch: xattr::Scratch,
+    pub(super) buffer: Vec<u8>,
+}
+
+fn written(error: io::Error) -> OpError {
+    OpError::path("write", "standard output")(error)
+}
+
+impl<'a, W: Write> Pack<'a, W> {
+    pub(super) fn new(
+        out: W,
+        options: Options,
+        ids: Translation,
+        cancel: &'a Cancel,
+        check: &'a dyn Fn() -> Result<(), OpError>,
+        copied: &'a AtomicU64,
+    ) -> Self {
+        Self {
+            out,
+            options,
+            ids,
+            cancel,
+            check,
+            copied,
+            done: Copied::default(),
+            links: HashMap::new(),
+            scratch: xattr::Scratch::default(),
+            buffer: vec![0; PIECE],
+        }
+    }
+
+    /// Writes all of it, under its own name, or `.` for what is in a directory.
+    pub(super) fn run(&mut self, found: &Found) -> Result<(), OpError> {
+        let name = match &found.name {
+            Some(name) if !found.contents => name.as_bytes().to_vec(),
+            _ => b".".to_vec(),
+        };
+        self.entry(&found.fd, &found.stat, &name, &found.label, 0)?;
+        self.out.write_all(&[0; 2 * BLOCK]).map_err(written)?;
+        self.out.flush().map_err(written)
+    }
+
+    fn entry(&mut self, fd: &OwnedFd, stat: &Stat, name: &[u8], label: &Path, depth: usize) -> Result<(), OpError> {
+        self.cancel.check()?;
+        (self.check)()?;
+        let failed = |errno: Errno| OpError::from(FileError::io("copy", label)(errno));
+        let kind = Kind::from_mode(stat.st_mode);
+        let mut header = self.header(stat, kind, name);
+        match kind {
+            Kind::Socket => self.done.skipped.sockets += 1,
+            Kind::CharDevice | Kind::BlockDevice if !self.options.keep_special => self.done.skipped.devices += 1,
+            Kind::CharDevice | Kind::BlockDevice | Kind::Fifo => {
+                header.kind = match kind {
+                    Kind::CharDevice => b'3',
+                    Kind::BlockDevice => b'4',
+                    _ => b'6',
+                };
+                if kind != Kind::Fifo {
+                    header.device = (fs::major(stat.st_rdev), fs::minor(stat.st_rdev));
+                }
+                self.write(&header)?;
+                self.done.files += 1;
+            }
+            Kind::Symlink => {
+                let text = fs::readlinkat(fd, c"", Vec::new()).map_err(failed)?;
+                (header.kind, header.link) = (b'2', text.into_bytes());
+                header.mode = 0o777;
+                self.write(&header)?;
+                self.done.links += 1;
+            }
+            Kind::Directory => return self.directory(fd, stat, header, label, depth),
+            Kind::File => {
+                if let Some(first) = self.links.get(&identity(stat)).filter(|_| stat.st_nlink > 1).cloned() {
+                    (header.kind, header.link) = (b'1', first);
+                    self.write(&header)?;
+                    self.done.files += 1;
+                    return Ok(());
+                }
+                let file = reopen(fd, OFlags::empty()).map_err(failed)?;
+                self.attributes(&file, &mut header).map_err(failed)?;
+                self.file(&file, stat, header, label)?;
+                if stat.st_nlink > 1 {
+                    self.links.insert(identity(stat), name.to_vec());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn header(&mut self, stat: &Stat, kind: Kind, name: &[u8]) -> Header {
+        let mut mode = stat.st_mode & 0o7777;
+        if kind == Kind::File && mode & SET_ID != 0 && !self.options.keep_special {
+            mode &= !SET_ID;
+            self.done.stripped += 1;
+        }
+        let (uid, gid) = self.ids.owner(stat.st_uid, stat.st_gid);
+        Header {
+            name: name.to_vec(),
+            mode,
+            uid,
+            gid,
+            mtime: stat.st_mtime,
+            ..Header::default()
+        }
+    }
+
+    fn attributes(&mut self, fd: &OwnedFd, header: &mut Header) -> Result<(), Errno> {
+        let (ids, records) = (&self.ids, &mut header.records);
+        let add = |name: &CStr, value: &[u8]| -> Result<(), Errno> {
+            if let Some(value) = ids.attribute(name.to_bytes(), value) {
+                records.push(([b"SCHILY.xattr.", name.to_bytes()].concat(), value));
+            }
+            Ok(())
+        };
+        xattr::each(fd.as_fd(), &mut self.scratch, add)
+    }
+
+    fn write(&mut self, header: &Header) -> Result<(), OpError> {
+        self.out.write_all(&header.blocks()).map_err(written)
+    }
+
+    fn directory(
+        &mut self,
+        fd: &OwnedFd,
+        stat: &Stat,
+        mut header: Header,
+        label: &Path,
+        depth: usize,
+    ) -> Result<(), OpError> {
+        let failed = |errno: Errno| OpError::from(FileError::io("copy", label)(errno));
+        if depth > DEPTH_MAX {
+            return Err(failed(Errno::NAMETOOLONG));
+        }
+        let here = reopen(fd, OFlags::DIRECTORY).map_err(failed)?;
+        self.attributes(&here, &mut header).map_err(failed)?;
+        header.kind = b'5';
+        header.name.push(b'/');
+        let name = header.name.clone();
+        self.write(&header)?;
+        self.done.directories += 1;
+        for inner in names(&here).map_err(failed)? {
+            let (path, label) = ([&name, inner.as_bytes()].concat(), label.join(&inner));
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let found = fs::openat(&here, &inner, flags, Mode::empty()).and_then(|fd| Ok((fs::fstat(&fd)?, fd)));
+            let (found, inner) = match found {
+                // It is gone since: whoever is copied may be at work.
+                Err(Errno::NOENT) => continue,
+                found => found.map_err(FileError::io("copy", &label))?,
+            };
+            if found.st_dev != stat.st_dev && is_kernels(&inner).map_err(FileError::io("copy", &label))? {
+                self.done.skipped.kernel += 1;
+                if Kind::from_mode(found.st_mode) == Kind::Directory {
+                    let path = [&path[..], b"/"].concat();
+                    let mut header = self.header(&found, Kind::Directory, &path);
+                    header.kind = b'5';
+                    self.write(&header)?;
+                }
+                continue;
+            }
+            self.entry(&inner, &found, &path, &label, depth + 1)?;
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, file: &OwnedFd, stat: &Stat, mut header: Header, label: &Path) -> Result<(), OpError> {
+        let failed = |errno: Errno| OpError::from(FileError::io("copy", label)(errno));
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        let is_sparse = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512) < size;
+        let mut pieces = vec![(0, size)];
+        let mut map = Vec::new();
+        if is_sparse && let Some(found) = pieces_of(file, size).map_err(failed)? {
+            pieces = found;
+            // The end is told by a piece without bytes.
+            let mut told = pieces.clone();
+            told.push((size, 0));
+            map = sparse_map(&told);
+            for (key, value) in [
+                ("GNU.sparse.major", b"1".to_vec()),
+                ("GNU.sparse.minor", b"0".to_vec()),
+                ("GNU.sparse.name", header.name.clone()),
+                ("GNU.sparse.realsize", size.to_string().into_bytes()),
+            ] {
+                header.records.push((key.as_bytes().to_vec(), value));
+            }
+            header.name = [&b"GNUSparseFile.0/"[..], &header.name].concat();
+        }
+        let data: u64 = pieces.iter().map(|(_, length)| length).sum();
+        (header.kind, header.size) = (b'0', data + map.len() as u64);
+        self.write(&header)?;
+        self.out.write_all(&map).map_err(written)?;
+        for (offset, length) in pieces {
+            self.piece(file, offset, length).map_err(failed)??;
+        }
+        let padding = usize::try_from(data.next_multiple_of(BLOCK as u64) - data).unwrap_or(0);
+        self.out.write_all(&[0; BLOCK][..padding]).map_err(written)?;
+        self.done.files += 1;
+        self.done.bytes += size;
+        Ok(())
+    }
+
+    /// Writes exactly so many bytes: zeros where the file became shorter.
+    fn piece(&mut self, file: &OwnedFd, mut offset: u64, mut length: u64) -> Result<Result<(), OpError>, Errno> {
+        while length > 0 {
+            if let Err(cancelled) = self.cancel.check() {
+                return Ok(Err(cancelled.into()));
+            }
+            let wanted = usize::try_from(length).unwrap_or(PIECE).min(PIECE);
+            let mut read = match pread(file, &mut self.buffer[..wanted], offset) {
+                Err(Errno::INTR) => continue,
+                read => read?,
+            };
+            if read == 0 {
+                self.buffer[..wanted].fill(0);
+                read = wanted;
+            }
+            if let Err(error) = self.out.write_all(&self.buffer[..read]) {
+                return Ok(Err(written(error)));
+            }
+            self.copied.fetch_add(read as u64, Ordering::Relaxed);
+            offset += read as u64;
+            length -= read as u64;
+        }
+        Ok(Ok(()))
+    }
+}
+
+/// Where a file has data; `None` if that cannot be told, or not in short.
+fn pieces_of(file: &OwnedFd, size: u64) -> Result<Option<Vec<(u64, u64)>>, Errno> {
+    let (mut pieces, mut at) = (Vec::new(), 0);
+    while at < size && pieces.len() < PIECES_MAX {
+        let start = match fs::seek(file, SeekFrom::Data(at)) {
+            Err(Errno::NXIO) => return Ok(Some(pieces)),
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(None),
+            start => start?,
+        };
+        let end = fs::seek(file, SeekFrom::Hole(start))?.min(size);
+        if end <= start {
+            return Ok(Some(pieces));
+        }
+        pieces.push((start, end - start));
+        at = end;
+    }
+    Ok((at >= size).then_some(pieces))
+}

@@ -1,0 +1,110 @@
+//! A tar stream unpacked in a machine: in a hidden directory first, from where everything moves to its place when it is whole.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{self, AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::ids::Translation;
+use super::walk::names;
+use super::{Copied, Options};
+use crate::machine::{Cancel, Report};
+use crate::ops::OpError;
+use crate::sources::SourceError;
+use crate::sources::tarball::{Extracted, Manner, TarballError, extract_stream};
+use crate::sys::files::{FileError, Kind, magic_link, remove_at, temporary_name};
+
+/// Unpacks what `stream` has into the directory `to`.
+pub(super) fn unpack(
+    stream: File,
+    (to, label): (&OwnedFd, &Path),
+    options: Options,
+    ids: &Translation,
+    check: &dyn Fn() -> Result<(), OpError>,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<Copied, OpError> {
+    let failed = |errno: Errno| OpError::from(FileError::io("unpack into", label)(errno));
+    let hidden = temporary_name(OsStr::new("stream"));
+    fs::mkdirat(to, &hidden, Mode::RWXU).map_err(failed)?;
+    let work = || {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let place = fs::openat(to, &hidden, flags, Mode::empty()).map_err(failed)?;
+        let owner = |uid, gid| {
+            if options.archive {
+                ids.owner_inside(uid, gid)
+            } else {
+                ids.to.root()
+            }
+        };
+        let attribute = |name: &[u8], value: &[u8]| {
+            if options.archive {
+                ids.attribute(name, value)
+            } else {
+                None
+            }
+        };
+        let manner = Manner {
+            owner: &owner,
+            attribute: &attribute,
+            mode: if options.archive { 0o7777 } else { 0o1777 },
+        };
+        let target = PathBuf::from(magic_link(place.as_fd()));
+        let extracted = extract_stream(stream, Path::new("standard input"), &target, &manner, report, cancel)
+            .map_err(|error| at(error, &target, label))?;
+        check()?;
+        merge(&place, to, label)?;
+        Ok(extracted)
+    };
+    let unpacked: Result<Extracted, OpError> = work();
+    // Empty by now if all went well.
+    let removed = remove_at(to.as_fd(), &hidden, label);
+    let extracted = unpacked?;
+    removed?;
+    let mut copied = Copied {
+        files: extracted.entries - extracted.directories - extracted.links,
+        directories: extracted.directories,
+        links: extracted.links,
+        bytes: extracted.bytes,
+        ..Copied::default()
+    };
+    copied.skipped.devices = extracted.skipped_devices;
+    copied.skipped.sockets = extracted.skipped_sockets;
+    copied.skipped.xattrs = extracted.skipped_xattrs;
+    Ok(copied)
+}
+
+/// An error with the path that the user knows.
+fn at(error: TarballError, target: &Path, label: &Path) -> OpError {
+    let mut error = OpError::from(SourceError::from(error));
+    if let Some(path) = error.path_mut()
+        && let Ok(rest) = path.strip_prefix(target)
+    {
+        *path = label.join(rest);
+    }
+    error
+}
+
+/// Moves what is in a directory to another: what has the name of a directory there goes into that, what has that of a file
+/// takes its place.
+fn merge(from: &OwnedFd, to: &OwnedFd, label: &Path) -> Result<(), OpError> {
+    for name in names(from).map_err(FileError::io("move", label))? {
+        let label = label.join(&name);
+        let open = |parent: &OwnedFd| {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            fs::openat(parent, &name, flags, Mode::empty())
+        };
+        let is_directory = fs::statat(from, &name, AtFlags::SYMLINK_NOFOLLOW)
+            .is_ok_and(|stat| Kind::from_mode(stat.st_mode) == Kind::Directory);
+        if is_directory && let Ok(there) = open(to) {
+            let from = open(from).map_err(FileError::io("move", &label))?;
+            merge(&from, &there, &label)?;
+        } else {
+            fs::renameat(from, &name, to, &name).map_err(FileError::io("replace", &label))?;
+        }
+    }
+    Ok(())
+}
