@@ -3,6 +3,7 @@
 
 mod clean;
 mod clone_bad;
+mod cp;
 mod create_bad;
 mod exec_caller;
 mod exec_faults;
