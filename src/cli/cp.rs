@@ -147,22 +147,29 @@ async fn tree(ctx: &Ctx, location: &Location) -> Result<Option<Tree>, CliError> 
     let Location::Machine(name, _) = location else {
         return Ok(None);
     };
-    let bus = ctx.bus().await?;
-    let machine = match bus.registered(name.as_str()).await {
+    match leader(ctx, name, "copy files of").await? {
+        Some(leader) => Ok(Some(Tree::Running(Arc::new(leader)))),
+        None => stopped(ctx, name).await.map(Some),
+    }
+}
+
+/// The leader of a machine with files of its own; `None` if no machine of that name runs. `doing` is for messages.
+pub(super) async fn leader(ctx: &Ctx, name: &MachineName, doing: &'static str) -> Result<Option<Leader>, CliError> {
+    let machine = match ctx.bus().await?.registered(name.as_str()).await {
         Ok(machine) => machine,
-        Err(BusError::NoSuchMachine(_)) => return stopped(ctx, name).await.map(Some),
+        Err(BusError::NoSuchMachine(_)) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
     if machine.class != "container" {
-        let (verb, name) = ("copy files of", name.to_string());
+        let (verb, name) = (doing, name.to_string());
         return Err(OpError::NotContainer { verb, name }.into());
     }
     let leader = Leader::open(machine.leader).ok_or_else(|| OpError::NotRunning { name: name.to_string() })?;
     if leader.shares("mnt") == Some(true) {
         let message = format!("machine '{name}' has no files of its own, but the host's");
-        return Err(CliError::new(Kind::Failed, message).hint("copy them with cp(1)"));
+        return Err(CliError::new(Kind::Failed, message).hint("use the host's paths"));
     }
-    Ok(Some(Tree::Running(Arc::new(leader))))
+    Ok(Some(leader))
 }
 
 async fn stopped(ctx: &Ctx, name: &MachineName) -> Result<Tree, CliError> {

@@ -7,6 +7,7 @@ pub mod error;
 pub mod names;
 
 mod attach;
+mod bind;
 mod clean;
 mod clone;
 mod completions;
@@ -121,6 +122,7 @@ enum Verb {
     Shell(shell::Args),
     Login(login::Args),
     Cp(cp::Args),
+    Bind(bind::Args),
     Run(Box<run::Args>),
     Enable(enable::Args),
     Disable(disable::Args),
@@ -200,6 +202,7 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Result<u8, CliError> {
         Verb::Login(args) => login::run(ctx, args).await,
         Verb::Exec(args) => exec::run(ctx, *args).await,
         Verb::Cp(args) => cp::run(ctx, args).await,
+        Verb::Bind(args) => bind::run(ctx, args).await,
         Verb::Enable(args) => enable::run(ctx, args).await,
         Verb::Disable(args) => disable::run(ctx, args).await,
         Verb::List(args) => list::run(ctx, args).await,

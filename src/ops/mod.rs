@@ -1,5 +1,6 @@
 //! Use cases that change something: observe, plan, act, undo on failure.
 
+pub mod bind;
 pub mod boot;
 mod carry;
 pub mod clean;

@@ -23,6 +23,7 @@ pub mod inspect;
 pub mod journal;
 pub mod limits;
 pub mod loads;
+pub mod live_mount;
 pub mod lock_file;
 pub mod logs;
 pub mod machines;

@@ -20,6 +20,7 @@ mod support;
 mod agree;
 mod allow;
 mod backends;
+mod bind;
 mod clone;
 mod config;
 mod config_show;
