@@ -4,6 +4,7 @@
 //! copies are. All of it happens on a thread that makes files as root of the machine that they are for: where a machine's
 //! filesystems know its own users only, the host's root could make none.
 
+mod attributes;
 mod header;
 mod ids;
 mod kernel;

@@ -148,8 +148,9 @@ impl<'a, W: Write> Pack<'a, W> {
     }
 
     fn attributes(&mut self, fd: &OwnedFd, header: &mut Header) -> Result<(), Errno> {
-        let (ids, records) = (&self.ids, &mut header.records);
+        let (ids, records, stripped) = (&self.ids, &mut header.records, &mut self.done.stripped);
         let add = |name: &CStr, value: &[u8]| -> Result<(), Errno> {
+            *stripped += u64::from(!ids.capabilities && name == c"security.capability");
             if let Some(value) = ids.attribute(name.to_bytes(), value) {
                 records.push(([b"SCHILY.xattr.", name.to_bytes()].concat(), value));
             }

@@ -5,14 +5,14 @@
 //! directory gets a hidden name, and its own when it is whole.
 
 use std::collections::HashMap;
-use std::ffi::{CStr, OsStr, OsString};
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use rustix::fs::{self, AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::ids::Translation;
@@ -23,14 +23,12 @@ use crate::machine::{Cancel, Cancelled};
 use crate::ops::OpError;
 use crate::storage::StorageError;
 use crate::storage::data::{self, Data};
-use crate::sys::files::{FileError, Kind, magic_link, remove_at, temporary_name, xattr};
+use crate::sys::files::{FileError, Kind, remove_at, temporary_name, xattr};
 
 /// How deep a tree may be: every directory on the way is open twice.
 const DEPTH_MAX: usize = 2048;
 /// How many directories are kept open for files with further names.
 const LINKED_MAX: usize = 4096;
-/// Bits of a mode that make a program run as another.
-const SET_ID: u32 = 0o6000;
 
 /// What a copy is made with.
 pub(super) struct Walk<'a> {
@@ -48,7 +46,7 @@ pub(super) struct Walk<'a> {
     /// Where the first name of a file with several names was made.
     links: HashMap<Identity, First>,
     buffer: Vec<u8>,
-    scratch: xattr::Scratch,
+    pub(super) scratch: xattr::Scratch,
 }
 
 /// Device and inode.
@@ -57,16 +55,16 @@ type Identity = (u64, u64);
 type First = (Arc<OwnedFd>, OsString, Identity);
 
 /// A name that is being copied: what it is, and for messages where.
-struct Source<'a> {
+pub(super) struct Source<'a> {
     fd: &'a OwnedFd,
-    stat: Stat,
+    pub(super) stat: Stat,
     label: &'a Path,
     depth: usize,
 }
 
 /// Where a copy is made.
-struct Place<'a> {
-    directory: &'a Arc<OwnedFd>,
+pub(super) struct Place<'a> {
+    pub(super) directory: &'a Arc<OwnedFd>,
     name: &'a OsStr,
     /// Whether the directory is one that nobody knows of yet.
     is_new: bool,
@@ -74,7 +72,7 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    fn failed<E: Into<std::io::Error>>(&self, error: E) -> OpError {
+    pub(super) fn failed<E: Into<std::io::Error>>(&self, error: E) -> OpError {
         FileError::io("write", self.label)(error).into()
     }
 }
@@ -84,7 +82,7 @@ impl Source<'_> {
         FileError::io("copy", self.label)(error).into()
     }
 
-    fn kind(&self) -> Kind {
+    pub(super) fn kind(&self) -> Kind {
         Kind::from_mode(self.stat.st_mode)
     }
 }
@@ -370,100 +368,6 @@ impl<'a> Walk<'a> {
         self.done.files += 1;
         Ok(())
     }
-
-    fn attributes_if_archive(
-        &mut self,
-        source: &Source<'_>,
-        from: &OwnedFd,
-        to: &OwnedFd,
-        place: &Place<'_>,
-    ) -> Result<(), OpError> {
-        if self.options.archive {
-            self.attributes(source, Some(from.as_fd()), to.as_fd(), place)?;
-        }
-        Ok(())
-    }
-
-    /// The mode of a copy, and whether anything was taken off.
-    fn mode(&self, source: &Source<'_>) -> (Mode, bool) {
-        let mode = source.stat.st_mode & 0o7777;
-        let special = if source.kind() == Kind::Directory {
-            0
-        } else {
-            mode & SET_ID
-        };
-        let kept = match source.kind() {
-            Kind::Directory if self.options.archive => mode,
-            Kind::Directory => mode & 0o1777,
-            _ if self.options.archive && !self.strips => mode,
-            _ => mode & !SET_ID,
-        };
-        (Mode::from_raw_mode(kept), self.strips && special != 0)
-    }
-
-    /// Gives an open file or directory what the source has: owner, mode, extended attributes, times.
-    fn attributes(
-        &mut self,
-        source: &Source<'_>,
-        from: Option<BorrowedFd<'_>>,
-        to: BorrowedFd<'_>,
-        place: &Place<'_>,
-    ) -> Result<(), OpError> {
-        let (mode, mut stripped) = self.mode(source);
-        // In this order: chown(2) clears set-user-ID and file capabilities.
-        if self.options.archive {
-            let (uid, gid) = self.ids.owner(source.stat.st_uid, source.stat.st_gid);
-            fs::fchown(to, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))).map_err(|errno| place.failed(errno))?;
-        }
-        fs::fchmod(to, mode).map_err(|errno| place.failed(errno))?;
-        if let Some(from) = from.filter(|_| self.options.archive) {
-            let (ids, strips, mut skipped) = (&self.ids, self.strips, 0);
-            let set = |name: &CStr, value: &[u8]| -> Result<(), Errno> {
-                stripped |= strips && name == c"security.capability";
-                let Some(value) = ids.attribute(name.to_bytes(), value) else {
-                    return Ok(());
-                };
-                match fs::fsetxattr(to, name, &value, XattrFlags::empty()) {
-                    // The filesystem has none, or not so much room.
-                    Err(Errno::OPNOTSUPP | Errno::NODATA) => skipped += 1,
-                    result => result?,
-                }
-                Ok(())
-            };
-            xattr::each(from, &mut self.scratch, set).map_err(|errno| place.failed(errno))?;
-            self.done.skipped.xattrs += skipped;
-        }
-        self.done.stripped += u64::from(stripped);
-        if self.options.archive {
-            fs::futimens(to, &times(&source.stat)).map_err(|errno| place.failed(errno))?;
-        }
-        Ok(())
-    }
-
-    /// The same for what cannot be opened, and was just made: by its descriptor, as its name may be another's by now.
-    fn attributes_of_node(&mut self, source: &Source<'_>, place: &Place<'_>, name: &OsStr) -> Result<(), OpError> {
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let set = || {
-            let made = fs::openat(place.directory, name, flags, Mode::empty())?;
-            let stat = fs::fstat(&made)?;
-            if Kind::from_mode(stat.st_mode) != source.kind() || stat.st_nlink != 1 {
-                return Err(Errno::EXIST);
-            }
-            if self.options.archive {
-                let (uid, gid) = self.ids.owner(source.stat.st_uid, source.stat.st_gid);
-                let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-                fs::chownat(&made, c"", uid, gid, AtFlags::EMPTY_PATH)?;
-            }
-            if source.kind() != Kind::Symlink {
-                fs::chmodat(CWD, magic_link(made.as_fd()), self.mode(source).0, AtFlags::empty())?;
-            }
-            if self.options.archive {
-                fs::utimensat(&made, c"", &times(&source.stat), AtFlags::EMPTY_PATH)?;
-            }
-            Ok(())
-        };
-        set().map_err(|errno| place.failed(errno))
-    }
 }
 
 fn into_itself(label: &Path) -> OpError {
@@ -489,17 +393,6 @@ pub(super) fn names(directory: &OwnedFd) -> Result<Vec<OsString>, Errno> {
     }
     names.sort_unstable();
     Ok(names)
-}
-
-fn times(stat: &Stat) -> Timestamps {
-    let time = |seconds, nanos: u64| Timespec {
-        tv_sec: seconds,
-        tv_nsec: nanos.try_into().unwrap_or(0),
-    };
-    Timestamps {
-        last_access: time(stat.st_atime, stat.st_atime_nsec),
-        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
-    }
 }
 
 /// The beginning of a path that is too long to be shown.
