@@ -238,10 +238,9 @@ fn scope(request: &Request, members: &[&Process]) -> Result<Way, OpError> {
 /// What systemd or machined does not take; or its leader has ended.
 pub async fn register(bus: &Bus, jobs: &Jobs, plan: &Plan) -> Result<(), OpError> {
     let request = &plan.request;
-    if let Way::Scope(unit, processes) = &plan.way {
-        let job = bus.start_transient(unit, &properties(request, processes)).await;
+    if let Way::Scope(unit, _) = &plan.way {
+        let job = bus.start_transient(unit, &properties(request)).await;
         let job = match job {
-            // systemd knows none of the processes any more.
             Err(_) if !plan.leader.is_alive() => return Err(gone(request)),
             job => job?,
         };
@@ -271,7 +270,7 @@ pub async fn register(bus: &Bus, jobs: &Jobs, plan: &Plan) -> Result<(), OpError
     Ok(())
 }
 
-/// Has those come after that were started while the others were moved.
+/// Has the others come after, also those that were started while some were moved.
 async fn gather(bus: &Bus, request: &Request, unit: &str) -> Result<(), OpError> {
     for _ in 0..ROUNDS {
         let all = Process::all();
@@ -287,18 +286,24 @@ async fn gather(bus: &Bus, request: &Request, unit: &str) -> Result<(), OpError>
         if outside.is_empty() {
             return Ok(());
         }
-        // One that has ended meanwhile is no failure: the next round tells.
-        let attached = bus.attach_processes(unit, &outside).await;
-        if let Err(error @ BusError::Denied { .. }) = attached {
-            return Err(error.into());
+        // systemd moves none if one has ended meanwhile; which one, the next round tells.
+        if bus.attach_processes(unit, &outside).await.is_err() {
+            for pid in outside {
+                let _ = bus.attach_processes(unit, &[pid]).await;
+            }
         }
     }
-    let reason = format!("it starts processes quicker than they can be moved into {unit}");
-    Err(refuse(request, &reason, "try again when it is at rest"))
+    let reason = format!("not all of its processes can be moved into {unit}");
+    Err(refuse(
+        request,
+        &reason,
+        format!("see `systemctl status {unit}`, and try again when it is at rest"),
+    ))
 }
 
-/// As those of the scopes that machined makes, and delegated as a machine's own unit is.
-fn properties(request: &Request, processes: &[u32]) -> Vec<Property> {
+/// As those of the scopes that machined makes, and delegated as a machine's own unit is. The leader goes there first: of
+/// several one might have ended, and there would be no scope.
+fn properties(request: &Request) -> Vec<Property> {
     let kind = if request.is_vm { "Virtual Machine" } else { "Container" };
     let property = |name: &str, value: Variant<'static>| (name.to_owned(), value);
     vec![
@@ -307,6 +312,6 @@ fn properties(request: &Request, processes: &[u32]) -> Vec<Property> {
         property("Delegate", true.into()),
         property("CollectMode", "inactive-or-failed".into()),
         property("TasksMax", TASKS_MAX.into()),
-        property("PIDs", processes.to_vec().into()),
+        property("PIDs", vec![request.leader].into()),
     ]
 }
