@@ -104,17 +104,23 @@ pub fn bind(leader: &Leader, machine: &str, bind: &Bind) -> Result<bool, LiveMou
     let root = leader.root().ok_or(LiveMountError::Stopped)?;
     let source = fs::statat(CWD, &bind.source, AtFlags::empty()).map_err(failed("look at", &bind.source))?;
     let is_directory = Kind::from_mode(source.st_mode) == Kind::Directory;
+    let mut is_other = false;
     if let Some(there) = look(&root, &bind.place)? {
         let stat = fs::fstat(&there).map_err(failed("look at", &bind.place))?;
         if (stat.st_dev, stat.st_ino) == (source.st_dev, source.st_ino) {
-            if is_read_only(&there).map_err(failed("look at", &bind.place))? == bind.read_only {
+            let on_host = fs::statvfs(&bind.source).map_err(failed("look at", &bind.source))?;
+            let wanted = bind.read_only || on_host.f_flag.contains(StatVfsMountFlags::RDONLY);
+            if is_read_only(&there).map_err(failed("look at", &bind.place))? == wanted {
                 return Ok(false);
             }
-            // If it cannot be, the new one lies on it.
-            unbind(leader, &bind.place)?;
+            is_other = true;
         }
     }
     let mount = detached(leader, bind)?;
+    if is_other {
+        // If it cannot be unmounted, the new one lies on it.
+        unbind(leader, &bind.place)?;
+    }
     let place = make(leader, &root, &bind.place, is_directory)?;
     if has_private_users(leader) {
         through_tunnel(leader, &root, machine, &mount, &place, is_directory, bind)?;
