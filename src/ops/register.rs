@@ -206,9 +206,10 @@ async fn own_unit(bus: &Bus, first: &Process, members: &[&Process]) -> Result<Op
         Err(BusError::NoSuchUnit(_)) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    let is_its = |pid: u32| pid == first.parent || members.iter().any(|member| member.pid == pid);
-    // One that has been started since is its own, too, if the others are.
-    let known = |pid: &u32| Process::read(*pid).is_none_or(|now| is_its(now.pid) || is_its(now.parent));
+    let is_member = |pid: u32| members.iter().any(|member| member.pid == pid);
+    // One that has been started since is its own, too, if the others are; other children of the parent are not.
+    let is_its = |now: &Process| is_member(now.pid) || is_member(now.parent) || now.pid == first.parent;
+    let known = |pid: &u32| Process::read(*pid).is_none_or(|now| now.pid != 1 && is_its(&now));
     Ok(processes.iter().all(|(_, pid, _)| known(pid)).then(|| unit.to_owned()))
 }
 

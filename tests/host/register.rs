@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use crate::logs::Follower;
 use crate::support::{
-    Run, There, agree, machine_property, machinist, run, sh, shared, stays, unique, unit_property, wait_until,
+    Run, There, agree, holds_within, machine_property, machinist, run, sh, shared, stays, unique, unit_property,
+    wait_until,
 };
 
 /// What starts a container, with `$1` as its program.
@@ -137,8 +138,14 @@ impl Container {
         let follower = Follower::of(&["machinist", "events", name, "--json"]);
         wait_until("it is told that it is frozen", || {
             machinist(["freeze", name]).ok();
+            // What is over at once need not be told, nor what was so when it began to listen.
+            let told = |what: &str| holds_within(Duration::from_secs(1), || follower.shown().contains(what));
+            let is_told = told("frozen");
             machinist(["thaw", name]).ok();
-            follower.shown().contains("frozen")
+            if !is_told {
+                told("running");
+            }
+            is_told
         });
         let mut waits = machinist(["wait", name, "--for", "stopped", "--timeout", "60"]).spawn();
         stays("it is waited for", Duration::from_secs(1), || !waits.has_ended());
