@@ -101,7 +101,8 @@ pub fn has_private_users(leader: &Leader) -> bool {
 
 /// Mounts it in the machine, unless it is there: whether anything was done. A place that is missing is made. Blocks.
 pub fn bind(leader: &Leader, machine: &str, bind: &Bind) -> Result<bool, LiveMountError> {
-    let root = leader.root().ok_or(LiveMountError::Stopped)?;
+    let (uid, gid) = leader.ids_on_host(0, 0).ok_or(LiveMountError::Stopped)?;
+    let root = leader.root().ok_or(LiveMountError::Stopped)?.owned_by(uid, gid);
     let source = fs::statat(CWD, &bind.source, AtFlags::empty()).map_err(failed("look at", &bind.source))?;
     let is_directory = Kind::from_mode(source.st_mode) == Kind::Directory;
     let mut is_other = false;

@@ -33,6 +33,8 @@ const SHIFT_MASK: u32 = 0xffff_0000;
 pub struct Root {
     fd: OwnedFd,
     path: PathBuf,
+    /// Whose is what is made, if that is known.
+    maker: Option<(Uid, Gid)>,
 }
 
 impl Root {
@@ -43,7 +45,14 @@ impl Root {
         Ok(Self {
             fd,
             path: path.to_path_buf(),
+            maker: None,
         })
+    }
+
+    /// Says who the guest's root user is, where more is known than the owner of `/` tells.
+    pub(crate) fn owned_by(mut self, uid: u32, gid: u32) -> Self {
+        self.maker = Some((Uid::from_raw(uid), Gid::from_raw(gid)));
+        self
     }
 
     /// The path that it was opened by, for messages.
@@ -325,6 +334,9 @@ impl Root {
         if !geteuid().is_root() {
             // Who is not root can give nothing away.
             return Ok((geteuid(), getegid()));
+        }
+        if let Some(owner) = self.maker {
+            return Ok(owner);
         }
         let stat = fs::fstat(&self.fd).map_err(FileError::io("look at", &self.path))?;
         Ok((

@@ -36,7 +36,12 @@ pub(crate) fn set_attributes(
     let attributes = Attributes {
         attr_set: if read_only { MOUNT_ATTR_RDONLY | idmap } else { idmap },
         attr_clr: 0,
-        propagation: if recursive { libc::MS_SLAVE } else { 0 },
+        propagation: match (recursive, read_only) {
+            (false, _) => 0,
+            (true, false) => libc::MS_SLAVE,
+            // What comes to be mounted there later would not be read-only.
+            (true, true) => libc::MS_PRIVATE,
+        },
         userns_fd: users.map_or(0, |fd| u64::from(fd.as_raw_fd().unsigned_abs())),
     };
     let flags = libc::AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };
