@@ -165,6 +165,10 @@ pub(super) async fn leader(ctx: &Ctx, name: &MachineName, doing: &'static str) -
         return Err(OpError::NotContainer { verb, name }.into());
     }
     let leader = Leader::open(machine.leader).ok_or_else(|| OpError::NotRunning { name: name.to_string() })?;
+    // The number may have become another's before it was held.
+    if !matches!(ctx.bus().await?.registered(name.as_str()).await, Ok(again) if again.leader == machine.leader) {
+        return Err(OpError::NotRunning { name: name.to_string() }.into());
+    }
     if leader.shares("mnt") == Some(true) {
         let message = format!("machine '{name}' has no files of its own, but the host's");
         return Err(CliError::new(Kind::Failed, message).hint("use the host's paths"));

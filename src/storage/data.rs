@@ -70,7 +70,11 @@ pub(crate) fn copy(file: &File<'_>, sparse: bool, how: Data, buffer: &mut [u8], 
             Err(Errno::NXIO) => break,
             result => result?,
         };
-        let end = kernel::seek(file.source, SeekFrom::Hole(start))?;
+        let end = match kernel::seek(file.source, SeekFrom::Hole(start)) {
+            // It has become shorter.
+            Err(Errno::NXIO) => break,
+            end => end?,
+        };
         range(file, start, end, buffer, cancel)?;
         at = end;
     }

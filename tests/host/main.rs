@@ -25,6 +25,7 @@ mod clone;
 mod config;
 mod config_show;
 mod cp;
+mod cp_hostile;
 mod create;
 mod device;
 mod doctor;

@@ -1,5 +1,7 @@
 //! Whose a copied file is: numbers of users and groups, of ACLs and of file capabilities, from one machine's view to another's.
 
+use rustix::fs::Stat;
+
 /// `CAP_FOWNER` and the like stand in these, see "File capabilities" in capabilities(7).
 const CAPABILITY: &[u8] = b"security.capability";
 /// `VFS_CAP_REVISION_2` and `VFS_CAP_REVISION_3`, and the size of each.
@@ -79,9 +81,21 @@ impl Ids {
         }
     }
 
+    /// Whether there is a root at all: a user namespace need not have one.
+    pub(super) fn has_root(&self) -> bool {
+        self.users.outside(0).is_some() && self.groups.outside(0).is_some()
+    }
+
     /// What root of this side is to the host.
     pub(super) fn root(&self) -> (u32, u32) {
-        (self.users.outside(0).unwrap_or(0), self.groups.outside(0).unwrap_or(0))
+        let outside = |map: &Map| map.outside(0).unwrap_or(NOBODY);
+        (outside(&self.users), outside(&self.groups))
+    }
+
+    /// Whether root of this side may do what it likes with a file of that owner: if the owner is one of its users, see
+    /// user_namespaces(7). We may more, and must not where a guest chose the place.
+    pub(super) fn rules(&self, owner: &Stat) -> bool {
+        self.users.inside(owner.st_uid).is_some() && self.groups.inside(owner.st_gid).is_some()
     }
 }
 

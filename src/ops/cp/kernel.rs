@@ -5,6 +5,10 @@ use std::os::fd::AsFd;
 use rustix::fs::{self, FsWord};
 use rustix::io::Errno;
 
+use super::side::Found;
+use crate::ops::OpError;
+use crate::sys::files::{FileError, shown};
+
 /// Their numbers, see statfs(2) and <linux/magic.h>. Their files have no size, may have no end, and reading one may do
 /// something or wait for ever.
 const KERNELS: &[FsWord] = &[
@@ -26,11 +30,25 @@ const KERNELS: &[FsWord] = &[
     0xde5e_81e4, // efivarfs
     0xcafe_4a11, // bpf
     0x6759_6969, // rpc_pipefs
+    0x0187,      // autofs
+    // Any machine can mount one, and a hole that is read there takes memory that nobody gets back.
+    0x8584_58f6, // ramfs
 ];
 
 /// Whether something lies on such a filesystem.
 pub(super) fn is_kernels(fd: impl AsFd) -> Result<bool, Errno> {
     Ok(KERNELS.contains(&fs::fstatfs(fd)?.f_type))
+}
+
+/// Refuses to copy what lies there.
+pub(super) fn refuse_kernels(found: &Found) -> Result<(), OpError> {
+    if !is_kernels(&found.fd).map_err(FileError::io("copy", &found.label))? {
+        return Ok(());
+    }
+    Err(OpError::Option {
+        message: format!("cannot copy '{}': it is the kernel's, and no data", shown(&found.label)),
+        hint: "read it in the machine: `machinist exec NAME -- cat FILE`".to_owned(),
+    })
 }
 
 #[cfg(test)]

@@ -152,7 +152,7 @@ pub fn plan(order: Order, places: &Places, report: &dyn Report, cancel: &Cancel)
         ),
         _ => {
             let found = find(&from, &source, order.options)?;
-            let target = side::target(&to, &target, &found)?;
+            let target = side::target(&to, &target, &found, &from)?;
             (shown(&found.label), target.label().to_path_buf())
         }
     };
@@ -283,7 +283,7 @@ fn work(
         );
     }
     let found = find(&from, &source, options)?;
-    let target = side::target(&to, &target, &found)?;
+    let target = side::target(&to, &target, &found, &from)?;
     let mut walk = Walk::new((options, strips), ids(&from.ids, &to.ids), cancel, &check, copied);
     walk.run(&found, target)?;
     Ok(walk.done)

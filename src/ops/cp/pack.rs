@@ -13,7 +13,7 @@ use rustix::io::{Errno, pread};
 
 use super::header::{BLOCK, Header, sparse_map};
 use super::ids::Translation;
-use super::kernel::is_kernels;
+use super::kernel::{is_kernels, refuse_kernels};
 use super::side::{Found, identity, reopen};
 use super::walk::names;
 use super::{Copied, Options};
@@ -29,6 +29,10 @@ const PIECE: usize = 256 << 10;
 const PIECES_MAX: usize = 10_000;
 /// How deep a tree may be.
 const DEPTH_MAX: usize = 2048;
+/// How long a name in the stream may be: each directory on the way has one.
+const NAME_MAX: usize = 16 << 10;
+/// How many bytes of names are remembered; files that come after that are written once for each name.
+const LINKED_MAX: usize = 64 << 20;
 
 /// A stream that is written.
 pub(super) struct Pack<'a, W> {
@@ -41,6 +45,8 @@ pub(super) struct Pack<'a, W> {
     pub(super) done: Copied,
     /// The first name of a file with several.
     pub(super) links: HashMap<(u64, u64), Vec<u8>>,
+    /// Bytes of these names.
+    linked: usize,
     pub(super) scratch: xattr::Scratch,
     pub(super) buffer: Vec<u8>,
 }
@@ -67,6 +73,7 @@ impl<'a, W: Write> Pack<'a, W> {
             copied,
             done: Copied::default(),
             links: HashMap::new(),
+            linked: 0,
             scratch: xattr::Scratch::default(),
             buffer: vec![0; PIECE],
         }
@@ -74,6 +81,7 @@ impl<'a, W: Write> Pack<'a, W> {
 
     /// Writes all of it, under its own name, or `.` for what is in a directory.
     pub(super) fn run(&mut self, found: &Found) -> Result<(), OpError> {
+        refuse_kernels(found)?;
         let name = match &found.name {
             Some(name) if !found.contents => name.as_bytes().to_vec(),
             _ => b".".to_vec(),
@@ -122,7 +130,8 @@ impl<'a, W: Write> Pack<'a, W> {
                 let file = reopen(fd, OFlags::empty()).map_err(failed)?;
                 self.attributes(&file, &mut header).map_err(failed)?;
                 self.file(&file, stat, header, label)?;
-                if stat.st_nlink > 1 {
+                if stat.st_nlink > 1 && self.linked < LINKED_MAX {
+                    self.linked += name.len();
                     self.links.insert(identity(stat), name.to_vec());
                 }
             }
@@ -172,7 +181,7 @@ impl<'a, W: Write> Pack<'a, W> {
         depth: usize,
     ) -> Result<(), OpError> {
         let failed = |errno: Errno| OpError::from(FileError::io("copy", label)(errno));
-        if depth > DEPTH_MAX {
+        if depth > DEPTH_MAX || header.name.len() > NAME_MAX {
             return Err(failed(Errno::NAMETOOLONG));
         }
         let here = reopen(fd, OFlags::DIRECTORY).map_err(failed)?;
@@ -277,7 +286,11 @@ fn pieces_of(file: &OwnedFd, size: u64) -> Result<Option<Vec<(u64, u64)>>, Errno
             Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(None),
             start => start?,
         };
-        let end = fs::seek(file, SeekFrom::Hole(start))?.min(size);
+        let end = match fs::seek(file, SeekFrom::Hole(start)) {
+            // It has become shorter.
+            Err(Errno::NXIO) => return Ok(Some(pieces)),
+            end => end?.min(size),
+        };
         if end <= start {
             return Ok(Some(pieces));
         }

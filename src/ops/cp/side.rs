@@ -78,6 +78,12 @@ impl Side {
                     users: Map::parse(&users),
                     groups: Map::parse(&groups),
                 };
+                if !ids.has_root() {
+                    return Err(OpError::Option {
+                        message: format!("machine '{name}' has no user root, who its files would belong to"),
+                        hint: format!("copy by `machinist exec {name} -- tar …`"),
+                    });
+                }
                 (root, ids, Some(leader), None)
             }
             Tree::Stopped(image) => {
@@ -194,9 +200,32 @@ impl Target {
     }
 }
 
+/// On the host a link at the end may be what an earlier copy brought out of the machine, and lead anywhere.
+fn refuse_link(side: &Side, location: &Location, path: &Path, label: &Path) -> Result<(), OpError> {
+    let raw = raw_path(location);
+    if means_directory(raw) || means_contents(raw) {
+        return Ok(());
+    }
+    let found = side
+        .root
+        .open_at(path, OFlags::PATH | OFlags::NOFOLLOW)
+        .and_then(fs::fstat);
+    if !found.is_ok_and(|stat| Kind::from_mode(stat.st_mode) == Kind::Symlink) {
+        return Ok(());
+    }
+    let shown = crate::sys::files::shown(label);
+    Err(OpError::Option {
+        message: format!("'{shown}' is a symbolic link, which may have come from the machine"),
+        hint: format!("name what it leads to, or '{shown}/' if that is a directory"),
+    })
+}
+
 /// Looks up where a copy goes, as cp(1) does: into a directory that exists, or under the name itself.
-pub(super) fn target(side: &Side, location: &Location, found: &Found) -> Result<Target, OpError> {
+pub(super) fn target(side: &Side, location: &Location, found: &Found, from: &Side) -> Result<Target, OpError> {
     let (path, label) = (path_of(location)?, location.label());
+    if side.name.is_none() && from.name.is_some() {
+        refuse_link(side, location, &path, &label)?;
+    }
     let failed = |label: &Path| FileError::io::<Errno>("write", label);
     let directory = OFlags::RDONLY | OFlags::DIRECTORY;
     match side

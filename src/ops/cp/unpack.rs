@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{self, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::ids::Translation;
-use super::walk::names;
+use super::ids::{Ids, Translation};
+use super::walk::{may_write, names, open_made};
 use super::{Copied, Options};
 use crate::machine::{Cancel, Report};
 use crate::ops::OpError;
@@ -28,11 +28,11 @@ pub(super) fn unpack(
     cancel: &Cancel,
 ) -> Result<Copied, OpError> {
     let failed = |errno: Errno| OpError::from(FileError::io("unpack into", label)(errno));
+    may_write(&ids.to, to, label)?;
     let hidden = temporary_name(OsStr::new("stream"));
     fs::mkdirat(to, &hidden, Mode::RWXU).map_err(failed)?;
     let work = || {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let place = fs::openat(to, &hidden, flags, Mode::empty()).map_err(failed)?;
+        let place = open_made(to, &hidden).map_err(failed)?;
         let owner = |uid, gid| {
             if options.archive {
                 ids.owner_inside(uid, gid)
@@ -56,7 +56,7 @@ pub(super) fn unpack(
         let extracted = extract_stream(stream, Path::new("standard input"), &target, &manner, report, cancel)
             .map_err(|error| at(error, &target, label))?;
         check()?;
-        merge(&place, to, label)?;
+        merge(&place, to, &ids.to, label)?;
         Ok(extracted)
     };
     let unpacked: Result<Extracted, OpError> = work();
@@ -90,7 +90,7 @@ fn at(error: TarballError, target: &Path, label: &Path) -> OpError {
 
 /// Moves what is in a directory to another: what has the name of a directory there goes into that, what has that of a file
 /// takes its place.
-fn merge(from: &OwnedFd, to: &OwnedFd, label: &Path) -> Result<(), OpError> {
+fn merge(from: &OwnedFd, to: &OwnedFd, ids: &Ids, label: &Path) -> Result<(), OpError> {
     for name in names(from).map_err(FileError::io("move", label))? {
         let label = label.join(&name);
         let open = |parent: &OwnedFd| {
@@ -101,7 +101,8 @@ fn merge(from: &OwnedFd, to: &OwnedFd, label: &Path) -> Result<(), OpError> {
             .is_ok_and(|stat| Kind::from_mode(stat.st_mode) == Kind::Directory);
         if is_directory && let Ok(there) = open(to) {
             let from = open(from).map_err(FileError::io("move", &label))?;
-            merge(&from, &there, &label)?;
+            may_write(ids, &there, &label)?;
+            merge(&from, &there, ids, &label)?;
         } else {
             fs::renameat(from, &name, to, &name).map_err(FileError::io("replace", &label))?;
         }

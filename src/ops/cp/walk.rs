@@ -8,15 +8,15 @@ use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
-use super::ids::Translation;
-use super::kernel::is_kernels;
+use super::ids::{Ids, Translation};
+use super::kernel::{is_kernels, refuse_kernels};
 use super::side::{Found, Target, identity, reopen};
 use super::{Copied, Options};
 use crate::machine::{Cancel, Cancelled};
@@ -27,6 +27,8 @@ use crate::sys::files::{FileError, Kind, remove_at, temporary_name, xattr};
 
 /// How deep a tree may be: every directory on the way is open twice.
 const DEPTH_MAX: usize = 2048;
+/// Longer paths are not told whole: each directory on the way has one.
+const LABEL_MAX: usize = 4096;
 /// How many directories are kept open for files with further names.
 const LINKED_MAX: usize = 4096;
 
@@ -118,17 +120,10 @@ impl<'a> Walk<'a> {
             label: &found.label,
             depth: 0,
         };
-        if is_kernels(&found.fd).map_err(|errno| source.failed(errno))? {
-            return Err(OpError::Option {
-                message: format!(
-                    "cannot copy '{}': it is the kernel's, and no data",
-                    crate::sys::files::shown(&found.label)
-                ),
-                hint: "read it in the machine: `machinist exec NAME -- cat FILE`".to_owned(),
-            });
-        }
+        refuse_kernels(found)?;
         match target {
             Target::Named(directory, name, label) => {
+                self.may_write(&directory, &label)?;
                 let directory = Arc::new(directory);
                 let place = Place {
                     directory: &directory,
@@ -140,6 +135,7 @@ impl<'a> Walk<'a> {
             }
             Target::Into(directory, label) => {
                 let from = reopen(source.fd, OFlags::DIRECTORY).map_err(|errno| source.failed(errno))?;
+                self.may_write(&directory, &label)?;
                 self.forbid(&source, &directory)?;
                 self.inside(&source, &from, &Arc::new(directory), false, &label)
             }
@@ -202,6 +198,7 @@ impl<'a> Walk<'a> {
         if !place.is_new
             && let Ok(there) = open_directory(place.directory, place.name)
         {
+            self.may_write(&there, place.label)?;
             self.forbid(source, &there)?;
             let there = Arc::new(there);
             self.inside(source, &from, &there, false, place.label)?;
@@ -214,7 +211,7 @@ impl<'a> Walk<'a> {
         }
         self.whole(place, |walk, name| {
             fs::mkdirat(place.directory, name, Mode::RWXU).map_err(|errno| place.failed(errno))?;
-            let there = open_directory(place.directory, name).map_err(|errno| place.failed(errno))?;
+            let there = open_made(place.directory, name).map_err(|errno| place.failed(errno))?;
             if source.depth == 0 {
                 walk.forbid(source, &there)?;
             }
@@ -224,6 +221,12 @@ impl<'a> Walk<'a> {
             walk.done.directories += 1;
             Ok(())
         })
+    }
+
+    /// Refuses a directory that was there before where root of the machine could not write: a guest may have put something
+    /// of the host's, or of another's, in this place.
+    fn may_write(&self, directory: &OwnedFd, label: &Path) -> Result<(), OpError> {
+        may_write(&self.ids.to, directory, label)
     }
 
     /// Makes a directory of the copy no part of what is copied.
@@ -248,7 +251,7 @@ impl<'a> Walk<'a> {
         label: &Path,
     ) -> Result<(), OpError> {
         for name in names(from).map_err(|errno| source.failed(errno))? {
-            let (source_label, label) = (source.label.join(&name), label.join(&name));
+            let (source_label, label) = (label_in(source.label, &name), label_in(label, &name));
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let found = fs::openat(from, &name, flags, Mode::empty()).and_then(|fd| Ok((fs::fstat(&fd)?, fd)));
             let (stat, fd) = match found {
@@ -290,7 +293,7 @@ impl<'a> Walk<'a> {
             Err(Errno::EXIST) => return Ok(()),
             result => result.map_err(|errno| place.failed(errno))?,
         }
-        let made = open_directory(place.directory, place.name).map_err(|errno| place.failed(errno))?;
+        let made = open_made(place.directory, place.name).map_err(|errno| place.failed(errno))?;
         self.attributes(source, None, made.as_fd(), place)?;
         self.done.directories += 1;
         Ok(())
@@ -375,6 +378,31 @@ fn into_itself(label: &Path) -> OpError {
         path: label.to_path_buf(),
     }
     .into()
+}
+
+/// See [`Walk::may_write`].
+pub(super) fn may_write(ids: &Ids, directory: &OwnedFd, label: &Path) -> Result<(), OpError> {
+    match fs::fstat(directory) {
+        Ok(stat) if ids.rules(&stat) => Ok(()),
+        Ok(_) => Err(FileError::io("write into", label)(Errno::ACCESS).into()),
+        Err(errno) => Err(FileError::io("look at", label)(errno).into()),
+    }
+}
+
+/// Opens a directory that was just made: nothing was mounted on it since.
+pub(super) fn open_made(parent: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    fs::openat2(parent, name, flags, Mode::empty(), how)
+}
+
+/// The label of what is in a directory. It is for messages only: of what lies deep the beginning will do.
+fn label_in(directory: &Path, name: &OsStr) -> PathBuf {
+    if directory.as_os_str().len() > LABEL_MAX {
+        directory.to_path_buf()
+    } else {
+        directory.join(name)
+    }
 }
 
 fn open_directory(parent: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
