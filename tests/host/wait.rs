@@ -269,6 +269,13 @@ fn a_start_that_fails_ends_the_wait_with_its_cause() {
     still_waits(&mut client);
     run("systemctl", ["start", &guest.unit()]).status(1);
     ends(client, 1).stderr_has("bridge 'nosuchbr7' does not exist");
+    // Also if it is over before the client can look: it stands still meanwhile.
+    let mut client = waiting(&[&guest.name]);
+    still_waits(&mut client);
+    client.signal(nix::sys::signal::Signal::SIGSTOP);
+    run("systemctl", ["start", &guest.unit()]).status(1);
+    client.signal(nix::sys::signal::Signal::SIGCONT);
+    ends(client, 1).stderr_has("bridge 'nosuchbr7' does not exist");
 }
 
 #[test]

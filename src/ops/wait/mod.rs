@@ -32,8 +32,12 @@ pub async fn wait_for(bus: &Bus, name: &MachineName, condition: &Condition) -> R
     find_machine(bus, name).await?;
     let mut watch = Watch::new(bus, name).await?;
     let (mut was_up, mut was_registered) = (false, false);
+    let mut before = None;
     loop {
         let look = watch.look().await?;
+        // A start may have failed before it was looked at.
+        let before = before.get_or_insert_with(|| look.invocation.clone());
+        was_up |= !look.invocation.is_empty() && look.invocation != *before;
         let met = match condition {
             Condition::Stopped => look.is_over,
             Condition::Frozen => look.state == State::Frozen,

@@ -29,6 +29,8 @@ pub(super) struct Look {
     pub(super) leader: Option<Leader>,
     /// The unit that it runs in, ran in last, or would run in.
     pub(super) unit: String,
+    /// The unit's run, or its last one; empty if systemd knows of none.
+    pub(super) invocation: String,
     pub(super) state: State,
     /// It is down and stays so: not between the two halves of a restart.
     pub(super) is_over: bool,
@@ -94,6 +96,7 @@ impl<'a> Watch<'a> {
             state: state_of(registered.as_ref(), leader.as_ref(), &state),
             is_over: registered.is_none() && state.is_over(),
             unit: self.unit.clone(),
+            invocation: state.unit.hex("InvocationID"),
             registered,
             leader,
         })
