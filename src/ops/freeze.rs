@@ -22,6 +22,8 @@ use crate::sys::quirks::{Quirk, has};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is looked again: the kernel tells no more than that something has changed.
 const INTERVAL: Duration = Duration::from_millis(5);
+/// How much longer than a copy the unit may last that thaws the machine after it.
+const GUARD_ENDS: Duration = Duration::from_secs(2);
 
 /// What [`freeze`] or [`thaw`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,8 +125,15 @@ fn refuse(verb: &str, name: &MachineName, reason: &str, hint: String) -> OpError
 
 /// Refuses to touch a machine that `clone` holds still: it is thawed when that is done.
 async fn check_is_not_copied(bus: &Bus, verb: &str, name: &MachineName) -> Result<(), OpError> {
-    if !bus.is_unit_up(&guard_of(name.as_str())).await? {
-        return Ok(());
+    let begun = Instant::now();
+    loop {
+        if !bus.is_unit_up(&guard_of(name.as_str())).await? {
+            return Ok(());
+        }
+        if begun.elapsed() > GUARD_ENDS {
+            break;
+        }
+        tokio::time::sleep(INTERVAL).await;
     }
     let reason = "it stands still while it is copied, and goes on after that";
     Err(refuse(
