@@ -1,16 +1,15 @@
 //! Noticing that something in a tree was changed.
 
-use std::ffi::OsStr;
 use std::fs::read_link;
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{self, AtFlags, Stat};
+use rustix::fs::{self, Stat};
 
 use super::error::{FileError, Kind};
-use super::tree::walk;
+use super::tree::{entries, walk};
 use crate::machine::Cancel;
 
 /// When an inode was last changed, be it what is in it, its mode, owner, attributes or names: nobody can set this, see
@@ -48,24 +47,16 @@ pub fn changed_since(path: &Path, moment: ChangeTime, cancel: &Cancel) -> Result
         if found.is_some() {
             return Ok(directories);
         }
-        for entry in fs::Dir::read_from(here).map_err(FileError::io("list", path))? {
-            let entry = entry.map_err(FileError::io("list", path))?;
-            let name = entry.file_name();
-            if name == c"." || name == c".." {
-                continue;
-            }
-            let Ok(stat) = fs::statat(here, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT) else {
-                continue;
-            };
-            let name = OsStr::from_bytes(name.to_bytes());
-            if ChangeTime::of(&stat) > moment {
+        entries(here, path, |name, stat| {
+            if ChangeTime::of(stat) > moment {
                 found = Some(place_of(here, path).join(name));
-                return Ok(Vec::new());
+                return ControlFlow::Break(());
             }
             if Kind::from_mode(stat.st_mode) == Kind::Directory {
                 directories.push(name.to_owned());
             }
-        }
+            ControlFlow::Continue(())
+        })?;
         Ok(directories)
     })?;
     Ok(found)

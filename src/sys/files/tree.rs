@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -385,6 +386,24 @@ fn subdirectories(
     path: &Path,
 ) -> Result<Vec<OsString>, FileError> {
     let mut directories = Vec::new();
+    entries(here, path, |name, stat| {
+        if Kind::from_mode(stat.st_mode) == Kind::Directory {
+            directories.push(name.to_owned());
+        } else if stat.st_nlink > 1 && !several_names.insert((stat.st_dev, stat.st_ino)) {
+            return ControlFlow::Continue(());
+        }
+        *total += allocated(stat);
+        ControlFlow::Continue(())
+    })?;
+    Ok(directories)
+}
+
+/// What is in one directory of the tree `path`, until `look` has seen enough; names that vanish meanwhile are left out.
+pub(super) fn entries(
+    here: &OwnedFd,
+    path: &Path,
+    mut look: impl FnMut(&OsStr, &fs::Stat) -> ControlFlow<()>,
+) -> Result<(), FileError> {
     for entry in fs::Dir::read_from(here).map_err(FileError::io("list", path))? {
         let entry = entry.map_err(FileError::io("list", path))?;
         let name = entry.file_name();
@@ -394,14 +413,11 @@ fn subdirectories(
         let Ok(stat) = fs::statat(here, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT) else {
             continue;
         };
-        if Kind::from_mode(stat.st_mode) == Kind::Directory {
-            directories.push(OsStr::from_bytes(name.to_bytes()).to_owned());
-        } else if stat.st_nlink > 1 && !several_names.insert((stat.st_dev, stat.st_ino)) {
-            continue;
+        if look(OsStr::from_bytes(name.to_bytes()), &stat).is_break() {
+            break;
         }
-        *total += allocated(&stat);
     }
-    Ok(directories)
+    Ok(())
 }
 
 fn allocated(stat: &fs::Stat) -> u64 {
