@@ -2,6 +2,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{set_hook, take_hook};
+use std::thread::panicking;
 
 use super::protocol::Size;
 use crate::sys::raw::enter::watch;
@@ -78,6 +80,13 @@ impl RawTerminal {
         let before = tcgetattr(&terminal)?;
         let mut raw = before.clone();
         raw.make_raw();
+        // A panic ends the program without dropping anything, and what it says is to be read.
+        let (of_panic, modes) = (terminal.try_clone()?, before.clone());
+        let others = take_hook();
+        set_hook(Box::new(move |panic| {
+            let _ = tcsetattr(&of_panic, OptionalActions::Now, &modes);
+            others(panic);
+        }));
         tcsetattr(&terminal, OptionalActions::Drain, &raw)?;
         Ok(Self { terminal, before })
     }
@@ -85,6 +94,11 @@ impl RawTerminal {
 
 impl Drop for RawTerminal {
     fn drop(&mut self) {
+        // In a panic the hook has done so, and cannot be taken back.
+        if panicking() {
+            return;
+        }
+        let _ = take_hook();
         let _ = tcsetattr(&self.terminal, OptionalActions::Drain, &self.before);
     }
 }
