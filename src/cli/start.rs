@@ -1,8 +1,11 @@
 //! `machinist start`
 
+use std::thread;
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
+use rustix::process::setpriority_process;
+use rustix::thread::gettid;
+use tokio::sync::oneshot;
 
 use super::complete;
 use super::context::{Ctx, is_root};
@@ -47,6 +50,9 @@ pub(super) struct Args {
 /// How much longer than the start it may take to look at the layers below: at each of their files, wherever those are.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// The nice value of who gives way to all others, see setpriority(2): Linux has one for each thread.
+const LEAST: i32 = 19;
+
 pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     let group = args.group.as_deref();
     let (names, sequence) = Sequence::of(ctx, &args.names, group, Pool::Images, false).await?;
@@ -87,15 +93,16 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
 }
 
 /// Whether a layer was changed by hand that one of these machines lies on; nothing without root, who alone can tell.
-fn look_at_layers(ctx: &Ctx, names: &[MachineName], cancel: &Cancel) -> JoinHandle<Vec<Changed>> {
+fn look_at_layers(ctx: &Ctx, names: &[MachineName], cancel: &Cancel) -> oneshot::Receiver<Vec<Changed>> {
     let (names, places, cancel) = (names.to_vec(), ctx.places.clone(), cancel.clone());
-    tokio::task::spawn_blocking(move || {
-        if is_root() {
-            changed(&names, &places, &cancel)
-        } else {
-            Vec::new()
-        }
-    })
+    let (tell, told) = oneshot::channel();
+    thread::spawn(move || {
+        // The guests that boot meanwhile go first: the thread ends with this, and has nothing else to do.
+        let _ = setpriority_process(Some(gettid()), LEAST);
+        let found = is_root().then(|| changed(&names, &places, &cancel));
+        let _ = tell.send(found.unwrap_or_default());
+    });
+    told
 }
 
 fn tell(ctx: &Ctx, changed: &Changed) {
