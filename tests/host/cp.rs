@@ -434,6 +434,27 @@ fn streams_are_tar_archives() {
         .stdin("no archive")
         .status(1)
         .stderr_has("'standard input' is not a tar archive");
+    // What cannot go to its place is told before anything does.
+    guest
+        .inside([
+            "/bin/sh",
+            "-c",
+            "b=/bin/busybox; $b mkdir -p /root/half/m /root/half/f; $b mount -t tmpfs none /root/half/m",
+        ])
+        .ok();
+    fs::create_dir_all(scratch.0.join("half/m")).unwrap();
+    for (file, why) in [
+        ("m/x", "/root/half/m': it is a filesystem of its own"),
+        ("f", "/root/half/f'\n  caused by: Is a directory"),
+    ] {
+        fs::write(scratch.0.join("half").join(file), "").unwrap();
+        let script = "tar -C \"$1\" -c half/a \"half/$3\" | machinist cp - \"$2:/root\"";
+        fs::write(scratch.0.join("half/a"), "").unwrap();
+        sh(script, [scratch.0.as_os_str(), name.as_ref(), file.as_ref()])
+            .status(1)
+            .stderr_has(why);
+        guest.inside(["/bin/busybox", "test", "-e", "/root/half/a"]).status(1);
+    }
     // Who has seen enough of it may go.
     sh(
         "set -o pipefail; machinist cp \"$1:/\" - | head -c 1000 >/dev/null; echo ${PIPESTATUS[0]}",

@@ -15,7 +15,7 @@ use crate::machine::{Cancel, Report};
 use crate::ops::OpError;
 use crate::sources::SourceError;
 use crate::sources::tarball::{Extracted, Manner, TarballError, extract_stream};
-use crate::sys::files::{FileError, Kind, magic_link, remove_at, temporary_name};
+use crate::sys::files::{FileError, Kind, magic_link, remove_at, shown, temporary_name};
 
 /// Unpacks what `stream` has into the directory `to`.
 pub(super) fn unpack(
@@ -56,6 +56,7 @@ pub(super) fn unpack(
         let extracted = extract_stream(stream, Path::new("standard input"), &target, &manner, report, cancel)
             .map_err(|error| at(error, &target, label))?;
         check()?;
+        foresee(&place, to, &ids.to, label)?;
         merge(&place, to, &ids.to, label)?;
         Ok(extracted)
     };
@@ -86,6 +87,48 @@ fn at(error: TarballError, target: &Path, label: &Path) -> OpError {
         *path = label.join(rest);
     }
     error
+}
+
+/// Refuses, before anything moves, what [`merge`] could not move to its place: otherwise half of it would be there.
+fn foresee(from: &OwnedFd, to: &OwnedFd, ids: &Ids, label: &Path) -> Result<(), OpError> {
+    let moved = fs::fstat(from).map_err(FileError::io("look at", label))?;
+    for name in names(from).map_err(FileError::io("move", label))? {
+        let label = label.join(&name);
+        let refused = |errno| OpError::from(FileError::io("replace", &label)(errno));
+        let kind = |parent: &OwnedFd| {
+            let stat = fs::statat(parent, &name, AtFlags::SYMLINK_NOFOLLOW)?;
+            Ok(Kind::from_mode(stat.st_mode))
+        };
+        let new = kind(from).map_err(refused)?;
+        match (new, kind(to)) {
+            (_, Err(Errno::NOENT)) => {}
+            (_, Err(errno)) => return Err(refused(errno)),
+            (Kind::Directory, Ok(Kind::Directory)) => {
+                let elsewhere = |errno| match errno {
+                    Errno::XDEV => another_filesystem(&label),
+                    errno => refused(errno),
+                };
+                let there = open_made(to, &name).map_err(elsewhere)?;
+                // A subvolume is no mount, and yet nothing moves across its border.
+                if fs::fstat(&there).map_err(refused)?.st_dev != moved.st_dev {
+                    return Err(another_filesystem(&label));
+                }
+                may_write(ids, &there, &label)?;
+                foresee(&open_made(from, &name).map_err(refused)?, &there, ids, &label)?;
+            }
+            (Kind::Directory, Ok(_)) => return Err(refused(Errno::NOTDIR)),
+            (_, Ok(Kind::Directory)) => return Err(refused(Errno::ISDIR)),
+            (_, Ok(_)) => {}
+        }
+    }
+    Ok(())
+}
+
+fn another_filesystem(label: &Path) -> OpError {
+    OpError::Option {
+        message: format!("cannot unpack into '{}': it is a filesystem of its own", shown(label)),
+        hint: "copy what goes there by itself, with it as the destination".to_owned(),
+    }
 }
 
 /// Moves what is in a directory to another: what has the name of a directory there goes into that, what has that of a file
