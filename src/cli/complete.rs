@@ -10,6 +10,8 @@ use clap_complete::CompletionCandidate;
 use clap_complete::engine::{ArgValueCompleter, PathCompleter, ValueCompleter as _};
 
 use crate::help::TOPICS;
+use crate::machine::condition::Condition;
+use crate::machine::signal::Signal;
 use crate::ops::Places;
 use crate::ops::secret::list;
 use crate::sys::bus::Bus;
@@ -72,6 +74,26 @@ pub fn secrets() -> ArgValueCompleter {
             .map(CompletionCandidate::new)
             .collect()
     })
+}
+
+/// Completes names of signals, as kill(1) has them.
+#[must_use]
+pub fn signals() -> ArgValueCompleter {
+    ArgValueCompleter::new(|current: &std::ffi::OsStr| words(current, Signal::names()))
+}
+
+/// Completes what can be waited for.
+#[must_use]
+pub fn conditions() -> ArgValueCompleter {
+    ArgValueCompleter::new(|current: &std::ffi::OsStr| words(current, Condition::words()))
+}
+
+/// Those of some words that begin as typed.
+fn words(current: &std::ffi::OsStr, all: impl Iterator<Item = &'static str>) -> Vec<CompletionCandidate> {
+    let typed = current.to_string_lossy();
+    all.filter(|word| word.starts_with(&*typed))
+        .map(CompletionCandidate::new)
+        .collect()
 }
 
 /// Completes what there is help for: verbs and topics.

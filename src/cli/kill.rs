@@ -29,7 +29,7 @@ pub(super) struct Args {
     #[arg(required = true, value_name = "NAME", add = complete::running())]
     names: Vec<String>,
     /// The signal: a name with or without SIG, RTMIN+N, or a number
-    #[arg(short, long, value_name = "SIG", default_value = "TERM", allow_hyphen_values = true)]
+    #[arg(short, long, value_name = "SIG", default_value = "TERM", allow_hyphen_values = true, add = complete::signals())]
     signal: Signal,
     /// Which of its processes
     #[arg(long, value_enum, default_value = "all", alias = "kill-whom")]

@@ -45,7 +45,7 @@ pub(super) struct Args {
     #[arg(required = true, value_name = "NAME", add = complete::all())]
     names: Vec<String>,
     /// What is waited for: one of the conditions below
-    #[arg(long = "for", value_name = "CONDITION", default_value = "running")]
+    #[arg(long = "for", value_name = "CONDITION", default_value = "running", add = complete::conditions())]
     condition: Condition,
     /// Wait no longer than this many seconds; for ever otherwise
     #[arg(long, value_name = "SECONDS", value_parser = super::seconds)]

@@ -60,6 +60,13 @@ const TYPES: [&str; 11] = [
 /// The longest name of a unit, in bytes.
 const UNIT_MAX: usize = 255;
 
+impl Condition {
+    /// How each begins, to be offered to who types.
+    pub fn words() -> impl Iterator<Item = &'static str> {
+        WORDS.iter().map(|(word, _)| *word).chain(["port=", "unit="])
+    }
+}
+
 impl FromStr for Condition {
     type Err = ConditionError;
 

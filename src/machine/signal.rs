@@ -39,6 +39,14 @@ impl Signal {
         self.0
     }
 
+    /// All names, without `SIG`; of those of real time the first and the last.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        Named::iterator()
+            .map(Named::as_str)
+            .chain(["SIGRTMIN", "SIGRTMAX"])
+            .filter_map(|name| name.strip_prefix("SIG"))
+    }
+
     fn checked(number: i32) -> Result<Self, SignalError> {
         (1..=libc::SIGRTMAX())
             .contains(&number)
@@ -96,11 +104,7 @@ impl FromStr for Signal {
 
 /// The name that is most like this one.
 fn nearest(name: &str) -> String {
-    let names = Named::iterator()
-        .map(Named::as_str)
-        .chain(["SIGRTMIN", "SIGRTMAX"])
-        .filter_map(|name| name.strip_prefix("SIG"));
-    let near = names.max_by(|a, b| strsim::jaro_winkler(a, name).total_cmp(&strsim::jaro_winkler(b, name)));
+    let near = Signal::names().max_by(|a, b| strsim::jaro_winkler(a, name).total_cmp(&strsim::jaro_winkler(b, name)));
     near.unwrap_or("TERM").to_owned()
 }
 

@@ -61,6 +61,14 @@ fn bash_is_offered_verbs_and_topics() {
 }
 
 #[test]
+fn bash_is_offered_signals_and_conditions() {
+    assert_eq!(offered(&["machinist", "kill", "--signal", "US"]), ["USR1", "USR2"]);
+    assert_eq!(offered(&["machinist", "kill", "-s", "RT"]), ["RTMAX", "RTMIN"]);
+    assert_eq!(offered(&["machinist", "wait", "--for", "p"]), ["port="]);
+    assert_eq!(offered(&["machinist", "wait", "--for", "boo"]), ["booted"]);
+}
+
+#[test]
 fn a_page_for_every_verb_and_topic() {
     let directory = tempfile::tempdir().unwrap();
     machinist()
