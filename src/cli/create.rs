@@ -1,10 +1,14 @@
 //! `machinist create`
 
+mod options;
+
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
-use clap::ValueEnum;
 use tokio::runtime::Handle;
 
+use self::options::SourceArgs;
+pub(super) use self::options::usual_options;
 use super::context::Ctx;
 use super::error::{CliError, Kind, chain};
 use super::sweep;
@@ -16,10 +20,9 @@ use crate::ops::start::{StartOptions, start};
 use crate::ops::{OpError, Places};
 use crate::sources::guest::AuthorizedKeys;
 use crate::sources::password::{PasswordError, PasswordHash};
-use crate::sources::{BootstrapOptions, Bootstrapper, CacheUse, Distro, Source, SourceError};
+use crate::sources::{Source, SourceError};
 use crate::sys::bus::{Bus, BusError};
 use crate::sys::config::Config;
-use crate::sys::files::shown;
 use crate::sys::journal::audit;
 
 /// Make a machine from a root filesystem
@@ -31,6 +34,7 @@ use crate::sys::journal::audit;
   machinist create web debian:trixie --start             Bootstrap Debian 13 and start it
   machinist create web debian:trixie --include nginx,curl --enable
   machinist create db rootfs.tar.zst --ssh-key ~/.ssh/id_ed25519.pub
+  machinist create db - --strip 1 <backup.tar.xz         Its files lie below one directory
   machinist create web debian:trixie --network bridge=br0 --set Exec.Timezone=copy
   machinist create t template:busybox --dry-run          See what would be done")]
 pub(super) struct Args {
@@ -40,6 +44,7 @@ pub(super) struct Args {
     ///
     /// debian:SUITE, ubuntu:SUITE   bootstrapped; the second time a copy of the first
     /// FILE.tar[.gz|.xz|.zst|.bz2]  unpacked
+    /// -                            the same, from standard input
     /// template:busybox             a tiny guest of the host's busybox
     #[arg(verbatim_doc_comment)]
     source: String,
@@ -56,7 +61,7 @@ pub(super) struct Args {
     #[command(flatten)]
     guest: GuestArgs,
     #[command(flatten)]
-    bootstrap: BootstrapArgs,
+    tree: SourceArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -77,67 +82,6 @@ struct GuestArgs {
     /// A setting for its .nspawn file, see systemd.nspawn(5); may be given again
     #[arg(long, value_name = "SECTION.KEY=VALUE", value_parser = assignment)]
     set: Vec<Assignment>,
-}
-
-#[derive(Debug, Default, clap::Args)]
-#[command(next_help_heading = "Bootstrap")]
-struct BootstrapArgs {
-    /// Packages to install besides
-    #[arg(long, value_name = "PKG,…", value_delimiter = ',')]
-    include: Vec<String>,
-    /// The bootstrapper's variant [default: minbase]
-    #[arg(long)]
-    variant: Option<String>,
-    /// Archive components, such as main,contrib
-    #[arg(long, value_name = "COMP,…", value_delimiter = ',')]
-    components: Vec<String>,
-    /// The mirror, if not the distribution's public one
-    #[arg(long, value_name = "URL")]
-    mirror: Option<String>,
-    /// An HTTP proxy for the mirror
-    #[arg(long, value_name = "URL")]
-    proxy: Option<String>,
-    /// Architecture, as Debian calls it
-    #[arg(long)]
-    arch: Option<String>,
-    /// The keys to trust the mirror by
-    #[arg(long, value_name = "FILE")]
-    keyring: Option<PathBuf>,
-    /// Which program does it [default: auto]
-    #[arg(long, value_enum)]
-    bootstrapper: Option<BootstrapperArg>,
-    /// Neither use nor fill the cache of bootstraps
-    #[arg(long, conflicts_with = "refresh")]
-    no_cache: bool,
-    /// Bootstrap anew even if there is a cached one
-    #[arg(long)]
-    refresh: bool,
-}
-
-impl BootstrapArgs {
-    /// An option that was given; any other source than a bootstrap would ignore it.
-    fn given(&self) -> Option<&'static str> {
-        let all = [
-            ("--include", !self.include.is_empty()),
-            ("--variant", self.variant.is_some()),
-            ("--components", !self.components.is_empty()),
-            ("--mirror", self.mirror.is_some()),
-            ("--proxy", self.proxy.is_some()),
-            ("--arch", self.arch.is_some()),
-            ("--keyring", self.keyring.is_some()),
-            ("--bootstrapper", self.bootstrapper.is_some()),
-            ("--no-cache", self.no_cache),
-            ("--refresh", self.refresh),
-        ];
-        all.into_iter().find_map(|(option, given)| given.then_some(option))
-    }
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum BootstrapperArg {
-    Auto,
-    Debootstrap,
-    Mmdebstrap,
 }
 
 pub(super) fn network(text: &str) -> Result<Network, String> {
@@ -182,6 +126,14 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
         return ctx.show_plan(&steps).map(|()| 0);
     }
     ctx.need_root("create")?;
+    if request.source == Source::Stdin && std::io::stdin().is_terminal() {
+        return Err(
+            CliError::usage("standard input is a terminal, and no archive").hint(format!(
+                "pipe one into it, as in `ssh HOST cat a.tar.zst | machinist create {} -`",
+                request.name
+            )),
+        );
+    }
     let bus = ctx.bus().await?.clone();
     // A name that is taken is told before minutes of work, and asked again under the lock.
     check_name(&bus, &name).await?;
@@ -284,19 +236,17 @@ fn request(args: &Args, config: &Config) -> Result<Request, CliError> {
     })?;
     let name: MachineName = args.name.parse()?;
     name.check_new()?;
-    if let (Some(option), false) = (args.bootstrap.given(), matches!(source, Source::Bootstrap { .. })) {
-        let message = format!(
-            "{option} is for debian:SUITE and ubuntu:SUITE, not for '{}'",
-            shown(&args.source)
-        );
-        return Err(CliError::usage(message));
+    args.tree.check(&source)?;
+    if source == Source::Stdin && args.guest.root_password_file.as_deref() == Some(Path::new("-")) {
+        let message = "standard input is either the archive or root's password";
+        return Err(CliError::usage(message).hint("give the password in a file"));
     }
     let hostname = args.guest.hostname.as_ref();
     if let Some(error) = hostname.and_then(|text| text.parse::<MachineName>().err()) {
         return Err(CliError::usage(error.to_string().replace("machine name", "host name")));
     }
     Ok(Request {
-        bootstrap: bootstrap(&args.bootstrap, &source, config),
+        options: args.tree.options(&source, config),
         root_password: None,
         ssh_key: None,
         hostname: args.guest.hostname.clone(),
@@ -305,44 +255,6 @@ fn request(args: &Args, config: &Config) -> Result<Request, CliError> {
         source,
         name,
     })
-}
-
-/// How a bootstrap goes if nobody says otherwise.
-pub(super) fn usual_bootstrap(source: &Source, config: &Config) -> BootstrapOptions {
-    bootstrap(&BootstrapArgs::default(), source, config)
-}
-
-fn bootstrap(args: &BootstrapArgs, source: &Source, config: &Config) -> BootstrapOptions {
-    let configured_mirror = match source {
-        Source::Bootstrap {
-            distro: Distro::Debian, ..
-        } => config.debian_mirror.clone(),
-        Source::Bootstrap {
-            distro: Distro::Ubuntu, ..
-        } => config.ubuntu_mirror.clone(),
-        _ => None,
-    };
-    let bootstrapper = match (args.bootstrapper, config.bootstrapper.as_deref()) {
-        (Some(BootstrapperArg::Debootstrap), _) | (None, Some("debootstrap")) => Bootstrapper::Debootstrap,
-        (Some(BootstrapperArg::Mmdebstrap), _) | (None, Some("mmdebstrap")) => Bootstrapper::Mmdebstrap,
-        _ => Bootstrapper::Auto,
-    };
-    let cache = match (args.no_cache, args.refresh) {
-        (true, _) => CacheUse::Skip,
-        (_, true) => CacheUse::Refresh,
-        _ => CacheUse::Use,
-    };
-    BootstrapOptions {
-        include: config.include.iter().chain(&args.include).cloned().collect(),
-        variant: args.variant.clone(),
-        components: args.components.clone(),
-        mirror: args.mirror.clone().or(configured_mirror),
-        proxy: args.proxy.clone().or_else(|| config.proxy.clone()),
-        arch: args.arch.clone(),
-        keyring: args.keyring.clone(),
-        bootstrapper,
-        cache,
-    }
 }
 
 fn password(file: &Path) -> Result<PasswordHash, CliError> {

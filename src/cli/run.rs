@@ -16,7 +16,7 @@ use self::target::{Target, has_shell, is_free, no_directory};
 use super::clone::{self, is_running};
 use super::complete;
 use super::context::Ctx;
-use super::create::{self, check_name, usual_bootstrap};
+use super::create::{self, check_name, usual_options};
 use super::env_file;
 use super::error::{CliError, Kind};
 use super::exec;
@@ -316,10 +316,10 @@ async fn scratch(ctx: &Ctx, bus: &Bus, work: &mut Work) -> Result<Scratch, CliEr
         .into());
     };
     let called = source.to_string();
-    let bootstrap = usual_bootstrap(&source, &ctx.config()?);
+    let options = usual_options(&source, &ctx.config()?);
     let network = work.network.clone().unwrap_or(Network::Veth).inside();
     let made = ctx
-        .blocking(move || Scratch::from_source(&request, &source, &bootstrap, network, &places, &progress, &cancel))
+        .blocking(move || Scratch::from_source(&request, &source, &options, network, &places, &progress, &cancel))
         .await;
     let (scratch, edit) = made?;
     if !work.request.boots {
@@ -332,7 +332,7 @@ async fn scratch(ctx: &Ctx, bus: &Bus, work: &mut Work) -> Result<Scratch, CliEr
 fn to_create(ctx: &Ctx, work: &Work, source: &Source) -> Result<creating::Request, CliError> {
     Ok(creating::Request {
         name: work.request.name.clone(),
-        bootstrap: usual_bootstrap(source, &ctx.config()?),
+        options: usual_options(source, &ctx.config()?),
         source: source.clone(),
         hostname: None,
         root_password: None,
@@ -389,7 +389,7 @@ async fn steps(ctx: &Ctx, bus: &Bus, args: &Args, work: &mut Work) -> Result<Vec
                 cache: ctx.places.cache.clone(),
                 logs: ctx.places.logs.clone(),
             };
-            let made = sources::plan(source, &usual_bootstrap(source, &ctx.config()?), &places);
+            let made = sources::plan(source, &usual_options(source, &ctx.config()?), &places);
             steps.extend(made.map_err(OpError::from)?);
         }
         (Target::Machine(like), Some(request)) if args.keep => {

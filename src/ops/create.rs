@@ -16,7 +16,7 @@ use crate::nspawn::document::Document;
 use crate::nspawn::edit::Edit;
 use crate::sources::guest::{AuthorizedKeys, GuestError, GuestNetwork, GuestOptions, prepare};
 use crate::sources::password::PasswordHash;
-use crate::sources::{self, BootstrapOptions, Source};
+use crate::sources::{self, Options, Source};
 use crate::sys::files::{Root, shown, sync_filesystem, write_atomic};
 
 /// How a machine is connected, as `--network` says it.
@@ -65,8 +65,8 @@ pub struct Request {
     pub name: MachineName,
     /// What it is made from.
     pub source: Source,
-    /// How a bootstrap goes.
-    pub bootstrap: BootstrapOptions,
+    /// What shapes its tree.
+    pub options: Options,
     /// Its host name; its own name if `None`.
     pub hostname: Option<String>,
     /// Root's password; locked if `None`.
@@ -171,7 +171,7 @@ fn transaction<'a>(
         cache: places.cache.clone(),
         logs: places.logs.clone(),
     };
-    let source_plan = sources::plan(&request.source, &request.bootstrap, &source_places)?;
+    let source_plan = sources::plan(&request.source, &request.options, &source_places)?;
     let hold = move || slots.lock().unwrap_or_else(PoisonError::into_inner);
     let mut steps = Transaction::default();
 
@@ -206,7 +206,7 @@ fn transaction<'a>(
         let tree = hold().staging()?.tree();
         Ok(sources::fill(
             &request.source,
-            &request.bootstrap,
+            &request.options,
             &source_places,
             &tree,
             report,
@@ -293,7 +293,9 @@ fn describe_settings(request: &Request, file: &Path) -> String {
         Source::Bootstrap { .. } if !asked_for => {
             "write no .nspawn file: nothing differs from the template unit".into()
         }
-        Source::Tarball(_) if !asked_for => format!("write '{}' unless its init is systemd", shown(file)),
+        Source::Tarball(_) | Source::Stdin if !asked_for => {
+            format!("write '{}' unless its init is systemd", shown(file))
+        }
         _ => format!("write '{}'", shown(file)),
     }
 }

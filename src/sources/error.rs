@@ -3,14 +3,14 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::tarball::TarballError;
+use super::tarball::{Problem, TarballError};
 use super::{Distro, TAR_ENDINGS};
 use crate::storage::StorageError;
 use crate::sys::files::FileError;
 use crate::sys::process::{ProcessError, Tail};
 
 /// The forms that there are.
-const SOURCES: &str = "a source is debian:SUITE, ubuntu:SUITE, FILE.tar[.gz|.xz|.zst|.bz2] or template:busybox";
+const SOURCES: &str = "a source is debian:SUITE, ubuntu:SUITE, FILE.tar[.gz|.xz|.zst|.bz2], - or template:busybox";
 
 /// Everything that can go wrong between a source string and a filled tree.
 #[derive(Debug, thiserror::Error)]
@@ -283,6 +283,16 @@ impl SourceError {
                     .to_owned(),
             ],
             Self::Bootstrap { source, .. } | Self::Process(source) => source.hints(),
+            Self::Tarball(TarballError::NothingLeft { .. }) => {
+                vec!["see what it has with `tar -tvf FILE | less`".to_owned()]
+            }
+            Self::Tarball(TarballError::WrongSum { .. }) => {
+                vec!["nothing was made of it: fetch it again, and compare its sum with the publisher's".to_owned()]
+            }
+            Self::Tarball(TarballError::Entry {
+                problem: Problem::HardLinkLeftOut { .. },
+                ..
+            }) => vec!["name a directory that both lie in, or have the archive packed anew".to_owned()],
             Self::NotStatic { .. } => vec!["install it with `apt install busybox-static`".to_owned()],
             _ => Vec::new(),
         }

@@ -12,9 +12,11 @@ pub mod error;
 pub mod guest;
 pub mod mirror;
 pub mod password;
+pub mod sum;
 pub mod tarball;
 
 use std::fmt;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -22,6 +24,10 @@ pub use error::SourceError;
 
 use crate::machine::{Cancel, Report};
 use crate::storage;
+use crate::sys::files;
+
+/// What standard input is called.
+const STDIN: &str = "standard input";
 
 /// Endings of archives that are taken, longest first.
 const TAR_ENDINGS: &[&str] = &[
@@ -40,6 +46,8 @@ pub enum Source {
     },
     /// A local `.tar`, compressed or not.
     Tarball(PathBuf),
+    /// The same, from standard input.
+    Stdin,
     /// `template:NAME`.
     Template(Template),
 }
@@ -82,6 +90,15 @@ pub enum CacheUse {
     Skip,
     /// Make a new cached tree even if there is one.
     Refresh,
+}
+
+/// What shapes a tree, by the kind of its source.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Of a bootstrap.
+    pub bootstrap: BootstrapOptions,
+    /// Of an archive.
+    pub archive: tarball::Wanted,
 }
 
 /// What shapes a bootstrap; the default is a small tree that boots and has network.
@@ -130,7 +147,7 @@ impl Default for Places {
 /// After an error `target` may exist half-made: the caller, who chose a hidden name for it, removes it.
 pub fn fill(
     source: &Source,
-    options: &BootstrapOptions,
+    options: &Options,
     places: &Places,
     target: &Path,
     report: &dyn Report,
@@ -144,12 +161,22 @@ pub fn fill(
     bootstrap::check_mount_flags(parent)?;
     match source {
         Source::Bootstrap { distro, suite } => {
-            let recipe = bootstrap::Recipe::new(*distro, suite, options)?;
-            cache::fill(&recipe, options.cache, places, target, report, cancel)
+            let recipe = bootstrap::Recipe::new(*distro, suite, &options.bootstrap)?;
+            cache::fill(&recipe, options.bootstrap.cache, places, target, report, cancel)
         }
         Source::Tarball(archive) => {
             storage::for_directory(parent)?.create(target)?;
-            let extracted = tarball::extract(archive, target, report, cancel);
+            let extracted = tarball::extract(archive, target, &options.archive, report, cancel);
+            extracted
+                .map(drop)
+                .map_err(|error| SourceError::from(error).full_at(parent))
+        }
+        Source::Stdin => {
+            let name = Path::new(STDIN);
+            let opened = std::io::stdin().as_fd().try_clone_to_owned();
+            let opened = opened.map_err(|error| SourceError::io("open", name, error))?;
+            storage::for_directory(parent)?.create(target)?;
+            let extracted = tarball::extract_file(opened.into(), name, target, &options.archive, report, cancel);
             extracted
                 .map(drop)
                 .map_err(|error| SourceError::from(error).full_at(parent))
@@ -162,23 +189,34 @@ pub fn fill(
 }
 
 /// What [`fill`] would do, one line per step. Touches nothing and asks no mirror, but finds what is missing on this host.
-pub fn plan(source: &Source, options: &BootstrapOptions, places: &Places) -> Result<Vec<String>, SourceError> {
+pub fn plan(source: &Source, options: &Options, places: &Places) -> Result<Vec<String>, SourceError> {
     match source {
         Source::Bootstrap { distro, suite } => {
-            let recipe = bootstrap::Recipe::new(*distro, suite, options)?;
-            let cached = options.cache == CacheUse::Use && cache::has_any(&recipe, places);
+            let recipe = bootstrap::Recipe::new(*distro, suite, &options.bootstrap)?;
+            let cached = options.bootstrap.cache == CacheUse::Use && cache::has_any(&recipe, places);
             Ok(recipe.plan(&places.cache, cached))
         }
         Source::Tarball(archive) => {
             // Not opened: that would wait for who feeds a fifo, and take away what was fed.
             std::fs::metadata(archive).map_err(|error| SourceError::io("open", archive, error))?;
-            Ok(vec![format!("unpack '{}'", crate::sys::files::shown(archive))])
+            Ok(unpacking(&format!("'{}'", files::shown(archive)), &options.archive))
         }
+        Source::Stdin => Ok(unpacking(STDIN, &options.archive)),
         Source::Template(Template::Busybox) => {
             let program = busybox::find()?;
             Ok(vec![format!("copy '{}' and link its applets", program.display())])
         }
     }
+}
+
+fn unpacking(archive: &str, wanted: &tarball::Wanted) -> Vec<String> {
+    let mut steps = vec![if wanted.part.is_all() {
+        format!("unpack {archive}")
+    } else {
+        format!("unpack what {archive} has below {}", wanted.part)
+    }];
+    steps.extend(wanted.sum.map(|sum| format!("check that its SHA-256 sum is {sum}")));
+    steps
 }
 
 impl FromStr for Source {
@@ -195,6 +233,9 @@ impl FromStr for Source {
                 }
                 _ => {}
             }
+        }
+        if text == "-" {
+            return Ok(Self::Stdin);
         }
         let lower = text.to_ascii_lowercase();
         if let Some(kind) = later_kind(&lower) {
@@ -233,9 +274,6 @@ fn later_kind(lower: &str) -> Option<&'static str> {
         (".qcow2", "disk images"),
         (".squashfs", "disk images"),
     ];
-    if lower == "-" {
-        return Some("standard input");
-    }
     let prefix = PREFIXES.iter().find(|(prefix, _)| lower.starts_with(prefix));
     let found = prefix.or_else(|| ENDINGS.iter().find(|(ending, _)| lower.ends_with(ending)));
     found.map(|(_, kind)| *kind).or_else(|| {
@@ -305,6 +343,7 @@ impl fmt::Display for Source {
         match self {
             Self::Bootstrap { distro, suite } => write!(f, "{distro}:{suite}"),
             Self::Tarball(path) => write!(f, "{}", path.display()),
+            Self::Stdin => f.write_str("-"),
             Self::Template(Template::Busybox) => f.write_str("template:busybox"),
         }
     }
@@ -323,6 +362,7 @@ mod tests {
             "web.tar",
             "/srv/a b.tar.zst",
             "x.TGZ",
+            "-",
         ] {
             assert_eq!(text.parse::<Source>().unwrap().to_string(), text);
         }
@@ -345,7 +385,7 @@ mod tests {
         let (sender, planned) = std::sync::mpsc::channel();
         let source = Source::Tarball(path);
         std::thread::spawn(move || {
-            let _ = sender.send(plan(&source, &BootstrapOptions::default(), &Places::default()).is_ok());
+            let _ = sender.send(plan(&source, &Options::default(), &Places::default()).is_ok());
         });
         assert_eq!(planned.recv_timeout(std::time::Duration::from_secs(5)), Ok(true));
     }
@@ -389,7 +429,6 @@ mod tests {
             "disk.raw",
             "a.img.xz",
             "b.qcow2",
-            "-",
             "dir/",
             "images:alpine/3.20",
             "machine:web",

@@ -31,6 +31,10 @@ fn usage() {
             "--dry-run"
         ],
         &["create", "web", "rootfs.tar", "--refresh", "--dry-run"],
+        &["create", "web", "template:busybox", "--subtree", "rootfs", "--dry-run"],
+        &["create", "web", "-", "--subtree", "../rootfs", "--dry-run"],
+        &["create", "web", "-", "--sha256", "abc", "--dry-run"],
+        &["create", "web", "-", "--root-password-file", "-", "--dry-run"],
         &["create", "web", "debian:trixie", "--variant", "foo", "--dry-run"],
         &["create", "web", "debian:trixie", "--proxy", "foo", "--dry-run"],
         &["create", "web", "debian:trixie", "--mirror", "ftp://foo", "--dry-run"],

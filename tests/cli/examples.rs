@@ -21,7 +21,7 @@ pub(super) fn parse(words: &[String]) -> Result<(), String> {
 /// The calls of machinist in a line of shell: alone, in a pipe, or in `<( )`.
 fn calls(line: &str) -> Vec<Vec<String>> {
     let line = line.replace("<(", " | ").replace(')', " ");
-    line.split(['|', ';', '>'])
+    line.split(['|', ';', '>', '<'])
         .map(|part| shell_words::split(part).unwrap_or_else(|error| panic!("{part}: {error}")))
         .filter_map(|words| {
             words

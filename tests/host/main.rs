@@ -60,6 +60,7 @@ mod run_overlay;
 mod run_source;
 mod secret;
 mod shell;
+mod sources;
 mod terminal;
 mod top;
 mod unit;

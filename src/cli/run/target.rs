@@ -21,6 +21,11 @@ pub(super) enum Target {
 impl Target {
     pub(super) fn parse(text: &str) -> Result<Self, CliError> {
         match (text.parse::<Source>(), text.parse::<MachineName>()) {
+            (Ok(Source::Stdin), _) => {
+                let error =
+                    CliError::usage("standard input is the command's: `run` reads no archive from it".to_owned());
+                Err(error.hint("make a machine of it with `machinist create NAME -`".to_owned()))
+            }
             (Ok(source), _) => Ok(Self::Source(source)),
             (Err(_), Ok(name)) => Ok(Self::Machine(name)),
             (Err(SourceError::NoSource { .. }), Err(error)) => Err(error.into()),
@@ -48,6 +53,7 @@ fn stem(source: &Source) -> String {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             name.split('.').next().unwrap_or_default().to_owned()
         }
+        Source::Stdin => "stdin".to_owned(),
         Source::Template(_) => "busybox".to_owned(),
     };
     let plain: String = text
@@ -129,7 +135,7 @@ mod tests {
             assert!(matches!(target, Target::Source(_)), "{text}");
             target.new_name().unwrap().check_new().unwrap();
         }
-        for text in ["", "a b", "debian:", "https://example.org/a.tar"] {
+        for text in ["", "a b", "-", "debian:", "https://example.org/a.tar"] {
             assert_eq!(Target::parse(text).unwrap_err().kind, Kind::Usage, "{text}");
         }
     }

@@ -6,7 +6,7 @@ fn request(network: Network, settings: &[&str]) -> Request {
     Request {
         name: "web".parse().unwrap(),
         source: "template:busybox".parse().unwrap(),
-        bootstrap: BootstrapOptions::default(),
+        options: Options::default(),
         hostname: None,
         root_password: None,
         ssh_key: None,
@@ -146,8 +146,8 @@ fn errors_name_no_hidden_directory() {
     };
     assert_eq!(
         told(unfit.into()),
-        "'root.tar' is no root filesystem: it has no directory 'usr'; its files lie below 'root fs/': pack them with \
-         `tar -C 'root fs' -cf FILE.tar .`"
+        "'root.tar' is no root filesystem: it has no directory 'usr'; its files lie below 'root fs/': name it with \
+         `--subtree 'root fs'`"
     );
     let other = OpError::path("read", "/var/lib/machines/other/x")(broken());
     assert_eq!(told(other), "cannot read '/var/lib/machines/other/x'");

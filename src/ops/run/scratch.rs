@@ -12,7 +12,7 @@ use crate::ops::create::{in_users_words, make_machines_directory};
 use crate::ops::transaction::{Record, Staging, Verb};
 use crate::ops::{OpError, Places};
 use crate::sources::guest::{GuestError, GuestNetwork, GuestOptions, prepare};
-use crate::sources::{self, BootstrapOptions, Source};
+use crate::sources::{self, Options, Source};
 use crate::storage::overlay::{self, OverlayError};
 use crate::storage::{self, Storage};
 use crate::sys::files::{FileError, Root, sync_filesystem};
@@ -105,7 +105,7 @@ impl Scratch {
     pub fn from_source(
         request: &Request,
         source: &Source,
-        bootstrap: &BootstrapOptions,
+        options: &Options,
         network: GuestNetwork,
         places: &Places,
         report: &dyn Report,
@@ -117,7 +117,7 @@ impl Scratch {
             &staging.tree(),
             request,
             source,
-            bootstrap,
+            options,
             network,
             places,
             report,
@@ -182,7 +182,7 @@ fn fill(
     tree: &Path,
     request: &Request,
     source: &Source,
-    bootstrap: &BootstrapOptions,
+    options: &Options,
     network: GuestNetwork,
     places: &Places,
     report: &dyn Report,
@@ -192,16 +192,16 @@ fn fill(
         cache: places.cache.clone(),
         logs: places.logs.clone(),
     };
-    sources::fill(source, bootstrap, &source_places, tree, report, cancel)?;
+    sources::fill(source, options, &source_places, tree, report, cancel)?;
     report.phase("preparing the guest");
-    let options = GuestOptions {
+    let guest_options = GuestOptions {
         hostname: request.name.to_string(),
         root_password_hash: None,
         ssh_key: None,
         network,
         apt: None,
     };
-    let guest = match prepare(&Root::open(tree)?, &options) {
+    let guest = match prepare(&Root::open(tree)?, &guest_options) {
         // A command needs none.
         Err(GuestError::NoInit { .. }) if !request.boots => return Ok(None),
         guest => guest?,

@@ -14,6 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Advice, CWD, Mode, OFlags, fadvise, fcntl_getfl, fcntl_setfl, openat};
 use rustix::io::Errno;
 
+use super::sum::{Sum, Summed};
 use crate::machine::Cancel;
 
 mod decode;
@@ -94,6 +95,31 @@ impl Position {
     }
 }
 
+/// The sum of a file that is being read.
+#[derive(Debug)]
+pub struct FileSum(Summed<Patient>);
+
+impl FileSum {
+    /// Reads what nobody has read of the file, and returns the sum of all of it.
+    pub fn finish(&self) -> io::Result<Sum> {
+        self.0.finish()
+    }
+}
+
+/// Looks at a file that is to be read.
+fn begin(file: &File) -> io::Result<Position> {
+    let metadata = file.metadata()?;
+    if metadata.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    // Only advice: a pipe refuses it.
+    let _ = fadvise(file, 0, None, Advice::Sequential);
+    Ok(Position {
+        read: Arc::default(),
+        size: metadata.is_file().then_some(metadata.len()),
+    })
+}
+
 /// The decompressed contents of a file.
 pub struct Contents {
     reader: Box<dyn BufRead + Send>,
@@ -113,20 +139,18 @@ impl fmt::Debug for Contents {
 impl Contents {
     /// Reads on from where `file` stands, until `cancel` is set: then every read fails.
     pub fn from_file(file: File, cancel: &Cancel) -> io::Result<Self> {
-        let metadata = file.metadata()?;
-        if metadata.is_dir() {
-            return Err(io::ErrorKind::IsADirectory.into());
-        }
-        let position = Position {
-            read: Arc::default(),
-            size: metadata.is_file().then_some(metadata.len()),
-        };
-        // Only advice: a pipe refuses it.
-        let _ = fadvise(&file, 0, None, Advice::Sequential);
-        let mut file = Patient {
-            file,
-            cancel: cancel.clone(),
-        };
+        let position = begin(&file)?;
+        Self::decode(Patient::new(file, cancel), position)
+    }
+
+    /// The same, and adds up the file as it is, compressed.
+    pub fn summed(file: File, cancel: &Cancel) -> io::Result<(Self, FileSum)> {
+        let position = begin(&file)?;
+        let summed = Summed::new(Patient::new(file, cancel));
+        Ok((Self::decode(summed.clone(), position)?, FileSum(summed)))
+    }
+
+    fn decode(mut file: impl Read + Send + 'static, position: Position) -> io::Result<Self> {
         let mut first = Vec::with_capacity(PEEK);
         file.by_ref().take(PEEK as u64).read_to_end(&mut first)?;
         let compression = Compression::detect(&first);
@@ -187,9 +211,19 @@ pub fn open(path: &Path) -> io::Result<File> {
 }
 
 /// A file that keeps who reads it waiting, but not after it was cancelled.
+#[derive(Debug)]
 struct Patient {
     file: File,
     cancel: Cancel,
+}
+
+impl Patient {
+    fn new(file: File, cancel: &Cancel) -> Self {
+        Self {
+            file,
+            cancel: cancel.clone(),
+        }
+    }
 }
 
 impl Read for Patient {

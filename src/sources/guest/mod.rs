@@ -105,7 +105,7 @@ impl GuestError {
             Self::NoUsr { only: Some(only), .. } => {
                 let quoted = shell_words::quote(&shown(only)).into_owned();
                 vec![format!(
-                    "its files lie below '{}/': pack them with `tar -C {quoted} -cf FILE.tar .`",
+                    "its files lie below '{}/': name it with `--subtree {quoted}`",
                     shown(only)
                 )]
             }

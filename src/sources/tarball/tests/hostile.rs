@@ -124,7 +124,7 @@ fn a_fifo_is_waited_for_until_it_is_cancelled() {
     for fed in [0, 700, archive.len()] {
         let cancel = Cancel::default();
         thread::scope(|scope| {
-            let extracting = scope.spawn(|| extract(&path, &scene.target, &(), &cancel));
+            let extracting = scope.spawn(|| extract(&path, &scene.target, &Wanted::default(), &(), &cancel));
             thread::sleep(Duration::from_millis(100));
             let mut writer = (fed > 0).then(|| fs::File::options().write(true).open(&path).unwrap());
             for piece in archive[..fed].chunks(400) {
@@ -291,11 +291,6 @@ fn a_cut_archive_is_truncated_wherever_it_is_cut() {
     }
     // One block of zeros is enough, as it is for GNU tar.
     Scene::new().extract(&whole[..content + 512]).unwrap();
-    let gzip = |bytes: &[u8]| {
-        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        encoder.write_all(bytes).unwrap();
-        encoder.finish().unwrap()
-    };
     Scene::new().extract(&gzip(&whole)).unwrap();
     let error = Scene::new().extract(&gzip(&whole)[..60]).unwrap_err();
     assert!(
@@ -340,7 +335,7 @@ fn a_cancelled_run_stops() {
     let cancel = Cancel::default();
     cancel.cancel();
     assert!(matches!(
-        extract(&path, &scene.target, &(), &cancel),
+        extract(&path, &scene.target, &Wanted::default(), &(), &cancel),
         Err(TarballError::Cancelled(_))
     ));
 }

@@ -13,6 +13,7 @@ use super::*;
 
 mod hostile;
 mod ordinary;
+mod part;
 
 /// An archive in the making.
 #[derive(Clone, Default)]
@@ -36,6 +37,13 @@ impl Archive {
 
     fn directory(self, name: &str) -> Self {
         self.add(name, EntryType::Directory, b"")
+    }
+
+    fn add_with_mode(self, name: &str, mode: u32) -> Self {
+        let mut header = header(name, EntryType::Directory, 0);
+        header.set_mode(mode);
+        header.set_cksum();
+        self.raw(&header, b"")
     }
 
     fn link(self, name: &str, kind: EntryType, target: &str) -> Self {
@@ -96,6 +104,12 @@ fn header(name: &str, kind: EntryType, size: usize) -> Header {
     header
 }
 
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
 /// A target with something valuable beside it.
 struct Scene {
     outside: TempDir,
@@ -113,9 +127,13 @@ impl Scene {
     }
 
     fn extract(&self, archive: &[u8]) -> Result<Extracted, TarballError> {
+        self.extract_part(archive, &Wanted::default())
+    }
+
+    fn extract_part(&self, archive: &[u8], wanted: &Wanted) -> Result<Extracted, TarballError> {
         let path = self.outside.path().join("archive");
         fs::File::create(&path).unwrap().write_all(archive).unwrap();
-        let result = extract(&path, &self.target, &(), &Cancel::default());
+        let result = extract(&path, &self.target, wanted, &(), &Cancel::default());
         fs::remove_file(&path).unwrap();
         self.assert_untouched();
         result

@@ -1,0 +1,164 @@
+//! The options that shape a machine's tree, and which kind of source each is for.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+
+use crate::cli::error::CliError;
+use crate::sources::sum::Sum;
+use crate::sources::tarball::{Part, Subtree, Wanted};
+use crate::sources::{BootstrapOptions, Bootstrapper, CacheUse, Distro, Options, Source};
+use crate::sys::config::Config;
+use crate::sys::files::shown;
+
+#[derive(Debug, Default, clap::Args)]
+pub(super) struct SourceArgs {
+    #[command(flatten)]
+    archive: ArchiveArgs,
+    #[command(flatten)]
+    bootstrap: BootstrapArgs,
+}
+
+#[derive(Debug, Default, clap::Args)]
+#[command(next_help_heading = "Archive")]
+struct ArchiveArgs {
+    /// Take that many leading directories off each name, as tar's --strip-components
+    #[arg(long, value_name = "N")]
+    strip: Option<usize>,
+    /// The directory of the archive that becomes the root; what lies elsewhere is left out
+    #[arg(long, value_name = "PATH")]
+    subtree: Option<Subtree>,
+    /// The SHA-256 sum that the archive must have, else nothing is made
+    #[arg(long, value_name = "HEX")]
+    sha256: Option<Sum>,
+}
+
+#[derive(Debug, Default, clap::Args)]
+#[command(next_help_heading = "Bootstrap")]
+struct BootstrapArgs {
+    /// Packages to install besides
+    #[arg(long, value_name = "PKG,…", value_delimiter = ',')]
+    include: Vec<String>,
+    /// The bootstrapper's variant [default: minbase]
+    #[arg(long)]
+    variant: Option<String>,
+    /// Archive components, such as main,contrib
+    #[arg(long, value_name = "COMP,…", value_delimiter = ',')]
+    components: Vec<String>,
+    /// The mirror, if not the distribution's public one
+    #[arg(long, value_name = "URL")]
+    mirror: Option<String>,
+    /// An HTTP proxy for the mirror
+    #[arg(long, value_name = "URL")]
+    proxy: Option<String>,
+    /// Architecture, as Debian calls it
+    #[arg(long)]
+    arch: Option<String>,
+    /// The keys to trust the mirror by
+    #[arg(long, value_name = "FILE")]
+    keyring: Option<PathBuf>,
+    /// Which program does it [default: auto]
+    #[arg(long, value_enum)]
+    bootstrapper: Option<BootstrapperArg>,
+    /// Neither use nor fill the cache of bootstraps
+    #[arg(long, conflicts_with = "refresh")]
+    no_cache: bool,
+    /// Bootstrap anew even if there is a cached one
+    #[arg(long)]
+    refresh: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum BootstrapperArg {
+    Auto,
+    Debootstrap,
+    Mmdebstrap,
+}
+
+impl SourceArgs {
+    /// Refuses an option that was given, and that the source would ignore.
+    pub(super) fn check(&self, source: &Source) -> Result<(), CliError> {
+        let (archive, bootstrap) = (&self.archive, &self.bootstrap);
+        let for_archives = [
+            ("--strip", archive.strip.is_some()),
+            ("--subtree", archive.subtree.is_some()),
+            ("--sha256", archive.sha256.is_some()),
+        ];
+        let for_bootstraps = [
+            ("--include", !bootstrap.include.is_empty()),
+            ("--variant", bootstrap.variant.is_some()),
+            ("--components", !bootstrap.components.is_empty()),
+            ("--mirror", bootstrap.mirror.is_some()),
+            ("--proxy", bootstrap.proxy.is_some()),
+            ("--arch", bootstrap.arch.is_some()),
+            ("--keyring", bootstrap.keyring.is_some()),
+            ("--bootstrapper", bootstrap.bootstrapper.is_some()),
+            ("--no-cache", bootstrap.no_cache),
+            ("--refresh", bootstrap.refresh),
+        ];
+        let is_bootstrap = matches!(source, Source::Bootstrap { .. });
+        let is_archive = matches!(source, Source::Tarball(_) | Source::Stdin);
+        for (options, kinds, fits) in [
+            (&for_archives[..], "tar archives", is_archive),
+            (&for_bootstraps[..], "debian:SUITE and ubuntu:SUITE", is_bootstrap),
+        ] {
+            if let Some((option, _)) = options.iter().find(|(_, given)| *given && !fits) {
+                let message = format!("{option} is for {kinds}, not for '{}'", shown(&source.to_string()));
+                return Err(CliError::usage(message));
+            }
+        }
+        Ok(())
+    }
+
+    /// What they mean, with what is configured.
+    pub(super) fn options(&self, source: &Source, config: &Config) -> Options {
+        Options {
+            bootstrap: bootstrap(&self.bootstrap, source, config),
+            archive: Wanted {
+                part: Part {
+                    strip: self.archive.strip.unwrap_or(0),
+                    subtree: self.archive.subtree.clone(),
+                },
+                sum: self.archive.sha256,
+            },
+        }
+    }
+}
+
+/// What shapes a tree if nobody says otherwise.
+pub(in crate::cli) fn usual_options(source: &Source, config: &Config) -> Options {
+    SourceArgs::default().options(source, config)
+}
+
+fn bootstrap(args: &BootstrapArgs, source: &Source, config: &Config) -> BootstrapOptions {
+    let configured_mirror = match source {
+        Source::Bootstrap {
+            distro: Distro::Debian, ..
+        } => config.debian_mirror.clone(),
+        Source::Bootstrap {
+            distro: Distro::Ubuntu, ..
+        } => config.ubuntu_mirror.clone(),
+        _ => None,
+    };
+    let bootstrapper = match (args.bootstrapper, config.bootstrapper.as_deref()) {
+        (Some(BootstrapperArg::Debootstrap), _) | (None, Some("debootstrap")) => Bootstrapper::Debootstrap,
+        (Some(BootstrapperArg::Mmdebstrap), _) | (None, Some("mmdebstrap")) => Bootstrapper::Mmdebstrap,
+        _ => Bootstrapper::Auto,
+    };
+    let cache = match (args.no_cache, args.refresh) {
+        (true, _) => CacheUse::Skip,
+        (_, true) => CacheUse::Refresh,
+        _ => CacheUse::Use,
+    };
+    BootstrapOptions {
+        include: config.include.iter().chain(&args.include).cloned().collect(),
+        variant: args.variant.clone(),
+        components: args.components.clone(),
+        mirror: args.mirror.clone().or(configured_mirror),
+        proxy: args.proxy.clone().or_else(|| config.proxy.clone()),
+        arch: args.arch.clone(),
+        keyring: args.keyring.clone(),
+        bootstrapper,
+        cache,
+    }
+}
