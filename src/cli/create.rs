@@ -1,16 +1,17 @@
 //! `machinist create`
 
+mod guest;
 mod options;
 
 use std::io::IsTerminal as _;
-use std::path::{Path, PathBuf};
 
 use tokio::runtime::Handle;
 
+use self::guest::GuestArgs;
 use self::options::SourceArgs;
 pub(super) use self::options::usual_options;
 use super::context::Ctx;
-use super::error::{CliError, Kind, chain};
+use super::error::{CliError, Kind};
 use super::sweep;
 use crate::machine::MachineName;
 use crate::nspawn::assignment::{Assignment, AssignmentError, parse_assignment};
@@ -18,8 +19,7 @@ use crate::ops::create::{Network, Request, create, plan};
 use crate::ops::enable::enable;
 use crate::ops::start::{StartOptions, start};
 use crate::ops::{OpError, Places};
-use crate::sources::guest::AuthorizedKeys;
-use crate::sources::password::{PasswordError, PasswordHash};
+use crate::sources::guest::GuestOptions;
 use crate::sources::{Source, SourceError};
 use crate::sys::bus::{Bus, BusError};
 use crate::sys::config::Config;
@@ -35,6 +35,7 @@ use crate::sys::journal::audit;
   machinist create web debian:trixie --include nginx,curl --enable
   machinist create db rootfs.tar.zst --ssh-key ~/.ssh/id_ed25519.pub
   machinist create db - --strip 1 <backup.tar.xz         Its files lie below one directory
+  machinist create web debian:trixie --user alice --timezone=UTC --dns 9.9.9.9
   machinist create web debian:trixie --network bridge=br0 --set Exec.Timezone=copy
   machinist create t template:busybox --dry-run          See what would be done")]
 pub(super) struct Args {
@@ -43,8 +44,7 @@ pub(super) struct Args {
     /// What it is made from
     ///
     /// debian:SUITE, ubuntu:SUITE   bootstrapped; the second time a copy of the first
-    /// FILE.tar[.gz|.xz|.zst|.bz2]  unpacked
-    /// -                            the same, from standard input
+    /// FILE.tar[.gz|.xz|.zst|.bz2]  unpacked; `-` is an archive from standard input
     /// template:busybox             a tiny guest of the host's busybox
     #[arg(verbatim_doc_comment)]
     source: String,
@@ -62,26 +62,6 @@ pub(super) struct Args {
     guest: GuestArgs,
     #[command(flatten)]
     tree: SourceArgs,
-}
-
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Guest")]
-struct GuestArgs {
-    /// Its host name, if not the machine's name
-    #[arg(long, value_name = "HOSTNAME")]
-    hostname: Option<String>,
-    /// Root's password is the first line of this file, `-` for standard input
-    #[arg(long, value_name = "FILE")]
-    root_password_file: Option<PathBuf>,
-    /// Who has one of these ssh keys may log in as root
-    #[arg(long, value_name = "FILE")]
-    ssh_key: Option<PathBuf>,
-    /// veth, host, none, bridge=NAME or zone=NAME
-    #[arg(long, value_name = "NETWORK", default_value = "veth", value_parser = network)]
-    network: Network,
-    /// A setting for its .nspawn file, see systemd.nspawn(5); may be given again
-    #[arg(long, value_name = "SECTION.KEY=VALUE", value_parser = assignment)]
-    set: Vec<Assignment>,
 }
 
 pub(super) fn network(text: &str) -> Result<Network, String> {
@@ -107,13 +87,8 @@ fn assignment(text: &str) -> Result<Assignment, String> {
 
 pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     let mut request = request(&args, &ctx.config()?)?;
-    let (password_file, key_file) = (args.guest.root_password_file.clone(), args.guest.ssh_key.clone());
-    (request.root_password, request.ssh_key) = ctx
-        .wait_for_user(move || {
-            let password = password_file.as_deref().map(password).transpose()?;
-            Ok((password, key_file.as_deref().map(ssh_key).transpose()?))
-        })
-        .await?;
+    let given = args.guest.clone();
+    request.guest = ctx.wait_for_user(move || given.read()).await?;
     let name = request.name.clone();
     if args.dry_run {
         let mut steps = plan(&request, &ctx.places)?;
@@ -228,7 +203,7 @@ fn created_but(name: &MachineName, error: OpError) -> CliError {
     error
 }
 
-/// What is asked for, but for the secrets, which may have to be waited for.
+/// What is asked for, but for the guest's options, of which some are files that may have to be waited for.
 fn request(args: &Args, config: &Config) -> Result<Request, CliError> {
     let source: Source = args.source.parse().map_err(|error: SourceError| CliError {
         kind: Kind::Usage,
@@ -237,19 +212,13 @@ fn request(args: &Args, config: &Config) -> Result<Request, CliError> {
     let name: MachineName = args.name.parse()?;
     name.check_new()?;
     args.tree.check(&source)?;
-    if source == Source::Stdin && args.guest.root_password_file.as_deref() == Some(Path::new("-")) {
+    if source == Source::Stdin && args.guest.password_is_from_stdin() {
         let message = "standard input is either the archive or root's password";
         return Err(CliError::usage(message).hint("give the password in a file"));
     }
-    let hostname = args.guest.hostname.as_ref();
-    if let Some(error) = hostname.and_then(|text| text.parse::<MachineName>().err()) {
-        return Err(CliError::usage(error.to_string().replace("machine name", "host name")));
-    }
     Ok(Request {
         options: args.tree.options(&source, config),
-        root_password: None,
-        ssh_key: None,
-        hostname: args.guest.hostname.clone(),
+        guest: GuestOptions::default(),
         network: args.guest.network.clone(),
         settings: args.guest.set.clone(),
         source,
@@ -257,42 +226,9 @@ fn request(args: &Args, config: &Config) -> Result<Request, CliError> {
     })
 }
 
-fn password(file: &Path) -> Result<PasswordHash, CliError> {
-    let shown = file.display().to_string();
-    let hash = if shown == "-" {
-        PasswordHash::read(&mut std::io::stdin().lock(), "standard input")
-    } else {
-        let mut opened = std::fs::File::open(file).map_err(|error| cannot_read(file, &error))?;
-        PasswordHash::read(&mut opened, &shown)
-    };
-    hash.map_err(|error: PasswordError| {
-        let hints = error.hints();
-        CliError {
-            hints,
-            ..CliError::new(Kind::Failed, error.to_string()).causes(chain(&error))
-        }
-    })
-}
-
-fn ssh_key(file: &Path) -> Result<AuthorizedKeys, CliError> {
-    let text = std::fs::read_to_string(file).map_err(|error| cannot_read(file, &error))?;
-    Ok(AuthorizedKeys::parse(&text, &file.display().to_string()).map_err(OpError::from)?)
-}
-
-fn cannot_read(file: &Path, error: &std::io::Error) -> CliError {
-    CliError::new(Kind::Failed, format!("cannot read '{}'", file.display())).causes([error.to_string()])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_password_that_cannot_be_read_has_a_cause() {
-        let error = password(Path::new("/etc")).unwrap_err();
-        assert_eq!(error.message, "cannot read the root password from '/etc'");
-        assert_eq!(error.causes, ["Is a directory (os error 21)"]);
-    }
 
     #[test]
     fn networks_are_checked() {

@@ -28,6 +28,7 @@ use crate::ops::run::scratch::{Original, Scratch};
 use crate::ops::run::{Request, plan, private_users};
 use crate::ops::start::find_image;
 use crate::ops::{OpError, clone as cloning, create as creating};
+use crate::sources::guest::GuestOptions;
 use crate::sources::{self, Source};
 use crate::sys::bus::Bus;
 use crate::sys::journal::audit;
@@ -334,9 +335,7 @@ fn to_create(ctx: &Ctx, work: &Work, source: &Source) -> Result<creating::Reques
         name: work.request.name.clone(),
         options: usual_options(source, &ctx.config()?),
         source: source.clone(),
-        hostname: None,
-        root_password: None,
-        ssh_key: None,
+        guest: GuestOptions::default(),
         network: work.network.clone().unwrap_or(Network::Veth),
         settings: Vec::new(),
     })

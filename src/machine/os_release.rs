@@ -14,7 +14,29 @@ pub struct OsRelease {
     pub pretty_name: Option<String>,
 }
 
+/// The last releases whose systemd, older than 231, knows nothing of cgroup v2: `ID`, and the first number of `VERSION_ID`.
+const TOO_OLD: [(&str, u32); 8] = [
+    ("debian", 8),
+    ("ubuntu", 15),
+    ("centos", 7),
+    ("rhel", 7),
+    ("ol", 7),
+    ("amzn", 2),
+    ("fedora", 24),
+    ("sles", 12),
+];
+
 impl OsRelease {
+    /// Whether its systemd does not start where control groups are of version 2 only.
+    #[must_use]
+    pub fn lacks_cgroup_v2(&self) -> bool {
+        let number = self
+            .version()
+            .and_then(|version| version.split('.').next()?.parse::<u32>().ok());
+        let last = TOO_OLD.iter().find(|(id, _)| *id == self.id);
+        number.zip(last).is_some_and(|(number, (_, last))| number <= *last)
+    }
+
     /// Reads the shell-like assignments of os-release(5). Lines that are none are passed over; the last one wins.
     #[must_use]
     pub fn parse(text: &str) -> Self {

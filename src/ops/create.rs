@@ -14,8 +14,7 @@ use crate::machine::{Cancel, MachineName, Report};
 use crate::nspawn::assignment::Assignment;
 use crate::nspawn::document::Document;
 use crate::nspawn::edit::Edit;
-use crate::sources::guest::{AuthorizedKeys, GuestError, GuestNetwork, GuestOptions, prepare};
-use crate::sources::password::PasswordHash;
+use crate::sources::guest::{GuestError, GuestNetwork, GuestOptions, prepare};
 use crate::sources::{self, Options, Source};
 use crate::sys::files::{Root, shown, sync_filesystem, write_atomic};
 
@@ -67,12 +66,8 @@ pub struct Request {
     pub source: Source,
     /// What shapes its tree.
     pub options: Options,
-    /// Its host name; its own name if `None`.
-    pub hostname: Option<String>,
-    /// Root's password; locked if `None`.
-    pub root_password: Option<PasswordHash>,
-    /// Who may log in as root by ssh.
-    pub ssh_key: Option<AuthorizedKeys>,
+    /// What its guest is to be.
+    pub guest: GuestOptions,
     /// How it is connected.
     pub network: Network,
     /// `--set Section.Key=Value`, in their order.
@@ -218,14 +213,12 @@ fn transaction<'a>(
         report.phase("preparing the guest");
         let mut slots = hold();
         let tree = slots.staging()?.tree();
-        let options = GuestOptions {
-            hostname: request.hostname.clone().unwrap_or_else(|| name.to_string()),
-            root_password_hash: request.root_password.clone(),
-            ssh_key: request.ssh_key.clone(),
-            network: request.network.inside(),
-            apt: None,
-        };
-        let guest = prepare(&Root::open(&tree)?, &options)?;
+        let guest = prepare(
+            &Root::open(&tree)?,
+            name.as_str(),
+            request.network.inside(),
+            &request.guest,
+        )?;
         for note in &guest.notes {
             report.warn(note);
         }
@@ -272,23 +265,45 @@ fn transaction<'a>(
 }
 
 fn describe_guest(request: &Request) -> String {
-    let hostname = request.hostname.as_deref().unwrap_or(request.name.as_str());
-    let root = if request.root_password.is_some() {
-        "root has the given password"
-    } else {
-        "root is locked"
-    };
-    let ssh = if request.ssh_key.is_some() {
-        ", the ssh key is installed"
-    } else {
-        ""
-    };
-    format!("prepare the guest: host name '{hostname}', a new identity at first boot, {root}{ssh}")
+    let guest = &request.guest;
+    let hostname = guest.hostname.as_deref().unwrap_or(request.name.as_str());
+    let mut parts = vec![match (guest.keep_identity, &guest.hostname) {
+        (true, None) => "it keeps its identity".to_owned(),
+        (true, Some(_)) => format!("host name '{hostname}', else it keeps its identity"),
+        (false, _) => format!("host name '{hostname}', a new identity at first boot"),
+    }];
+    let has_password = guest.root_password_hash.is_some();
+    parts.push(
+        if has_password {
+            "root has the given password"
+        } else {
+            "root is locked"
+        }
+        .to_owned(),
+    );
+    let others = [
+        ("the ssh key is installed", guest.ssh_key.is_some()),
+        ("another user", guest.user.is_some()),
+        ("a time zone", guest.timezone.is_some()),
+        ("a locale", guest.locale.is_some()),
+        ("name servers", !guest.dns.is_empty()),
+        ("disabled units", !guest.disabled_units.is_empty()),
+        ("masked units", !guest.masked_units.is_empty()),
+        ("a seed for cloud-init", guest.cloud_init.is_some()),
+    ];
+    parts.extend(
+        others
+            .into_iter()
+            .filter(|(_, is)| *is)
+            .map(|(part, _)| part.to_owned()),
+    );
+    format!("prepare the guest: {}", parts.join(", "))
 }
 
 /// Whether there will be a .nspawn file, as far as that is known before the tree and its init are there.
 fn describe_settings(request: &Request, file: &Path) -> String {
-    let asked_for = !request.settings.is_empty() || !request.network.settings().is_empty();
+    let asked_for =
+        !request.settings.is_empty() || !request.network.settings().is_empty() || !kept_from_host(request).is_empty();
     match &request.source {
         Source::Bootstrap { .. } if !asked_for => {
             "write no .nspawn file: nothing differs from the template unit".into()
@@ -298,6 +313,16 @@ fn describe_settings(request: &Request, file: &Path) -> String {
         }
         _ => format!("write '{}'", shown(file)),
     }
+}
+
+/// What systemd-nspawn would set at each start in place of what the guest was given.
+fn kept_from_host(request: &Request) -> Vec<(&'static str, &'static str)> {
+    let mut settings = Vec::new();
+    settings.extend(request.guest.timezone.is_some().then_some(("Timezone", "off")));
+    // With a network of its own it is left alone anyway.
+    let copies_resolv_conf = request.network == Network::Host && !request.guest.dns.is_empty();
+    settings.extend(copies_resolv_conf.then_some(("ResolvConf", "off")));
+    settings
 }
 
 /// The text of the .nspawn file; empty if the template's defaults do.
@@ -310,6 +335,11 @@ fn settings(request: &Request, kill_signal: Option<&str>) -> Result<Vec<u8>, OpE
     let mut edits: Vec<Edit> = Vec::new();
     // Without this the guest ignores the request to power off, and is killed after the unit's timeout.
     edits.extend(kill_signal.map(|signal| set("Exec", "KillSignal", signal)));
+    edits.extend(
+        kept_from_host(request)
+            .into_iter()
+            .map(|(key, value)| set("Exec", key, value)),
+    );
     edits.extend(
         request
             .network

@@ -357,6 +357,103 @@ fn an_ssh_key_is_installed_for_root_alone() {
     agree(&other.name, There::Nowhere);
 }
 
+#[test]
+fn what_the_guest_is_given_holds_inside() {
+    let _host = shared();
+    let guest = Guest::new("given");
+    let name = guest.name.as_str();
+    let seed = PathBuf::from(format!("/root/{name}.seed"));
+    fs::create_dir(&seed).unwrap();
+    machinist([
+        "create",
+        name,
+        "template:busybox",
+        "--cloud-init",
+        &seed.to_string_lossy(),
+    ])
+    .status(1)
+    .fails_with(
+        &format!(
+            "'{}' has nothing for cloud-init: neither user-data nor meta-data",
+            seed.display()
+        ),
+        "NoCloud",
+    );
+    agree(name, There::Nowhere);
+    fs::write(seed.join("user-data"), "#cloud-config\n").unwrap();
+    let options = [
+        "--user=alice",
+        "--timezone=Etc/GMT-7",
+        "--locale=C.UTF-8",
+        "--dns=192.0.2.53",
+        "--disable-unit=systemd-timesyncd",
+        "--mask-unit=apt-daily.timer",
+        &format!("--cloud-init={}", seed.display()),
+    ];
+    create_debian(name, &options);
+    fs::remove_dir_all(&seed).unwrap();
+    machinist(["start", name, "--wait"]).ok();
+    let says = |command: &[&str], wanted: &str| {
+        let words = [&["exec", "-u", "alice", name, "--"], command].concat();
+        machinist(&words).any().stdout_has(wanted);
+    };
+    says(
+        &[
+            "/bin/sh",
+            "-c",
+            "id; echo ~; cat ~/.profile >/dev/null && touch ~/own && echo written",
+        ],
+        "written",
+    );
+    says(&["id"], "uid=1000(alice) gid=1000(alice) groups=1000(alice),27(sudo)");
+    // The host's own zone would be there otherwise, by systemd-nspawn.
+    says(&["readlink", "/etc/localtime"], "../usr/share/zoneinfo/Etc/GMT-7\n");
+    says(&["cat", "/etc/locale.conf"], "LANG=C.UTF-8\n");
+    says(&["systemctl", "is-enabled", "apt-daily.timer"], "masked\n");
+    if guest.image().join("usr/lib/systemd/systemd-resolved").exists() {
+        wait_until("its resolver knows the server", || {
+            let resolver = guest.inside(["/usr/bin/resolvectl", "dns"]).any().stdout;
+            resolver
+                .lines()
+                .any(|line| line.starts_with("Global:") && line.contains("192.0.2.53"))
+        });
+    } else {
+        says(&["cat", "/etc/resolv.conf"], "nameserver 192.0.2.53\n");
+    }
+    let seed = guest.image().join("var/lib/cloud/seed/nocloud");
+    assert_eq!(fs::read_to_string(seed.join("user-data")).unwrap(), "#cloud-config\n");
+    let settings = fs::read_to_string(guest.settings()).unwrap();
+    assert!(settings.contains("Timezone=off"), "{settings}");
+}
+
+#[test]
+fn an_identity_is_kept_or_renewed() {
+    let _host = shared();
+    let original = Guest::busybox("whole");
+    let id = "0123456789abcdef0123456789abcdef\n";
+    fs::write(original.image().join("etc/hostname"), "chosen\n").unwrap();
+    fs::write(original.image().join("etc/machine-id"), id).unwrap();
+    let archive = format!("/root/{}.tar", original.name);
+    run("tar", ["-C", &original.image().to_string_lossy(), "-cf", &archive, "."]).ok();
+    let (kept, renewed) = (Guest::new("kept"), Guest::new("renewed"));
+    machinist(["create", &kept.name, &archive, "--keep-identity", "--user=bob"]).ok();
+    machinist(["create", &renewed.name, &archive]).ok();
+    fs::remove_file(&archive).unwrap();
+    let of = |guest: &Guest, path: &str| fs::read_to_string(guest.image().join(path)).unwrap();
+    assert_eq!(
+        (of(&kept, "etc/hostname"), of(&kept, "etc/machine-id")),
+        ("chosen\n".into(), id.into())
+    );
+    assert_eq!(
+        (of(&renewed, "etc/hostname"), of(&renewed, "etc/machine-id")),
+        (format!("{}\n", renewed.name), String::new())
+    );
+    kept.start();
+    machinist(["exec", "-u", "bob", &kept.name, "--", "/bin/busybox", "id", "-u"])
+        .ok()
+        .stdout_is("1000\n");
+}
+
 /// Looks at every process for as long as it lives, and says whether one had the password in its arguments.
 fn watch_for_password(stop: &AtomicBool) -> Option<String> {
     let mut seen = None;

@@ -7,9 +7,7 @@ fn request(network: Network, settings: &[&str]) -> Request {
         name: "web".parse().unwrap(),
         source: "template:busybox".parse().unwrap(),
         options: Options::default(),
-        hostname: None,
-        root_password: None,
-        ssh_key: None,
+        guest: GuestOptions::default(),
         network,
         settings: settings
             .iter()
@@ -30,6 +28,18 @@ fn settings_say_only_what_differs_from_the_template() {
         String::from_utf8(text).unwrap(),
         "# Settings of machine 'web', see systemd.nspawn(5).\n\n[Exec]\nKillSignal=SIGUSR2\nHostname=x\n\n[Network]\nBridge=br0\n"
     );
+}
+
+#[test]
+fn what_the_guest_was_given_the_host_does_not_replace() {
+    let mut request = request(Network::Host, &[]);
+    request.guest.timezone = Some("UTC".parse().unwrap());
+    request.guest.dns = vec!["9.9.9.9".parse().unwrap()];
+    let text = String::from_utf8(settings(&request, None).unwrap()).unwrap();
+    assert!(text.contains("[Exec]\nTimezone=off\nResolvConf=off\n"), "{text}");
+    request.network = Network::Veth;
+    let text = String::from_utf8(settings(&request, None).unwrap()).unwrap();
+    assert!(text.ends_with("[Exec]\nTimezone=off\n"), "{text}");
 }
 
 #[test]

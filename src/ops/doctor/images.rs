@@ -26,18 +26,6 @@ const ALMOST_FULL: u64 = 1 << 30;
 /// So many files more are soon made: a small Debian has 7,000.
 const FEW_INODES: u64 = 10_000;
 
-/// The last releases whose systemd, older than 231, knows nothing of cgroup v2: `ID`, and the first number of `VERSION_ID`.
-const TOO_OLD: [(&str, u32); 8] = [
-    ("debian", 8),
-    ("ubuntu", 15),
-    ("centos", 7),
-    ("rhel", 7),
-    ("ol", 7),
-    ("amzn", 2),
-    ("fedora", 24),
-    ("sles", 12),
-];
-
 pub(super) fn look(places: &Places, cancel: &Cancel) -> Vec<Trouble> {
     let directory = &places.machines;
     let mut found: Vec<Trouble> = open_to_others(directory).into_iter().collect();
@@ -151,10 +139,8 @@ fn bad_names(directory: &Path, names: &BTreeSet<String>) -> Vec<Trouble> {
 fn too_old(name: &MachineName, places: &Places) -> Option<Trouble> {
     let root = Root::open(&places.image(name)).ok()?;
     let release: OsRelease = os_release(&root)?;
-    let version = release.version()?;
-    let number: u32 = version.split('.').next()?.parse().ok()?;
-    let (_, last) = TOO_OLD.iter().find(|(id, _)| *id == release.id)?;
-    (number <= *last).then(|| {
+    let version = release.version().unwrap_or_default();
+    release.lacks_cgroup_v2().then(|| {
         warning(
             "guest-too-old",
             format!("machine '{name}' does not boot here: its systemd knows nothing of cgroup v2"),

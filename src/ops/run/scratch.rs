@@ -194,14 +194,12 @@ fn fill(
     };
     sources::fill(source, options, &source_places, tree, report, cancel)?;
     report.phase("preparing the guest");
-    let guest_options = GuestOptions {
-        hostname: request.name.to_string(),
-        root_password_hash: None,
-        ssh_key: None,
+    let guest = match prepare(
+        &Root::open(tree)?,
+        request.name.as_str(),
         network,
-        apt: None,
-    };
-    let guest = match prepare(&Root::open(tree)?, &guest_options) {
+        &GuestOptions::default(),
+    ) {
         // A command needs none.
         Err(GuestError::NoInit { .. }) if !request.boots => return Ok(None),
         guest => guest?,

@@ -48,13 +48,13 @@ impl fmt::Display for AuthorizedKeys {
     }
 }
 
-/// Adds the keys to root's, without doubling any.
-pub(super) fn authorize(root: &Root, keys: &AuthorizedKeys) -> Result<(), FileError> {
-    const FILE: &str = "root/.ssh/authorized_keys";
-    root.create_dir_all("root", 0o700)?;
-    root.create_dir_all("root/.ssh", 0o700)?;
-    root.chmod("root/.ssh", 0o700)?;
-    let mut all = text(root, FILE)?.unwrap_or_default();
+/// Adds the keys to those of whose home it is, without doubling any.
+pub(super) fn authorize(root: &Root, keys: &AuthorizedKeys, home: &str) -> Result<(), FileError> {
+    let (directory, file) = (format!("{home}/.ssh"), format!("{home}/.ssh/authorized_keys"));
+    root.create_dir_all(home, 0o700)?;
+    root.create_dir_all(&directory, 0o700)?;
+    root.chmod(&directory, 0o700)?;
+    let mut all = text(root, &file)?.unwrap_or_default();
     if !all.is_empty() && !all.ends_with('\n') {
         all.push('\n');
     }
@@ -64,7 +64,7 @@ pub(super) fn authorize(root: &Root, keys: &AuthorizedKeys) -> Result<(), FileEr
             all.push('\n');
         }
     }
-    root.write(FILE, all.as_bytes(), 0o600)
+    root.write(&file, all.as_bytes(), 0o600)
 }
 
 /// Sets root's password, or locks it: `*` and not `!`, which some sshd builds take for a locked account, keys included.
@@ -77,12 +77,7 @@ pub(super) fn set_root_password(root: &Root, hash: Option<&str>) -> Result<(), F
     if shadowed != passwd {
         root.write("etc/passwd", shadowed.as_bytes(), 0o644)?;
     }
-    let days = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs()
-        / 86_400;
-    let days = days.to_string();
+    let days = today().to_string();
     let field = hash.unwrap_or("*");
     let shadow = text(root, "etc/shadow")?;
     let mode = if shadow.is_some() { 0o640 } else { 0o600 };
@@ -95,6 +90,12 @@ pub(super) fn set_root_password(root: &Root, hash: Option<&str>) -> Result<(), F
         return Ok(());
     }
     root.write("etc/shadow", changed.as_bytes(), mode)
+}
+
+/// Today as shadow(5) counts: in days since 1970.
+pub(super) fn today() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    since.as_secs() / 86_400
 }
 
 /// Replaces a field of root's line, and the one after it if `next` is given; other lines stay as they are.

@@ -1,6 +1,7 @@
 //! Enables units of a guest offline, by their `[Install]` sections, as `systemctl --root=TREE enable` does.
 
 use std::collections::BTreeSet;
+use std::str::FromStr;
 
 use super::{exists, text};
 use crate::sys::files::{FileError, Kind, Root};
@@ -40,6 +41,41 @@ pub(super) fn disable(root: &Root, unit: &str) -> Result<(), FileError> {
         }
     }
     Ok(())
+}
+
+/// Keeps a unit from being started by anything, there or not.
+pub(super) fn mask(root: &Root, unit: &UnitName) -> Result<(), FileError> {
+    root.create_dir_all(ETC, 0o755)?;
+    root.symlink("/dev/null", format!("{ETC}/{}", unit.0))
+}
+
+/// The name of a unit of the guest's, without a slash: it becomes a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnitName(String);
+
+/// A text that is no name of a unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this is no unit's name, such as apt-daily.timer")]
+pub struct NoUnitName;
+
+impl FromStr for UnitName {
+    type Err = NoUnitName;
+
+    /// Without a type it is a service, as for systemctl.
+    fn from_str(text: &str) -> Result<Self, NoUnitName> {
+        let name = if text.contains('.') {
+            text.to_owned()
+        } else {
+            format!("{text}.service")
+        };
+        is_unit_name(&name).then_some(Self(name)).ok_or(NoUnitName)
+    }
+}
+
+impl AsRef<str> for UnitName {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
 }
 
 /// The directory a unit's file is in; `None` if there is none, or if the administrator masked it.

@@ -3,19 +3,27 @@
 //! The tree is hostile: everything here goes through [`Root`], reads with a cap, and replaces links instead of following them.
 
 mod accounts;
+mod cloud_init;
 mod enable;
+mod fit;
 mod identity;
 mod init;
 mod network;
+mod place;
+mod user;
 
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 pub use accounts::AuthorizedKeys;
+pub use cloud_init::Seed;
+pub use enable::UnitName;
 pub(crate) use identity::forget_identity;
 pub use init::{Init, detect_init};
+pub use place::{Locale, Timezone};
+pub use user::UserName;
 
-use super::apt::{self, AptSources};
 use super::password::PasswordHash;
 use crate::sys::files::{FileError, Kind, Root, shown};
 
@@ -35,18 +43,30 @@ pub enum GuestNetwork {
 }
 
 /// What a guest is to become.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct GuestOptions {
-    /// Its host name.
-    pub hostname: String,
+    /// Its host name, if not the machine's name.
+    pub hostname: Option<String>,
+    /// It keeps what it is known by: machine ID, ssh host keys, leases, and its host name unless one is given.
+    pub keep_identity: bool,
     /// Root's password; root is locked if `None`.
     pub root_password_hash: Option<PasswordHash>,
-    /// Keys that may log in as root by ssh, added to those in the tree.
+    /// An account besides root's.
+    pub user: Option<UserName>,
+    /// Keys that may log in by ssh as root and as that user, added to those in the tree.
     pub ssh_key: Option<AuthorizedKeys>,
-    /// How it is connected.
-    pub network: GuestNetwork,
-    /// Its apt sources; left as they are if `None`. A bootstrapped tree has them already.
-    pub apt: Option<AptSources>,
+    /// Its time zone; what the tree has if `None`, and then the host's, by systemd-nspawn.
+    pub timezone: Option<Timezone>,
+    /// Its language.
+    pub locale: Option<Locale>,
+    /// Whom it asks for names; those of DHCP, or the host's, if empty.
+    pub dns: Vec<IpAddr>,
+    /// Units that do not start at boot.
+    pub disabled_units: Vec<UnitName>,
+    /// Units that nothing starts.
+    pub masked_units: Vec<UnitName>,
+    /// What its cloud-init does.
+    pub cloud_init: Option<Seed>,
 }
 
 /// What the tree turned out to be.
@@ -83,6 +103,21 @@ pub enum GuestError {
         /// What it has instead.
         reason: &'static str,
     },
+    /// `--user` of one whom the tree has.
+    #[error("there is a user '{name}' in it already")]
+    UserExists {
+        /// The user.
+        name: String,
+    },
+    /// All numbers for users are taken.
+    #[error("there is no number left in it for another user")]
+    NoUserNumber,
+    /// `--cloud-init` of a directory without anything for cloud-init.
+    #[error("'{}' has nothing for cloud-init: neither user-data nor meta-data", shown(path))]
+    NoSeed {
+        /// The directory.
+        path: PathBuf,
+    },
     /// A file of the tree.
     #[error(transparent)]
     File(#[from] FileError),
@@ -94,7 +129,7 @@ impl GuestError {
         match self {
             Self::NoUsr { path, .. } | Self::NoInit { path } => Some(path),
             Self::File(error) => error.path_mut(),
-            Self::BadSshKey { .. } => None,
+            Self::BadSshKey { .. } | Self::UserExists { .. } | Self::NoUserNumber | Self::NoSeed { .. } => None,
         }
     }
 
@@ -114,13 +149,16 @@ impl GuestError {
                 vec!["application images have no init: install one in it, or use an image made to boot".to_owned()]
             }
             Self::BadSshKey { .. } => vec!["give the file that ends in .pub".to_owned()],
-            Self::File(_) => Vec::new(),
+            Self::UserExists { .. } => vec!["leave `--user` out, or choose another name".to_owned()],
+            Self::NoSeed { .. } => vec!["see cloud-init's documentation of its data source NoCloud".to_owned()],
+            Self::File(_) | Self::NoUserNumber => Vec::new(),
         }
     }
 }
 
-/// Gives the tree its name, an identity of its own, its network and its accounts. Done twice, it changes nothing more.
-pub fn prepare(root: &Root, options: &GuestOptions) -> Result<Guest, GuestError> {
+/// Gives the tree the machine's name, an identity of its own, its network and its accounts. Done twice, it changes nothing more,
+/// but for a user who is there then.
+pub fn prepare(root: &Root, name: &str, network: GuestNetwork, options: &GuestOptions) -> Result<Guest, GuestError> {
     if root.list("usr").is_err() {
         let only = match root.list("").as_deref() {
             Ok([only]) if root.list(only).is_ok() => Some(only.clone()),
@@ -137,11 +175,17 @@ pub fn prepare(root: &Root, options: &GuestOptions) -> Result<Guest, GuestError>
             path: root.path().to_owned(),
         });
     }
-    let mut notes = Vec::new();
+    let mut notes = fit::misfits(root, &init);
     root.create_dir_all("etc", 0o755)?;
-    identity::name_guest(root, &options.hostname)?;
-    forget_identity(root)?;
-    identity::renew_ssh_keys(root, &init, &mut notes)?;
+    let hostname = options.hostname.as_deref();
+    if let Some(hostname) = hostname.or((!options.keep_identity).then_some(name)) {
+        identity::name_guest(root, hostname)?;
+    }
+    if !options.keep_identity {
+        forget_identity(root)?;
+        identity::forget_leases(root)?;
+        identity::renew_ssh_keys(root, &init, &mut notes)?;
+    }
     init::make_bootable(root, &init, &mut notes)?;
     let password = options.root_password_hash.as_ref().map(|hash| match init {
         Init::Busybox => hash.for_busybox(),
@@ -149,13 +193,51 @@ pub fn prepare(root: &Root, options: &GuestOptions) -> Result<Guest, GuestError>
     });
     accounts::set_root_password(root, password)?;
     if let Some(keys) = &options.ssh_key {
-        accounts::authorize(root, keys)?;
+        accounts::authorize(root, keys, "root")?;
     }
-    network::configure(root, &init, options.network, &mut notes)?;
-    if let Some(sources) = &options.apt {
-        apt::write(root, sources)?;
+    network::configure(root, &init, network, &mut notes)?;
+    if !options.dns.is_empty() {
+        network::name_servers(root, &init, network, &options.dns, &mut notes)?;
     }
+    customize(root, name, &init, options, &mut notes)?;
     Ok(Guest { init, notes })
+}
+
+/// What was asked for besides.
+fn customize(
+    root: &Root,
+    name: &str,
+    init: &Init,
+    options: &GuestOptions,
+    notes: &mut Vec<String>,
+) -> Result<(), GuestError> {
+    if let Some(user) = &options.user {
+        user::add(root, user, options.ssh_key.as_ref())?;
+    }
+    if let Some(zone) = &options.timezone {
+        place::set_timezone(root, zone, notes)?;
+    }
+    if let Some(locale) = &options.locale {
+        place::set_locale(root, locale, notes)?;
+    }
+    for unit in &options.disabled_units {
+        if enable::available(root, unit.as_ref())? {
+            enable::disable(root, unit.as_ref())?;
+        } else {
+            notes.push(format!("it has no unit '{}' to disable", unit.as_ref()));
+        }
+    }
+    for unit in &options.masked_units {
+        enable::mask(root, unit)?;
+    }
+    let units = !options.disabled_units.is_empty() || !options.masked_units.is_empty();
+    if units && *init != Init::Systemd {
+        notes.push("it has no systemd: no unit of it was disabled or masked".to_owned());
+    }
+    if let Some(seed) = &options.cloud_init {
+        cloud_init::plant(root, seed, name, notes)?;
+    }
+    Ok(())
 }
 
 /// Gives a copy of the machine `former` an identity of its own: machine ID, keys, leases, hardware addresses, and the host

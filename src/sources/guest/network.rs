@@ -1,5 +1,7 @@
 //! A guest's own end of the network: `host0` by DHCP, and names that resolve.
 
+use std::net::IpAddr;
+
 use super::enable::{available, disable, enable};
 use super::{GuestNetwork, Init, exists, remove, text};
 use crate::nspawn::document::Document;
@@ -109,6 +111,32 @@ fn by_interfaces(root: &Root, init: &Init, notes: &mut Vec<String>) -> Result<()
     }
     if *init == Init::Systemd && available(root, "networking.service")? {
         enable(root, "networking.service")?;
+    }
+    Ok(())
+}
+
+/// Has the guest ask these servers for names, whatever DHCP says.
+pub(super) fn name_servers(
+    root: &Root,
+    init: &Init,
+    network: GuestNetwork,
+    servers: &[IpAddr],
+    notes: &mut Vec<String>,
+) -> Result<(), FileError> {
+    const DIRECTORY: &str = "etc/systemd/resolved.conf.d";
+    let servers: Vec<String> = servers.iter().map(IpAddr::to_string).collect();
+    if *init == Init::Systemd && network == GuestNetwork::Link && available(root, RESOLVED)? {
+        root.create_dir_all(DIRECTORY, 0o755)?;
+        // Without the domain the link's own servers are asked as well.
+        let text = format!("[Resolve]\nDNS={}\nDomains=~.\n", servers.join(" "));
+        return root.write(format!("{DIRECTORY}/machinist.conf"), text.as_bytes(), 0o644);
+    }
+    let lines: Vec<String> = servers.iter().map(|server| format!("nameserver {server}\n")).collect();
+    root.write("etc/resolv.conf", lines.concat().as_bytes(), 0o644)?;
+    if network == GuestNetwork::Link {
+        notes.push(
+            "it has no systemd-resolved: its DHCP client may put other name servers into /etc/resolv.conf".to_owned(),
+        );
     }
     Ok(())
 }

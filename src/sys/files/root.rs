@@ -304,6 +304,38 @@ impl Root {
             .map_err(FileError::io("change the mode of", &self.full(rel)))
     }
 
+    /// The permission bits of what `rel` leads to; `None` if there is nothing.
+    pub fn mode(&self, rel: impl AsRef<Path>) -> Result<Option<u32>, FileError> {
+        let rel = rel.as_ref();
+        match self.open_at(rel, OFlags::PATH).and_then(|fd| fs::fstat(&fd)) {
+            Ok(stat) => Ok(Some(stat.st_mode & 0o7777)),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            Err(errno) => Err(FileError::io("look at", &self.full(rel))(errno)),
+        }
+    }
+
+    /// Makes a user and a group, as the guest numbers them, the owners of what has this name: of a link itself.
+    pub fn give(&self, rel: impl AsRef<Path>, uid: u32, gid: u32) -> Result<(), FileError> {
+        let rel = rel.as_ref();
+        let failed = || FileError::io("change the owner of", &self.full(rel));
+        let (base_uid, base_gid) = self.owner()?;
+        if !geteuid().is_root() {
+            return Ok(());
+        }
+        let (uid, gid) = (base_uid.as_raw() + uid, base_gid.as_raw() + gid);
+        let found = self
+            .open_at(rel, OFlags::PATH | OFlags::NOFOLLOW)
+            .map_err(|e| failed()(e))?;
+        fs::chownat(
+            &found,
+            "",
+            Some(Uid::from_raw(uid)),
+            Some(Gid::from_raw(gid)),
+            AtFlags::EMPTY_PATH,
+        )
+        .map_err(|e| failed()(e))
+    }
+
     /// A file or directory inside, by open(2) flags; `O_CLOEXEC` is added.
     pub(crate) fn open_at(&self, rel: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
         open_in(
