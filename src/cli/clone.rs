@@ -71,20 +71,12 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
         return Err(CliError::usage(format!("machine '{name}' cannot be a clone of itself")));
     }
     let bus = ctx.bus().await?.clone();
-    let image = bus.find_image_state(source.as_str()).await?;
-    let image = image.ok_or_else(|| OpError::NoImage {
-        name: source.to_string(),
-    })?;
-    check_name(&bus, &name).await?;
     let request = Request {
-        source,
-        image: PathBuf::from(image.path),
-        limit: image.limit.filter(|_| image.kind == "subvolume"),
-        name,
         keep_identity: args.keep_identity,
         linked: args.linked,
-        systemd: bus.systemd_version().await?,
+        ..request(&bus, source, name.clone()).await?
     };
+    check_name(&bus, &name).await?;
     if args.dry_run {
         let running = is_running(&bus, &request.source).await?;
         let (steps, warnings) = plan(&request, running, &ctx.places)?;
@@ -113,6 +105,23 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
         })])?;
     }
     Ok(0)
+}
+
+/// A full copy with an identity of its own.
+pub(super) async fn request(bus: &Bus, source: MachineName, name: MachineName) -> Result<Request, CliError> {
+    let image = bus.find_image_state(source.as_str()).await?;
+    let image = image.ok_or_else(|| OpError::NoImage {
+        name: source.to_string(),
+    })?;
+    Ok(Request {
+        source,
+        image: PathBuf::from(image.path),
+        limit: image.limit.filter(|_| image.kind == "subvolume"),
+        name,
+        keep_identity: false,
+        linked: false,
+        systemd: bus.systemd_version().await?,
+    })
 }
 
 /// `clone --flatten`

@@ -50,6 +50,25 @@ pub fn locations() -> ArgValueCompleter {
     })
 }
 
+/// Completes what a machine is made from: paths of the host, and the forms that are no paths.
+#[must_use]
+pub fn sources() -> ArgValueCompleter {
+    ArgValueCompleter::new(|current: &std::ffi::OsStr| {
+        let typed = current.to_string_lossy();
+        if let Some(name) = typed.strip_prefix("machine:") {
+            let machines = candidates(name.as_ref(), true, false).into_iter();
+            let named = machines.map(|name| format!("machine:{}", name.get_value().to_string_lossy()));
+            return named.map(CompletionCandidate::new).collect();
+        }
+        let forms = ["debian:", "ubuntu:", "machine:", "template:busybox"];
+        let named = forms.iter().filter(|form| form.starts_with(&*typed));
+        named
+            .map(CompletionCandidate::new)
+            .chain(PathCompleter::any().complete(current))
+            .collect()
+    })
+}
+
 /// Completes names of secrets: of the machine that is named before them.
 #[must_use]
 pub fn secrets() -> ArgValueCompleter {

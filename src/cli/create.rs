@@ -1,15 +1,18 @@
 //! `machinist create`
 
 mod guest;
+mod machine;
 mod options;
 
 use std::io::IsTerminal as _;
+use std::path::PathBuf;
 
 use tokio::runtime::Handle;
 
 use self::guest::GuestArgs;
 use self::options::SourceArgs;
 pub(super) use self::options::usual_options;
+use super::complete;
 use super::context::Ctx;
 use super::error::{CliError, Kind};
 use super::sweep;
@@ -35,6 +38,8 @@ use crate::sys::journal::audit;
   machinist create web debian:trixie --include nginx,curl --enable
   machinist create db rootfs.tar.zst --ssh-key ~/.ssh/id_ed25519.pub
   machinist create db - --strip 1 <backup.tar.xz         Its files lie below one directory
+  machinist create db ./rootfs                           A directory, as debootstrap makes it
+  machinist create web-2 machine:web --start             A copy, started at once
   machinist create web debian:trixie --user alice --timezone=UTC --dns 9.9.9.9
   machinist create web debian:trixie --network bridge=br0 --set Exec.Timezone=copy
   machinist create t template:busybox --dry-run          See what would be done")]
@@ -45,8 +50,10 @@ pub(super) struct Args {
     ///
     /// debian:SUITE, ubuntu:SUITE   bootstrapped; the second time a copy of the first
     /// FILE.tar[.gz|.xz|.zst|.bz2]  unpacked; `-` is an archive from standard input
+    /// DIR/, ./DIR                  a directory, copied; it is known by its slash
+    /// machine:OTHER                a copy of a machine with its settings and a new identity, as `clone --full` makes it
     /// template:busybox             a tiny guest of the host's busybox
-    #[arg(verbatim_doc_comment)]
+    #[arg(verbatim_doc_comment, add = complete::sources())]
     source: String,
     // Before the groups: a heading holds for all that follows.
     /// Start it when it is made
@@ -87,18 +94,15 @@ fn assignment(text: &str) -> Result<Assignment, String> {
 
 pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     let mut request = request(&args, &ctx.config()?)?;
+    if let Source::Machine(other) = request.source {
+        return machine::run(ctx, &args, request.name, other).await;
+    }
     let given = args.guest.clone();
     request.guest = ctx.wait_for_user(move || given.read()).await?;
     let name = request.name.clone();
     if args.dry_run {
-        let mut steps = plan(&request, &ctx.places)?;
-        steps.extend(args.enable.then(|| format!("enable unit {}", name.unit())));
-        steps.extend(
-            args.start
-                .then(|| format!("start unit {} and wait for its job", name.unit())),
-        );
-        let steps: Vec<String> = steps.iter().flat_map(|step| step.lines()).map(str::to_owned).collect();
-        return ctx.show_plan(&steps).map(|()| 0);
+        let steps = plan(&request, &ctx.places)?;
+        return show_plan(ctx, &args, &name, steps);
     }
     ctx.need_root("create")?;
     if request.source == Source::Stdin && std::io::stdin().is_terminal() {
@@ -117,10 +121,32 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     let outcome = result.as_ref().copied().map_err(|error| error.message.as_str());
     audit(name.as_str(), "create", outcome);
     result?;
+    let path = ctx.places.image(&name);
+    begin(ctx, &bus, &args, Made { name, path }).await
+}
+
+/// A machine that is there.
+struct Made {
+    name: MachineName,
+    path: PathBuf,
+}
+
+/// Shows what would be done, with what comes after the machine is there.
+fn show_plan(ctx: &Ctx, args: &Args, name: &MachineName, mut steps: Vec<String>) -> Result<u8, CliError> {
+    steps.extend(args.enable.then(|| format!("enable unit {}", name.unit())));
+    let start = || format!("start unit {} and wait for its job", name.unit());
+    steps.extend(args.start.then(start));
+    let steps: Vec<String> = steps.iter().flat_map(|step| step.lines()).map(str::to_owned).collect();
+    ctx.show_plan(&steps).map(|()| 0)
+}
+
+/// Enables and starts it as was asked for, and says that it was made.
+async fn begin(ctx: &Ctx, bus: &Bus, args: &Args, made: Made) -> Result<u8, CliError> {
+    let Made { name, path } = made;
     ctx.voice.status(&format!("created {name}"));
     // The machine is there: what fails from here on says so, and leaves it.
     if args.enable {
-        let outcomes = enable(&bus, std::slice::from_ref(&name))
+        let outcomes = enable(bus, std::slice::from_ref(&name))
             .await
             .map_err(|error| created_but(&name, error))?;
         outcomes
@@ -131,7 +157,7 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     }
     if args.start {
         let jobs = ctx.jobs().await?;
-        start(&bus, &jobs, &name, StartOptions::default())
+        start(bus, &jobs, &name, StartOptions::default())
             .await
             .map_err(|error| created_but(&name, error))?;
         ctx.voice.status(&format!("started {name}"));
@@ -139,7 +165,6 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
         ctx.voice.status(&format!("start it with `machinist start {name}`"));
     }
     if ctx.voice.json {
-        let path = ctx.places.image(&name);
         let row = serde_json::json!({
             "machine": name,
             "result": "created",
@@ -219,7 +244,7 @@ fn request(args: &Args, config: &Config) -> Result<Request, CliError> {
     Ok(Request {
         options: args.tree.options(&source, config),
         guest: GuestOptions::default(),
-        network: args.guest.network.clone(),
+        network: args.guest.network.clone().unwrap_or(Network::Veth),
         settings: args.guest.set.clone(),
         source,
         name,

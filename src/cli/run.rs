@@ -384,10 +384,7 @@ async fn steps(ctx: &Ctx, bus: &Bus, args: &Args, work: &mut Work) -> Result<Vec
             steps.extend(creating::plan(&create, &ctx.places)?);
         }
         (Target::Source(source), _) => {
-            let places = sources::Places {
-                cache: ctx.places.cache.clone(),
-                logs: ctx.places.logs.clone(),
-            };
+            let places = ctx.places.for_sources();
             let made = sources::plan(source, &usual_options(source, &ctx.config()?), &places);
             steps.extend(made.map_err(OpError::from)?);
         }

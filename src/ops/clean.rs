@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::transaction::{Record, is_staging, leftovers, sweep};
 use super::{OpError, Places, linked};
 use crate::machine::{Cancel, Report};
-use crate::sources::{self, cache};
+use crate::sources::cache;
 use crate::sys::files::{remove_tree, tree_size};
 
 /// How long a bootstrap's log is kept.
@@ -64,7 +64,7 @@ pub fn plan(places: &Places, options: CleanOptions, cancel: &Cancel) -> Result<V
         path: Some(path),
     }));
     if let Some(age) = options.cache_age {
-        let entries = cache::entries(&source_places(places), cancel)?;
+        let entries = cache::entries(&places.for_sources(), cancel)?;
         found.extend(
             entries
                 .into_iter()
@@ -101,7 +101,7 @@ pub fn clean(
     let planned = plan(places, options, cancel)?;
     sweep(places, finish, report, cancel)?;
     let cleared = match options.cache_age {
-        Some(age) => cache::clear(&source_places(places), Some(age), cancel)?,
+        Some(age) => cache::clear(&places.for_sources(), Some(age), cancel)?,
         None => Vec::new(),
     };
     let _layers = linked::lock(places, report, cancel)?;
@@ -135,13 +135,6 @@ pub fn clean(
         cleaned.push(item);
     }
     Ok(cleaned)
-}
-
-fn source_places(places: &Places) -> sources::Places {
-    sources::Places {
-        cache: places.cache.clone(),
-        logs: places.logs.clone(),
-    }
 }
 
 fn is_older(time: SystemTime, age: Duration) -> bool {

@@ -114,6 +114,10 @@ pub(super) fn in_users_words(mut error: OpError, source: &Source, machines: &Pat
     if let OpError::Guest(GuestError::NoUsr { path, .. } | GuestError::NoInit { path }) = &mut error {
         *path = source.to_string().into();
     }
+    // That is told of archives, of which a part can be taken.
+    if let (OpError::Guest(GuestError::NoUsr { only, .. }), Source::Directory(_)) = (&mut error, source) {
+        *only = None;
+    }
     with_visible_path(error, machines)
 }
 
@@ -162,10 +166,7 @@ fn transaction<'a>(
     let name = &request.name;
     let image = places.image(name);
     let settings_file = places.settings_file(name);
-    let source_places = sources::Places {
-        cache: places.cache.clone(),
-        logs: places.logs.clone(),
-    };
+    let source_places = places.for_sources();
     let source_plan = sources::plan(&request.source, &request.options, &source_places)?;
     let hold = move || slots.lock().unwrap_or_else(PoisonError::into_inner);
     let mut steps = Transaction::default();
@@ -308,7 +309,7 @@ fn describe_settings(request: &Request, file: &Path) -> String {
         Source::Bootstrap { .. } if !asked_for => {
             "write no .nspawn file: nothing differs from the template unit".into()
         }
-        Source::Tarball(_) | Source::Stdin if !asked_for => {
+        Source::Tarball(_) | Source::Stdin | Source::Directory(_) if !asked_for => {
             format!("write '{}' unless its init is systemd", shown(file))
         }
         _ => format!("write '{}'", shown(file)),

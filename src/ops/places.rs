@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::machine::MachineName;
+use crate::sources;
 
 /// The directories that verbs work in.
 #[derive(Clone, Debug)]
@@ -85,6 +86,17 @@ const UNIT_PATH: &[&str] = &[
 ];
 
 impl Places {
+    /// Those that sources know.
+    #[must_use]
+    pub fn for_sources(&self) -> sources::Places {
+        let images = [std::slice::from_ref(&self.machines), &self.other_machines].concat();
+        sources::Places {
+            cache: self.cache.clone(),
+            logs: self.logs.clone(),
+            images,
+        }
+    }
+
     /// The directory entry that makes `image` visible under `name`: from 258 on machined says where a link leads to, and
     /// the link is all of it that is the machine's.
     #[must_use]

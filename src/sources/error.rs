@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 
 use super::tarball::{Problem, TarballError};
 use super::{Distro, TAR_ENDINGS};
+use crate::machine::{MachineName, NameError};
 use crate::storage::StorageError;
-use crate::sys::files::FileError;
+use crate::sys::files::{FileError, shown};
 use crate::sys::process::{ProcessError, Tail};
 
 /// The forms that there are.
-const SOURCES: &str = "a source is debian:SUITE, ubuntu:SUITE, FILE.tar[.gz|.xz|.zst|.bz2], - or template:busybox";
+const SOURCES: &str = "a source is debian:SUITE, ubuntu:SUITE, FILE.tar[.gz|.xz|.zst|.bz2], -, DIR/, \
+                       machine:NAME or template:busybox";
 
 /// Everything that can go wrong between a source string and a filled tree.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +30,34 @@ pub enum SourceError {
         given: String,
         /// What it would be.
         kind: &'static str,
+    },
+    /// A name that no machine can have.
+    #[error("cannot copy a machine: {error}")]
+    BadMachine {
+        /// Why not.
+        error: NameError,
+    },
+    /// A machine, where a tree is to be filled.
+    #[error("'machine:{name}' is a machine already")]
+    IsMachine {
+        /// Its name.
+        name: MachineName,
+    },
+    /// Something else than a directory.
+    #[error("'{}' is no directory", shown(path))]
+    NoDirectory {
+        /// What it is instead, as given.
+        path: PathBuf,
+    },
+    /// A directory that is a machine's.
+    #[error("'{}' {}", shown(path), of_machine(machine.as_deref(), *is_image))]
+    OfMachine {
+        /// The directory as given.
+        path: PathBuf,
+        /// The machine's name; `None` for that of all machines.
+        machine: Option<String>,
+        /// Whether it is the machine's root.
+        is_image: bool,
     },
     /// `template:` with another name than there are.
     #[error("there is no template '{given}'")]
@@ -233,9 +263,19 @@ impl SourceError {
     #[must_use]
     pub fn hints(&self) -> Vec<String> {
         match self {
-            Self::NoSource { .. } => vec![SOURCES.to_owned(), file_endings()],
+            Self::NoSource { .. } | Self::NoDirectory { .. } => vec![SOURCES.to_owned(), file_endings()],
             Self::Unsupported { .. } => vec![SOURCES.to_owned()],
             Self::NoSuite { distro } => vec![format!("for example `{distro}:{}`", distro.example())],
+            Self::IsMachine { name } => vec![format!("copy it with `machinist clone {name} NEW`")],
+            Self::OfMachine {
+                machine: Some(machine),
+                is_image: true,
+                ..
+            } => vec![format!("copy it as what it is, with a new identity: `machinist create NAME machine:{machine}`")],
+            Self::OfMachine { machine: Some(_), .. } => {
+                vec!["copy it out first, as the machine sees it: `machinist cp -a MACHINE:PATH .`".to_owned()]
+            }
+            Self::OfMachine { machine: None, .. } => vec!["copy one of them with `machinist create NAME machine:NAME`".to_owned()],
             Self::UnknownTemplate { .. } => vec!["there is template:busybox".to_owned()],
             Self::UnknownSuite { distro, .. } => unknown_suite_hints(*distro),
             Self::Unreachable { .. } => vec![
@@ -341,6 +381,14 @@ impl From<StorageError> for SourceError {
 
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+fn of_machine(machine: Option<&str>, is_image: bool) -> String {
+    match machine {
+        Some(name) if is_image => format!("is the image of machine '{name}'"),
+        Some(name) => format!("lies in the image of machine '{name}'"),
+        None => "is where the images of all machines are".to_owned(),
+    }
 }
 
 fn file_endings() -> String {

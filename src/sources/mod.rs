@@ -8,6 +8,7 @@ pub mod archive;
 pub mod bootstrap;
 pub mod busybox;
 pub mod cache;
+mod directory;
 pub mod error;
 pub mod guest;
 pub mod mirror;
@@ -22,7 +23,7 @@ use std::str::FromStr;
 
 pub use error::SourceError;
 
-use crate::machine::{Cancel, Report};
+use crate::machine::{Cancel, MachineName, Report};
 use crate::storage;
 use crate::sys::files;
 
@@ -48,6 +49,10 @@ pub enum Source {
     Tarball(PathBuf),
     /// The same, from standard input.
     Stdin,
+    /// A directory.
+    Directory(PathBuf),
+    /// `machine:NAME`: not filled from here, but cloned.
+    Machine(MachineName),
     /// `template:NAME`.
     Template(Template),
 }
@@ -131,6 +136,8 @@ pub struct Places {
     pub cache: PathBuf,
     /// `/var/log/machinist`: made with mode 0750.
     pub logs: PathBuf,
+    /// Where the images of machines are: `/var/lib/machines` and others.
+    pub images: Vec<PathBuf>,
 }
 
 impl Default for Places {
@@ -138,6 +145,7 @@ impl Default for Places {
         Self {
             cache: "/var/cache/machinist".into(),
             logs: "/var/log/machinist".into(),
+            images: vec!["/var/lib/machines".into()],
         }
     }
 }
@@ -181,6 +189,10 @@ pub fn fill(
                 .map(drop)
                 .map_err(|error| SourceError::from(error).full_at(parent))
         }
+        Source::Directory(directory) => {
+            directory::fill(directory, places, target, report, cancel).map_err(|error| error.full_at(parent))
+        }
+        Source::Machine(name) => Err(SourceError::IsMachine { name: name.clone() }),
         Source::Template(Template::Busybox) => {
             storage::for_directory(parent)?.create(target)?;
             busybox::fill(target, report, cancel).map_err(|error| error.full_at(parent))
@@ -202,6 +214,11 @@ pub fn plan(source: &Source, options: &Options, places: &Places) -> Result<Vec<S
             Ok(unpacking(&format!("'{}'", files::shown(archive)), &options.archive))
         }
         Source::Stdin => Ok(unpacking(STDIN, &options.archive)),
+        Source::Directory(directory) => {
+            let found = directory::find(directory, places)?;
+            Ok(vec![format!("copy directory '{}'", files::shown(&found))])
+        }
+        Source::Machine(name) => Err(SourceError::IsMachine { name: name.clone() }),
         Source::Template(Template::Busybox) => {
             let program = busybox::find()?;
             Ok(vec![format!("copy '{}' and link its applets", program.display())])
@@ -231,6 +248,12 @@ impl FromStr for Source {
                 "template" => {
                     return Err(SourceError::UnknownTemplate { given: shown(rest) });
                 }
+                "machine" => {
+                    return rest
+                        .parse()
+                        .map(Self::Machine)
+                        .map_err(|error| SourceError::BadMachine { error });
+                }
                 _ => {}
             }
         }
@@ -238,11 +261,18 @@ impl FromStr for Source {
             return Ok(Self::Stdin);
         }
         let lower = text.to_ascii_lowercase();
-        if let Some(kind) = later_kind(&lower) {
-            return Err(SourceError::Unsupported {
-                given: shown(text),
-                kind,
-            });
+        let unsupported = |kind| SourceError::Unsupported {
+            given: shown(text),
+            kind,
+        };
+        if let Some((_, kind)) = LATER_PREFIXES.iter().find(|(prefix, _)| lower.starts_with(prefix)) {
+            return Err(unsupported(kind));
+        }
+        if text.ends_with('/') || [".", ".."].contains(&text) {
+            return Ok(Self::Directory(PathBuf::from(text)));
+        }
+        if let Some((_, kind)) = LATER_ENDINGS.iter().find(|(ending, _)| lower.ends_with(ending)) {
+            return Err(unsupported(kind));
         }
         if TAR_ENDINGS
             .iter()
@@ -250,37 +280,34 @@ impl FromStr for Source {
         {
             return Ok(Self::Tarball(PathBuf::from(text)));
         }
+        // A word alone may be the name of a machine.
+        if text.contains('/') {
+            return Ok(Self::Directory(PathBuf::from(text)));
+        }
         Err(SourceError::NoSource { given: shown(text) })
     }
 }
 
-/// Names a kind of source that this version recognises but cannot read yet.
-fn later_kind(lower: &str) -> Option<&'static str> {
-    const PREFIXES: &[(&str, &str)] = &[
-        ("http://", "downloads"),
-        ("https://", "downloads"),
-        ("oci:", "OCI images"),
-        ("docker:", "OCI images"),
-        ("images:", "the image catalogue"),
-        ("machine:", "other machines as a source"),
-        ("ssh:", "remote machines as a source"),
-    ];
-    const ENDINGS: &[(&str, &str)] = &[
-        (".raw", "disk images"),
-        (".img", "disk images"),
-        (".img.xz", "disk images"),
-        (".img.gz", "disk images"),
-        (".img.zst", "disk images"),
-        (".qcow2", "disk images"),
-        (".squashfs", "disk images"),
-    ];
-    let prefix = PREFIXES.iter().find(|(prefix, _)| lower.starts_with(prefix));
-    let found = prefix.or_else(|| ENDINGS.iter().find(|(ending, _)| lower.ends_with(ending)));
-    found.map(|(_, kind)| *kind).or_else(|| {
-        let directory = lower.ends_with('/') || lower == "." || lower == "..";
-        directory.then_some("directories")
-    })
-}
+/// Kinds of sources that this version recognises but cannot read yet, by what they begin with.
+const LATER_PREFIXES: &[(&str, &str)] = &[
+    ("http://", "downloads"),
+    ("https://", "downloads"),
+    ("oci:", "OCI images"),
+    ("docker:", "OCI images"),
+    ("images:", "the image catalogue"),
+    ("ssh:", "remote machines as a source"),
+];
+
+/// The same, by how they end.
+const LATER_ENDINGS: &[(&str, &str)] = &[
+    (".raw", "disk images"),
+    (".img", "disk images"),
+    (".img.xz", "disk images"),
+    (".img.gz", "disk images"),
+    (".img.zst", "disk images"),
+    (".qcow2", "disk images"),
+    (".squashfs", "disk images"),
+];
 
 fn bootstrap_source(distro: Distro, suite: &str, given: &str) -> Result<Source, SourceError> {
     // debootstrap and apt put it into URLs and file names; '/' is what "buster/updates" has, which is no suite to start from.
@@ -342,7 +369,8 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bootstrap { distro, suite } => write!(f, "{distro}:{suite}"),
-            Self::Tarball(path) => write!(f, "{}", path.display()),
+            Self::Tarball(path) | Self::Directory(path) => write!(f, "{}", path.display()),
+            Self::Machine(name) => write!(f, "machine:{name}"),
             Self::Stdin => f.write_str("-"),
             Self::Template(Template::Busybox) => f.write_str("template:busybox"),
         }
@@ -363,6 +391,10 @@ mod tests {
             "/srv/a b.tar.zst",
             "x.TGZ",
             "-",
+            "dir.raw/",
+            "/srv/rootfs",
+            "..",
+            "machine:web",
         ] {
             assert_eq!(text.parse::<Source>().unwrap().to_string(), text);
         }
@@ -392,16 +424,7 @@ mod tests {
 
     #[test]
     fn what_is_no_source_says_what_would_be() {
-        for text in [
-            "",
-            "web",
-            "debian",
-            ".tar",
-            "fedora:42",
-            "a\nb",
-            "/etc/passwd",
-            "rootfs.zip",
-        ] {
+        for text in ["", "web", "debian", ".tar", "fedora:42", "a\nb", "rootfs.zip"] {
             let error = text.parse::<Source>().unwrap_err();
             assert!(matches!(error, SourceError::NoSource { .. }), "{text:?}: {error}");
             let hints = error.hints();
@@ -429,9 +452,7 @@ mod tests {
             "disk.raw",
             "a.img.xz",
             "b.qcow2",
-            "dir/",
             "images:alpine/3.20",
-            "machine:web",
         ] {
             let error = text.parse::<Source>().unwrap_err();
             assert!(matches!(error, SourceError::Unsupported { .. }), "{text:?}: {error}");

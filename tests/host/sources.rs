@@ -163,3 +163,182 @@ fn of_another_archive_than_asked_for_nothing_is_made() {
     is_nowhere(&guest);
     assert!(Path::new(&tar).exists());
 }
+
+#[test]
+fn a_directory_is_copied_as_it_is_and_nothing_else() {
+    let _host = shared();
+    let work = Work::new("dir");
+    let tree = work.0.join("tree");
+    make_busybox_image(&tree);
+    let exotic = "cd \"$1\"; mkdir -p opt/d; echo one >opt/one; ln opt/one opt/two; chown 1000:1001 opt/one opt/d
+        ln -s /etc opt/outside; ln -s ../../../../etc/passwd opt/passwd; mkfifo opt/fifo; chmod 1777 opt/d
+        cp bin/busybox opt/su; chmod 4755 opt/su; setfattr -n user.test -v value opt/one; mkdir opt/mounted
+        mount -t tmpfs none opt/mounted; echo >opt/mounted/other";
+    sh(exotic, [tree.as_os_str()]).ok();
+    let list = |root: &Path| {
+        let script =
+            "cd \"$1\" && find bin opt -xdev -path opt/mounted -prune -o -printf '%p %y %m %U %G %n %s %l %T@\\n' |
+            sort; getfattr -R -P -h -d -m '^user' opt";
+        sh(script, [root.as_os_str()]).ok().stdout
+    };
+    let wanted = list(&tree);
+    assert!(wanted.contains("opt/one f 644 1000 1001 2"), "{wanted}");
+    let all = "find \"$1\" -printf '%p %T@\\n' | sort";
+    let before = sh(all, [tree.as_os_str()]).ok().stdout;
+    let guest = Guest::new("dir");
+    machinist(["create", &guest.name, &tree.to_string_lossy()])
+        .ok()
+        .stderr_has(&format!(
+            "what is mounted on '{}/opt/mounted' is not copied",
+            tree.display()
+        ));
+    run("umount", [tree.join("opt/mounted")]).ok();
+    assert_eq!(list(&guest.image()), wanted);
+    assert_eq!(fs::read_dir(guest.image().join("opt/mounted")).unwrap().count(), 0);
+    let after = sh(all, [tree.as_os_str()]).ok().stdout;
+    assert_eq!(
+        after.lines().count() + 1,
+        before.lines().count(),
+        "the source has changed"
+    );
+    agree(&guest.name, There::Stopped);
+    guest.start();
+    agree(&guest.name, There::Running);
+    // By a relative path; of a user, and closed.
+    sh("chown 1000 \"$1\"; chmod 700 \"$1\"", [tree.as_os_str()]).ok();
+    let other = Guest::new("dir");
+    let real = fs::canonicalize(&tree).unwrap();
+    sh(
+        "cd \"$1\"; machinist create \"$2\" tree/",
+        [work.0.as_os_str(), other.name.as_ref()],
+    )
+    .ok()
+    .stderr_has(&format!("'{}' belongs to user 1000", real.display()))
+    .stderr_has("has mode 0700");
+    assert_eq!(fs::metadata(other.image()).unwrap().uid(), 1000);
+    sh(
+        "cd \"$1\"; machinist run ./tree -- sh -c 'cat /opt/two'",
+        [work.0.as_os_str()],
+    )
+    .ok()
+    .stdout_is("one\n");
+}
+
+#[test]
+fn what_is_a_machines_is_no_directory_like_others() {
+    let _host = shared();
+    let work = Work::new("bad");
+    let (guest, bad) = (Guest::busybox("dir"), Guest::new("dir"));
+    std::os::unix::fs::symlink("/etc", guest.image().join("outside")).unwrap();
+    std::os::unix::fs::symlink(guest.image(), work.0.join("link")).unwrap();
+    fs::write(work.0.join("file"), "").unwrap();
+    let image = guest.image().to_string_lossy().into_owned();
+    for (source, message, hint) in [
+        (
+            image.as_str(),
+            format!("'{image}' is the image of machine '{}'", guest.name),
+            "machine:",
+        ),
+        (
+            &work.file("link"),
+            format!("is the image of machine '{}'", guest.name),
+            "machine:",
+        ),
+        (
+            &format!("{image}/outside"),
+            format!("lies in the image of machine '{}'", guest.name),
+            "machinist cp -a",
+        ),
+        (
+            &work.file("file"),
+            format!("'{}' is no directory", work.file("file")),
+            "DIR/",
+        ),
+        (&work.file("none"), format!("cannot open '{}'", work.file("none")), ""),
+        (
+            &work.file(""),
+            format!("'{}' is no root filesystem", work.file("")),
+            "at its top",
+        ),
+    ] {
+        let output = machinist(["create", &bad.name, source]).status(1);
+        assert!(
+            output.stderr.contains(&message) && output.stderr.contains(hint),
+            "{output:?}"
+        );
+        is_nowhere(&bad);
+    }
+    let tree = work.0.join("tree/");
+    make_busybox_image(&tree);
+    let plan = machinist(["create", &bad.name, &tree.to_string_lossy(), "--dry-run"]).ok();
+    plan.stdout_has(&format!("copy directory '{}'\n", work.file("tree")));
+    machinist(["create", &bad.name, "./tree", "--strip", "1"])
+        .status(2)
+        .stderr_has("--strip is for tar archives, not for './tree'");
+    is_nowhere(&bad);
+}
+
+#[test]
+fn a_machine_is_copied_with_its_settings_and_a_new_identity() {
+    let _host = shared();
+    let guest = Guest::busybox("of");
+    let name = guest.name.as_str();
+    machinist(["limit", name, "tasks=67"]).ok();
+    fs::write(guest.image().join("etc/hostname"), format!("{name}\n")).unwrap();
+    guest.start();
+    let source = format!("machine:{name}");
+    let copy = Guest::new("ofcopy");
+    machinist(["create", &copy.name, &source, "--dry-run", "--start"])
+        .ok()
+        .stdout_has(&format!("hold machine '{name}' still\n"))
+        .stdout_has(&format!("start unit {}", copy.unit()));
+    is_nowhere(&copy);
+    let rows = machinist(["create", &copy.name, &source, "--start", "--enable", "--json"])
+        .ok()
+        .json();
+    assert_eq!(
+        (&rows[0]["result"], &rows[0]["started"]),
+        (&"created".into(), &true.into())
+    );
+    assert_eq!(rows[0]["path"], copy.image().to_string_lossy().as_ref());
+    agree(name, There::Running);
+    agree(&copy.name, There::Running);
+    assert_eq!(copy.property("TasksMax"), "67");
+    assert_eq!(run("systemctl", ["is-enabled", &copy.unit()]).ok().stdout, "enabled\n");
+    let hostname = fs::read_to_string(copy.image().join("etc/hostname")).unwrap();
+    assert_eq!(hostname, format!("{}\n", copy.name));
+    let bad = Guest::new("ofbad");
+    let other = bad.name.as_str();
+    for (words, status, message) in [
+        (
+            ["create", other, &source, "--hostname=x"],
+            2,
+            format!("--hostname is not for '{source}'"),
+        ),
+        (["create", other, &source, "--sha256=0"], 2, "--sha256".to_owned()),
+        (
+            ["create", other, "machine:a b", "--start"],
+            2,
+            "cannot copy a machine".to_owned(),
+        ),
+        (
+            ["create", other, &format!("machine:{other}"), "--start"],
+            2,
+            "cannot be made of itself".to_owned(),
+        ),
+        (
+            ["create", other, "machine:no-such-one", "--start"],
+            3,
+            "no-such-one".to_owned(),
+        ),
+        (
+            ["create", name, &format!("machine:{}", copy.name), "--start"],
+            1,
+            "exists already".to_owned(),
+        ),
+        (["run", &source, "--", "true"], 2, format!("machinist run -x {name}")),
+    ] {
+        machinist(words).status(status).stderr_has(&message);
+        is_nowhere(&bad);
+    }
+}

@@ -27,9 +27,9 @@ pub(super) struct GuestArgs {
     /// Make a user without a password, who may become root where the guest has a group sudo or wheel
     #[arg(long, value_name = "USER")]
     user: Option<UserName>,
-    /// veth, host, none, bridge=NAME or zone=NAME
-    #[arg(long, value_name = "NETWORK", default_value = "veth", value_parser = network)]
-    pub(super) network: Network,
+    /// veth, host, none, bridge=NAME or zone=NAME [default: veth]
+    #[arg(long, value_name = "NETWORK", value_parser = network)]
+    pub(super) network: Option<Network>,
     /// Whom it asks for names, instead of whom its network tells; may be given again
     #[arg(long, value_name = "ADDRESS")]
     dns: Vec<IpAddr>,
@@ -57,6 +57,26 @@ pub(super) struct GuestArgs {
 }
 
 impl GuestArgs {
+    /// An option that was given.
+    pub(super) fn given(&self) -> Option<&'static str> {
+        let all = [
+            ("--hostname", self.hostname.is_some()),
+            ("--root-password-file", self.root_password_file.is_some()),
+            ("--ssh-key", self.ssh_key.is_some()),
+            ("--user", self.user.is_some()),
+            ("--network", self.network.is_some()),
+            ("--dns", !self.dns.is_empty()),
+            ("--timezone", self.timezone.is_some()),
+            ("--locale", self.locale.is_some()),
+            ("--disable-unit", !self.disable_unit.is_empty()),
+            ("--mask-unit", !self.mask_unit.is_empty()),
+            ("--cloud-init", self.cloud_init.is_some()),
+            ("--keep-identity", self.keep_identity),
+            ("--set", !self.set.is_empty()),
+        ];
+        all.into_iter().find_map(|(option, given)| given.then_some(option))
+    }
+
     pub(super) fn password_is_from_stdin(&self) -> bool {
         self.root_password_file.as_deref() == Some(Path::new("-"))
     }

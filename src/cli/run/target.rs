@@ -26,6 +26,10 @@ impl Target {
                     CliError::usage("standard input is the command's: `run` reads no archive from it".to_owned());
                 Err(error.hint("make a machine of it with `machinist create NAME -`".to_owned()))
             }
+            (Ok(Source::Machine(name)), _) => {
+                let error = CliError::usage(format!("a machine is run by its name: '{name}'"));
+                Err(error.hint(format!("run a copy of it with `machinist run -x {name}`")))
+            }
             (Ok(source), _) => Ok(Self::Source(source)),
             (Err(_), Ok(name)) => Ok(Self::Machine(name)),
             (Err(SourceError::NoSource { .. }), Err(error)) => Err(error.into()),
@@ -53,6 +57,8 @@ fn stem(source: &Source) -> String {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             name.split('.').next().unwrap_or_default().to_owned()
         }
+        Source::Directory(path) => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        Source::Machine(name) => name.to_string(),
         Source::Stdin => "stdin".to_owned(),
         Source::Template(_) => "busybox".to_owned(),
     };
@@ -135,7 +141,7 @@ mod tests {
             assert!(matches!(target, Target::Source(_)), "{text}");
             target.new_name().unwrap().check_new().unwrap();
         }
-        for text in ["", "a b", "-", "debian:", "https://example.org/a.tar"] {
+        for text in ["", "a b", "-", "machine:web", "debian:", "https://example.org/a.tar"] {
             assert_eq!(Target::parse(text).unwrap_err().kind, Kind::Usage, "{text}");
         }
     }
@@ -147,5 +153,6 @@ mod tests {
         assert!(name("template:busybox").starts_with("busybox-"));
         assert!(name("/srv/My_tree.tar.gz").starts_with("my-tree-"));
         assert!(name("/srv/..tar").starts_with("run-"));
+        assert!(name("/srv/My.tree/").starts_with("my-tree-"));
     }
 }

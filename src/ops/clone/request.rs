@@ -28,7 +28,9 @@ pub struct Request {
 }
 
 impl Request {
-    pub(super) fn is_disk_image(&self) -> bool {
+    /// Whether it is no directory.
+    #[must_use]
+    pub fn is_disk_image(&self) -> bool {
         self.image.extension().is_some_and(|end| end == "raw") && self.image.is_file()
     }
 

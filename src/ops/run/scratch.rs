@@ -188,10 +188,7 @@ fn fill(
     report: &dyn Report,
     cancel: &Cancel,
 ) -> Result<Option<Edit>, OpError> {
-    let source_places = sources::Places {
-        cache: places.cache.clone(),
-        logs: places.logs.clone(),
-    };
+    let source_places = places.for_sources();
     sources::fill(source, options, &source_places, tree, report, cancel)?;
     report.phase("preparing the guest");
     let guest = match prepare(

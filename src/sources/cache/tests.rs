@@ -16,6 +16,7 @@ fn place() -> Place {
     let places = Places {
         cache: dir.path().join("cache"),
         logs: dir.path().join("logs"),
+        ..Places::default()
     };
     let keyring = dir.path().join("keys");
     fs::write(&keyring, "keys").unwrap();

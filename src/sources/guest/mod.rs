@@ -144,7 +144,9 @@ impl GuestError {
                     shown(only)
                 )]
             }
-            Self::NoUsr { .. } => vec!["the archive must have the root directory's contents at its top".to_owned()],
+            Self::NoUsr { .. } => {
+                vec!["what it is made from must have the root directory's contents at its top".to_owned()]
+            }
             Self::NoInit { .. } => {
                 vec!["application images have no init: install one in it, or use an image made to boot".to_owned()]
             }
