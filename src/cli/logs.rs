@@ -98,9 +98,9 @@ impl From {
 
 /// How many entries: all if `None`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Lines(Option<usize>);
+pub(super) struct Lines(pub(super) Option<usize>);
 
-fn lines(text: &str) -> Result<Lines, String> {
+pub(super) fn lines(text: &str) -> Result<Lines, String> {
     if text == "all" {
         return Ok(Lines(None));
     }
@@ -113,7 +113,7 @@ fn lines(text: &str) -> Result<Lines, String> {
 /// How many entries --follow begins with.
 const FOLLOWED: usize = 10;
 /// The fields that people see.
-const SHOWN: [&str; 6] = [
+pub(super) const SHOWN: [&str; 6] = [
     "MESSAGE",
     "SYSLOG_IDENTIFIER",
     "_COMM",
@@ -254,6 +254,7 @@ async fn query(args: &Args, voice: Voice, cancel: &Cancel) -> Result<Query, CliE
     Ok(Query {
         since: time(args.since.as_deref(), cancel).await?,
         until: time(args.until.as_deref(), cancel).await?,
+        after: None,
         lines,
         follow: args.follow,
         fields: (style != Style::Json).then(|| SHOWN.map(str::to_owned).into()),

@@ -12,6 +12,7 @@ mod clean;
 mod clone;
 mod completions;
 mod config;
+mod console;
 mod cp;
 mod create;
 mod device;
@@ -121,6 +122,7 @@ enum Verb {
     Exec(Box<exec::Args>),
     Shell(shell::Args),
     Login(login::Args),
+    Console(console::Args),
     Cp(cp::Args),
     Bind(bind::Args),
     Run(Box<run::Args>),
@@ -200,6 +202,7 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Result<u8, CliError> {
         Verb::Run(args) => run::run(ctx, *args).await,
         Verb::Shell(args) => shell::run(ctx, args).await,
         Verb::Login(args) => login::run(ctx, args).await,
+        Verb::Console(args) => console::run(ctx, args).await,
         Verb::Exec(args) => exec::run(ctx, *args).await,
         Verb::Cp(args) => cp::run(ctx, args).await,
         Verb::Bind(args) => bind::run(ctx, args).await,

@@ -96,6 +96,26 @@ impl Follower {
         self.running.pid()
     }
 
+    /// What is shown is thrown away.
+    pub(crate) fn to_nowhere(command: &[&str]) -> Self {
+        let shown = PathBuf::from(format!("/root/{}", unique("follow")));
+        let script = "out=$1; shift; exec \"$@\" >/dev/null 2>\"$out.err\"";
+        let running = sh(script, [&[shown.to_str().expect("a path")], command].concat()).spawn();
+        Self { running, shown }
+    }
+
+    /// Waits for its own end, which is a good one: all that was shown.
+    #[track_caller]
+    pub(crate) fn ends(self) -> String {
+        let shown = self.shown.clone();
+        let said = self.said();
+        assert_eq!(self.running.wait().status, 0, "{said}");
+        let text = fs::read_to_string(&shown).unwrap_or_default();
+        let _ = fs::remove_file(shown.with_extension("err"));
+        let _ = fs::remove_file(shown);
+        text
+    }
+
     /// Ends it as Ctrl-C does.
     #[track_caller]
     pub(crate) fn end(self) -> String {

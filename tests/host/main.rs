@@ -24,6 +24,7 @@ mod bind;
 mod clone;
 mod config;
 mod config_show;
+mod console;
 mod cp;
 mod cp_hostile;
 mod create;

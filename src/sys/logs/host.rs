@@ -59,7 +59,9 @@ fn tell_all(unit: &Unit, query: &Query, sink: &mut Sink) -> Result<(), Gone> {
         .unwrap_or_default();
     let begun = u64::try_from(begun.as_micros()).unwrap_or(0);
     let mut words: Vec<String> = Vec::new();
-    if let Some(since) = query.since {
+    if let Some(after) = &query.after {
+        words.push(format!("--after-cursor={after}"));
+    } else if let Some(since) = query.since {
         words.push(format!("--since={}", at(since)));
     }
     if let Some(until) = query.until {
@@ -72,7 +74,7 @@ fn tell_all(unit: &Unit, query: &Query, sink: &mut Sink) -> Result<(), Gone> {
     {
         words.push(format!("--lines={lines}"));
     }
-    let mut cursor = None;
+    let mut cursor = query.after.clone();
     if query.lines != Some(0) {
         tell_some(unit, query, &words, &mut cursor, sink)?;
     }

@@ -22,7 +22,7 @@ pub use guest::Guest;
 pub use host::Unit;
 pub use merge::{Merge, Told};
 pub use reader::{JOB as READER, reader_main};
-pub use runs::{Run, boot_began, invocation_began, of_unit as runs_of, when};
+pub use runs::{Run, boot_began, invocation_began, of_unit as runs_of, sync, when};
 
 use self::file::Wanted;
 use self::reader::Order;
@@ -45,6 +45,8 @@ pub struct Query {
     pub since: Option<u64>,
     /// µs since 1970, included.
     pub until: Option<u64>,
+    /// Nothing up to this cursor, in place of a time; only for the host's journal.
+    pub after: Option<String>,
     /// Only the last so many entries of what is there.
     pub lines: Option<usize>,
     /// What comes later, too.
@@ -205,6 +207,12 @@ impl Sources {
     pub fn tell_news(&self, machine: usize, news: String) {
         let mut sink = self.live_sink(machine);
         thread::spawn(move || sink.send(Item::News(news)));
+    }
+
+    /// Has [`Told::Closed`] told.
+    pub fn close(&self) {
+        let live = self.live.clone();
+        thread::spawn(move || live.send((0, Item::Closed)));
     }
 
     /// Ends it all when nobody reads our standard output any more.

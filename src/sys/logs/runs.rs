@@ -46,6 +46,11 @@ pub fn of_unit(unit: &str, cancel: &Cancel) -> Result<Vec<Run>, ProcessError> {
         .collect())
 }
 
+/// Waits until the host's journal has all that was said before. Only for root; for others it is as complete as it is. Blocks.
+pub fn sync(cancel: &Cancel) {
+    let _ = Program::new("journalctl").arg("--sync").run(cancel);
+}
+
 /// When something was said in the invocation of a unit that has this ID. Blocks.
 pub fn invocation_began(unit: &str, id: &str, cancel: &Cancel) -> Result<Option<u64>, ProcessError> {
     let matches = [
