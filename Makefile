@@ -22,7 +22,7 @@ TARGET = $(or $(CARGO_TARGET_DIR),target)
 BINARY = $(TARGET)/release/machinist
 SOURCES = Cargo.toml Cargo.lock $(shell find src -type f)
 EXAMPLES = $(wildcard nspawn-examples/*)
-UNITS = machinist-clean.service machinist-clean.timer
+UNITS = machinist-clean.service machinist-clean.timer machinist-console@.service
 # What cargo-deb packs besides the binary.
 STAGE = target/package
 
@@ -79,7 +79,7 @@ install-data: $(BINARY)
 	$(BINARY) completions zsh >$(DESTDIR)$(ZSHDIR)/_machinist
 	$(BINARY) completions fish >$(DESTDIR)$(FISHDIR)/machinist.fish
 	for unit in $(UNITS); do \
-		sed 's|@BINDIR@|$(BINDIR)|g' units/$$unit.in >$(DESTDIR)$(UNITDIR)/$$unit && \
+		sed 's|@BINDIR@|$(BINDIR)|g; s|@LIBEXECDIR@|$(LIBEXECDIR)|g' units/$$unit.in >$(DESTDIR)$(UNITDIR)/$$unit && \
 		chmod 644 $(DESTDIR)$(UNITDIR)/$$unit || exit 1; \
 	done
 	install -D -m 644 -t $(DESTDIR)$(DOCDIR) README.md CHANGELOG.md units/machinist.conf

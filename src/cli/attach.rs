@@ -23,7 +23,7 @@ use crate::sys::enter::{RawTerminal, copy_size};
 use crate::sys::guest::Leader;
 
 /// What a session may have left behind, taken back: colours, a hidden cursor, the other screen, pasting in brackets, the mouse.
-const RESET: &[u8] =
+pub(super) const RESET: &[u8] =
     b"\x1b[?1047l\x1b[?2004l\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1004l\x1b[?1006l\x1b[?25h\x1b[!p\x1b[0m";
 /// How long a session may take to show anything, once nobody has its terminal open any more.
 const START: Duration = Duration::from_secs(10);

@@ -1,5 +1,10 @@
 //! `machinist console`
 
+use std::io::{IsTerminal as _, stdin};
+
+use rustix::process::getpgrp;
+use rustix::termios::tcgetpgrp;
+
 use super::complete;
 use super::context::Ctx;
 use super::error::{CliError, Kind};
@@ -10,27 +15,35 @@ use crate::machine::text::printable;
 use crate::ops::OpError;
 use crate::ops::start::find_machine;
 use crate::sys::bus::{Bus, BusError};
+use crate::sys::console::Console;
 
 mod journal;
+mod typed;
 
 /// How much of what was shown before is shown first.
 const HISTORY: usize = 1000;
 
-/// Show what a machine writes to its console
+/// Sit at the console of a machine, or see what it shows
 ///
 /// The last 1000 lines since its last start, and what follows, also through reboots, until the machine stops. Press ^] three times
-/// within a second to leave, or Ctrl-C. Of a machine that is not running, the console of its last run.
+/// within a second to leave. Of a machine that is not running, the console of its last run.
 ///
-/// A machine's console has nothing to read: what is typed goes nowhere. `machinist shell` and `machinist login` give a terminal in the machine,
-/// `machinist exec` one without systemd in it. What is shown comes from the host's journal, line by line, as `machinist logs --from
-/// console` has it: on a terminal with nothing in it that could steer that, elsewhere as the machine wrote it. On systemd 252 what
-/// systemd-nspawn itself says is among it. With --json each line is an object as `journalctl -o json` has it.
+/// The console of a machine has nothing to read, unless it is given a terminal: `machinist config set NAME console=interactive`, from
+/// its next start. Then root can type into it, several may at once, and whoever leaves comes back to it later. What was shown
+/// before comes as plain text. The terminal is kept by machinist-console@NAME.service, which starts and stops with the
+/// machine: that ends the machine when it is stopped; when it is killed, systemd starts it again, and the machine notices nothing. If
+/// machinist is removed from the host, such a machine does not start until the setting is taken back. What `machinist run` boots has
+/// such a console.
 ///
-/// Without root it shows what the caller may read of the host's journal.
+/// Any other console can only be read; Ctrl-C leaves it, too. What is shown comes from the host's journal, line by line, as `machinist
+/// logs --from console` has it: on a terminal with nothing in it that could steer that, elsewhere as the machine wrote it. On
+/// systemd 252 what systemd-nspawn itself says is among it. With --json each line is an object as `journalctl -o json` has it. Without
+/// root it is what the caller may read of the journal.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   machinist console web                       What it has shown, and what it shows next
   machinist console web -n 0                  Only what it shows next
+  machinist config set web console=interactive --restart
   machinist console web --no-follow -n all    All of its last run, for a file or a pager")]
 pub(super) struct Args {
     /// The machine, or a pattern that one machine has
@@ -54,11 +67,42 @@ struct Target {
 pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     let name = one(ctx, &args.name).await?;
     let target = find(ctx.bus().await?, name).await?;
+    let lines = args.lines.map_or(Some(HISTORY), |Lines(lines)| lines);
+    if target.runs
+        && !args.no_follow
+        && !ctx.voice.json
+        && has_terminal()
+        && let Some(console) = connect(ctx, &target.name)?
+    {
+        return typed::attach(ctx, &target, console, lines).await;
+    }
     let wish = journal::Wish {
-        lines: args.lines.map_or(Some(HISTORY), |Lines(lines)| lines),
+        lines,
         follow: target.runs && !args.no_follow,
     };
     journal::run(ctx, &target, wish).await
+}
+
+/// Whether there is somebody at a terminal, who may use it: what runs in the background may not.
+pub(super) fn has_terminal() -> bool {
+    stdin().is_terminal() && tcgetpgrp(stdin()).ok() == Some(getpgrp())
+}
+
+/// The console of a machine, if it is one that can be typed into, and we may.
+fn connect(ctx: &Ctx, name: &MachineName) -> Result<Option<Console>, CliError> {
+    match Console::connect(name) {
+        Ok(console) => Ok(console),
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            ctx.voice
+                .status(&format!("typing into the console of {name} is for root only"));
+            Ok(None)
+        }
+        Err(error) => {
+            let message = format!("cannot reach the console of machine '{name}': {error}");
+            let hint = format!("see `journalctl --unit machinist-console@{name}`");
+            Err(CliError::new(Kind::Failed, message).hint(hint))
+        }
+    }
 }
 
 /// The one machine that is meant.

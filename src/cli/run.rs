@@ -75,6 +75,7 @@ pub(super) struct Args {
     name: Option<MachineName>,
     /// Return when the machine is up, or the command started, and let it go on
     ///
+    /// `machinist console NAME` is then at the console of a machine that has booted.
     /// The command has nothing to read or write.
     #[arg(short, long, conflicts_with = "terminal")]
     detach: bool,

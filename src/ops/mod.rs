@@ -6,6 +6,7 @@ mod carry;
 pub mod clean;
 pub mod clone;
 pub mod config;
+pub mod console;
 pub mod cp;
 pub mod create;
 pub mod device;

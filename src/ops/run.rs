@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::boot::{start_failed, wait_for_pid1_in};
 use super::config::files::of_machine;
+use super::console::is_kept;
 use super::limit::properties as limit_properties;
 use super::start::clear_stale_mount;
 use super::stop::{Stopped, let_end, stop_in};
@@ -25,7 +26,7 @@ use crate::nspawn::users::PrivateUsers;
 use crate::sys::bus::Bus;
 use crate::sys::bus::jobs::{Goal, Jobs};
 use scratch::{Vanishes, View};
-use unit::{command_line, inherited, of_unit};
+use unit::{command_line, inherited, of_unit, with_console};
 pub use wait::{Ended, wait_for_end};
 
 /// How long a machine may take to end by itself.
@@ -128,6 +129,10 @@ pub async fn launch(bus: &Bus, request: &Request, pipe: Option<OwnedFd>, places:
     }
     let words = command_line(request, &settings);
     properties.extend(of_unit(request, words, pipe, places));
+    if request.boots && is_kept(bus).await? {
+        properties.retain(|(known, _)| known != "StandardOutput");
+        properties.extend(with_console(&request.name));
+    }
     clear_stale_mount(bus, &request.name).await?;
     let job = bus.start_transient(&request.unit(), &properties).await?;
     let own = Own::of(&settings);

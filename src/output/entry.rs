@@ -135,6 +135,21 @@ impl Printer {
     }
 }
 
+/// The last so many lines of what a terminal has shown, or all of them, with nothing in them that steers one; the last has no
+/// end if it had none.
+#[must_use]
+pub fn last_lines(shown: &[u8], lines: Option<usize>) -> Vec<String> {
+    let mut all: Vec<&[u8]> = shown.split(|byte| *byte == b'\n').collect();
+    // Nothing after the last end of a line is no line.
+    let wanted = lines.map_or(all.len(), |lines| {
+        lines + usize::from(lines > 0 && all.last().is_some_and(|last| last.is_empty()))
+    });
+    let all = all.split_off(all.len().saturating_sub(wanted));
+    all.into_iter()
+        .map(|line| plain(&String::from_utf8_lossy(line)))
+        .collect()
+}
+
 /// A line that steers no terminal: colours are left out, tabs are blanks, all else is escaped.
 fn plain(line: &str) -> String {
     let mut shown = String::with_capacity(line.len());
@@ -234,6 +249,16 @@ mod tests {
         assert_eq!(plain("\x1b[0;32m  OK  \x1b[0m up\r"), "  OK   up");
         assert_eq!(plain("a\x1b[2Jb\tc\x1b"), "a\\u{1b}[2Jb        c\\u{1b}");
         assert_eq!(plain("\x1b[31"), "\\u{1b}[31");
+    }
+
+    #[test]
+    fn the_last_lines_are_kept() {
+        let last = |lines| last_lines(b"a\r\n\x1b[1mb\x1b[0m\r\nlogin: ", lines).join("|");
+        assert_eq!(last(None), "a|b|login: ");
+        assert_eq!(last(Some(2)), "b|login: ");
+        assert_eq!(last(Some(0)), "");
+        assert_eq!(last_lines(b"a\r\nb\r\n", Some(1)), ["b", ""]);
+        assert_eq!(last_lines(b"", Some(5)), [""]);
     }
 
     #[test]

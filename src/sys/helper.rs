@@ -8,7 +8,8 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::{enter, overlay, staging};
+use super::{console, enter, overlay, staging};
+use crate::unit::console::JOB as CONSOLE;
 use crate::unit::layers::SHIFT_JOB;
 
 /// Its file, in the directory of this program, or in `../libexec` from there.
@@ -22,6 +23,7 @@ pub fn main() -> ExitCode {
         Some(job) if job == enter::JOB => enter::helper_main(),
         Some(job) if job == overlay::JOB => overlay::helper_main(words),
         Some(job) if job == SHIFT_JOB => overlay::shift_main(words),
+        Some(job) if job == CONSOLE => console::keep(words),
         Some(job) if job == staging::HOLD => staging::hold(words),
         Some(job) if job == staging::VANISH => staging::vanish(words),
         _ => {

@@ -7,6 +7,7 @@ pub mod bounded;
 pub mod bus;
 pub mod cgroup;
 pub mod config;
+pub mod console;
 pub mod credentials;
 pub mod drop_ins;
 pub mod enter;

@@ -1,6 +1,7 @@
 //! Settings of the unit that have names of their own in `machinist config`.
 
 use super::command::{self, CommandError};
+use super::console;
 use super::topic::Topic;
 use crate::nspawn::edit::{Edit, EditError};
 use crate::nspawn::number::time_span;
@@ -9,6 +10,7 @@ use crate::nspawn::number::time_span;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Command,
+    Console,
     Restart,
     Slice,
     Span,
@@ -51,6 +53,13 @@ pub const KEYS: &[UnitKey] = &[
         section: "Service",
         key: "ExecStartPre",
         kind: Kind::Command,
+    },
+    UnitKey {
+        name: "console",
+        topic: Topic::Console,
+        section: "Service",
+        key: "StandardInput",
+        kind: Kind::Console,
     },
     UnitKey {
         name: "description",
@@ -96,6 +105,10 @@ const RESTART: [&str; 7] = [
     "on-abort",
     "always",
 ];
+
+/// The values of `console`.
+const INTERACTIVE: &str = "interactive";
+const READ_ONLY: &str = "read-only";
 
 /// What `restart` needs besides. A supervisor that was killed leaves a machine that is registered, and on systemd 257 a mount:
 /// either refuses the next start. Nothing here is there after any other end.
@@ -172,6 +185,9 @@ impl UnitKey {
                 Ok(_) => Ok(value.to_owned()),
                 Err(source) => Err(UnitKeyError::Command { key: self.name, source }),
             },
+            Kind::Console if value == INTERACTIVE => Ok(console::TERMINAL.to_owned()),
+            Kind::Console if value == READ_ONLY => Ok(console::NOTHING.to_owned()),
+            Kind::Console => wrong("interactive or read-only"),
             Kind::Restart if RESTART.contains(&value) => Ok(value.to_owned()),
             Kind::Restart => wrong(&RESTART.join(", ")),
             Kind::Span => match time_span(value, 1_000_000) {
@@ -194,6 +210,8 @@ impl UnitKey {
     pub fn decode(&self, value: &str) -> String {
         match self.kind {
             Kind::Text => value.replace("%%", "%"),
+            Kind::Console if value == console::TERMINAL => INTERACTIVE.to_owned(),
+            Kind::Console if value == console::NOTHING => READ_ONLY.to_owned(),
             Kind::Slice => {
                 let inner = value
                     .strip_prefix("machine-")
@@ -210,6 +228,7 @@ impl UnitKey {
         if self.is_list() {
             return self.reset().into_iter().chain([self.add(value)]).collect();
         }
+        let interactive = self.kind == Kind::Console && value == console::TERMINAL;
         let starts_again = self.kind == Kind::Restart && value != "no";
         let set = Edit::Set {
             section: self.section.to_owned(),
@@ -219,6 +238,7 @@ impl UnitKey {
         match self.kind {
             Kind::Restart if starts_again => vec![set, forget_killed()],
             Kind::Restart => vec![set, forget_killed_no_more()],
+            Kind::Console => [vec![set], console::companions(interactive)].concat(),
             _ => vec![set],
         }
     }
@@ -243,6 +263,7 @@ impl UnitKey {
         };
         match self.kind {
             Kind::Restart => vec![remove, forget_killed_no_more()],
+            Kind::Console => [vec![remove], console::companions(false)].concat(),
             _ => vec![remove],
         }
     }
@@ -271,6 +292,8 @@ pub fn slice(name: &str) -> Option<String> {
 #[must_use]
 pub fn is_companion(edit: &Edit) -> bool {
     [forget_killed(), forget_killed_no_more()].contains(edit)
+        || console::companions(true).contains(edit)
+        || console::companions(false).contains(edit)
 }
 
 fn forget_killed() -> Edit {
@@ -299,6 +322,8 @@ mod tests {
             ("restart", "on-failure", "on-failure"),
             ("stop-timeout", "2min 3s", "2min 3s"),
             ("stop-timeout", "infinity", "infinity"),
+            ("console", "interactive", console::TERMINAL),
+            ("console", "read-only", "null"),
             ("slice", "web", "machine-web.slice"),
             ("slice", "web-eu", "machine-web-eu.slice"),
             ("slice", "machine-web.slice", "machine-web.slice"),
@@ -339,6 +364,7 @@ mod tests {
     fn others_are_refused() {
         for (key, value) in [
             ("restart", "maybe"),
+            ("console", "tty"),
             ("restart", ""),
             ("stop-timeout", "soon"),
             ("stop-timeout", "0"),

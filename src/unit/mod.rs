@@ -9,6 +9,7 @@
 //! | [`topic`] | the files that machinist writes: one drop-in for each topic |
 //! | [`key`] | the settings that have names of their own: `restart`, `before-start` … |
 //! | [`command`] | command lines as `ExecStartPre=` and its kin read them |
+//! | [`console`] | consoles that can be typed into |
 //! | [`device`] | devices of the host, and bundles of them |
 //! | [`allow`] | bundles of settings that allow a machine one thing |
 //! | [`label`] | labels: `key=value` for people and their scripts |
@@ -19,6 +20,7 @@
 
 pub mod allow;
 pub mod command;
+pub mod console;
 pub mod device;
 pub mod drop_in;
 pub mod key;

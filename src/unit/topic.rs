@@ -5,6 +5,8 @@ use crate::machine::MachineName;
 /// What a drop-in is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Topic {
+    /// Whether its console can be typed into.
+    Console,
     /// Which devices the machine may use.
     Device,
     /// Description and labels.
@@ -27,7 +29,8 @@ pub enum Topic {
 
 impl Topic {
     /// All of them, in the order of their files.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
+        Self::Console,
         Self::Device,
         Self::Label,
         Self::Order,
@@ -43,6 +46,7 @@ impl Topic {
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
+            Self::Console => "console",
             Self::Device => "device",
             Self::Label => "label",
             Self::Order => "order",
@@ -71,6 +75,10 @@ impl Topic {
     #[must_use]
     pub fn head(self, name: &MachineName) -> String {
         let what = match self {
+            Self::Console => {
+                "The console of machine '{}' is a terminal, which machinist-console@{}.service keeps: `machinist console {}`.\n\
+                 # Without that unit the machine does not start: take this back before you remove machinist. systemd.exec(5)"
+            }
             Self::Device => {
                 "Devices that machine '{}' may use: `machinist device list {}`.\n\
                  # Each is mounted by Bind= in the machine's .nspawn file, too. systemd.resource-control(5)"
@@ -99,6 +107,9 @@ impl Topic {
     /// Whether it counts for a running machine, too, as soon as systemd has read it.
     #[must_use]
     pub fn holds_at_once(self) -> bool {
-        !matches!(self, Self::Order | Self::Priority | Self::Secret | Self::Start)
+        !matches!(
+            self,
+            Self::Console | Self::Order | Self::Priority | Self::Secret | Self::Start
+        )
     }
 }

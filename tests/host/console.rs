@@ -4,7 +4,9 @@ use std::fs;
 use std::time::Duration;
 
 use crate::logs::{Follower, entries, field};
-use crate::support::{Guest, alone, create_debian, machinist, run, sh, shared, wait_until};
+use crate::support::{
+    Guest, alone, create_debian, machine_property, machinist, run, sh, shared, unit_property, wait_until,
+};
 use crate::terminal::Terminal;
 
 /// A busybox that speaks when it starts and when it stops.
@@ -194,4 +196,238 @@ fn it_outlives_the_bus() {
     follower.shows("live");
     run("systemctl", ["stop", &guest.unit()]).ok();
     assert!(follower.ends().contains("last words"));
+}
+
+// With a terminal.
+
+/// The unit that keeps the terminal.
+fn keeper(name: &str) -> String {
+    format!("machinist-console@{name}.service")
+}
+
+/// A busybox with a shell on its console.
+fn with_shell(stem: &str) -> Guest {
+    let guest = Guest::busybox(stem);
+    fs::write(guest.image().join("etc/inittab"), "::respawn:-/bin/sh\n").unwrap();
+    for applet in ["stty", "yes", "touch", "tty"] {
+        std::os::unix::fs::symlink("busybox", guest.image().join("bin").join(applet)).unwrap();
+    }
+    guest
+}
+
+#[track_caller]
+fn keeper_runs(name: &str) {
+    let state = unit_property(&keeper(name), "ActiveState");
+    assert_eq!(state, "active", "the keeper of '{name}'");
+}
+
+/// Its console, with somebody at it.
+#[track_caller]
+fn sits_at(name: &str) -> Terminal {
+    let mut terminal = Terminal::machinist(["console", name]);
+    terminal.sees(&format!("connected to the console of {name}"));
+    wait_until("keys are passed on", || !terminal.echoes());
+    terminal
+}
+
+#[test]
+fn an_interactive_console_is_typed_into_left_and_come_back_to() {
+    let _host = shared();
+    let guest = with_shell("coni");
+    let name = guest.name.as_str();
+    machinist(["config", "set", name, "console=interactive"]).ok();
+    machinist(["config", "get", name, "console"])
+        .ok()
+        .stdout_is("interactive\n");
+    guest.start();
+    assert_eq!(guest.property("StandardInput"), "file");
+    keeper_runs(name);
+    let mut first = Terminal::machinist(["console", name]);
+    first.resize(33, 99).sees("connected to the console").sees("# ");
+    first.types("echo sum $((40+2))\n").sees("sum 42");
+    first.types("stty size\n").sees("33 99");
+    first.resize(44, 111);
+    wait_until("the size is passed on", || {
+        first.types("stty size\n");
+        std::thread::sleep(Duration::from_millis(100));
+        first.shown().contains("44 111")
+    });
+    // Another one sees the same.
+    let mut second = sits_at(name);
+    second
+        .sees("sum 42")
+        .types("echo of the $((1+1))nd\n")
+        .sees("of the 2nd");
+    first.sees("of the 2nd").types("\x1d\x1d\x1d");
+    assert_eq!(first.ends(), 0);
+    first.sees(&format!("left {name}, whose console goes on"));
+    assert!(first.echoes(), "the terminal stays raw");
+    second.types("echo still $((2+1))\n").sees("still 3");
+    // Its terminal goes: the machine does not notice.
+    drop(second);
+
+    // Back, with what was shown; the escape of systemd-nspawn itself never gets there.
+    let mut third = sits_at(name);
+    third.sees("sum 42").sees("still 3");
+    for _ in 0..3 {
+        third.types("\x1d\x1da");
+    }
+    third.types("\x03\necho lives $((3+1))\n").sees("lives 4");
+    assert_eq!(machine_property(name, "State").as_deref(), Some("running"));
+    // Nobody at a terminal reads the journal, which has it, too.
+    wait_until("the journal has it", || {
+        run("journalctl", ["--sync"]).ok();
+        let shown = machinist(["console", name, "--no-follow"]).ok();
+        shown.stdout.contains("sum 42") && shown.stdout.contains("lives 4")
+    });
+    assert!(
+        machinist(["logs", name, "--from", "console"])
+            .ok()
+            .stdout
+            .contains("lives 4")
+    );
+    let socket = format!("/run/machinist/console/{name}.socket");
+    let mode = run("stat", ["-c", "%a %U", &socket]).ok().stdout;
+    assert_eq!(mode, "600 root\n");
+
+    // The keeper is killed: systemd starts it again, with the same terminal.
+    let leader = guest.leader();
+    run("systemctl", ["kill", "-s", "KILL", &keeper(name)]).ok();
+    wait_until("it is kept again", || unit_property(&keeper(name), "NRestarts") != "0");
+    wait_until("it can be typed into again", || {
+        third.types("echo again $((4+1))\n");
+        std::thread::sleep(Duration::from_millis(200));
+        third.shown().contains("again 5")
+    });
+    run("systemctl", ["restart", &keeper(name)]).ok();
+    wait_until("it can be typed into again", || {
+        third.types("echo anew $((5+1))\n");
+        std::thread::sleep(Duration::from_millis(200));
+        third.shown().contains("anew 6")
+    });
+    assert_eq!(guest.leader(), leader);
+    // A reboot is no end; the stop is.
+    machinist(["restart", "--inside", name]).ok();
+    wait_until("it can be typed into again", || {
+        third.types("echo once more $((6+1))\n");
+        std::thread::sleep(Duration::from_millis(200));
+        third.shown().contains("once more 7")
+    });
+    machinist(["terminate", name]).ok();
+    assert_eq!(third.ends(), 0);
+    third.sees(&format!("machine '{name}' has stopped"));
+    assert!(third.echoes());
+    wait_until("the keeper stops with it", || {
+        unit_property(&keeper(name), "ActiveState") == "inactive"
+    });
+    assert!(!std::path::Path::new(&socket).exists());
+
+    // Taken back.
+    machinist(["config", "unset", name, "console"]).ok();
+    assert!(!guest.drop_ins().join("50-machinist-console.conf").exists());
+    guest.start();
+    assert_eq!(guest.property("StandardInput"), "null");
+    let mut terminal = Terminal::machinist(["console", name]);
+    terminal.sees("read only").types("\x03");
+    assert_eq!(terminal.ends(), 130);
+}
+
+#[test]
+fn a_debian_is_logged_in_to_at_its_console() {
+    let _host = shared();
+    let guest = Guest::new("conl");
+    create_debian(&guest.name, &[]);
+    let name = guest.name.as_str();
+    sh("echo root:secret | chroot \"$1\" chpasswd", [guest.image()]).ok();
+    machinist(["config", "set", name, "console=interactive"]).ok();
+    machinist(["start", name]).ok();
+    let mut terminal = Terminal::machinist(["console", name]);
+    terminal.sees("login: ").types("root\n").sees("Password: ");
+    terminal.types("secret\n").sees("# ");
+    terminal.types("echo $((40+2)) as $(id -un)\n").sees("42 as root");
+    terminal.types("\x1d\x1d\x1d");
+    assert_eq!(terminal.ends(), 0);
+    let mut terminal = Terminal::machinist(["console", "-n", "5", name]);
+    terminal.sees("42 as root").types("echo $((40+3))\n").sees("43");
+    // Killed in the middle.
+    run("systemctl", ["kill", "-s", "KILL", &guest.unit()]).ok();
+    assert_eq!(terminal.ends(), 0);
+    terminal.sees("has stopped");
+}
+
+#[test]
+fn what_run_boots_has_a_console() {
+    let _host = shared();
+    let guest = with_shell("conu");
+    let name = guest.name.as_str();
+    let copy = Guest::new("conx");
+    machinist(["run", "-d", "-x", name, "--name", &copy.name]).ok();
+    let mut terminal = sits_at(&copy.name);
+    terminal.types("\necho sum $((40+2))\n").sees("sum 42");
+    terminal.types("\x1d\x1d\x1d");
+    assert_eq!(terminal.ends(), 0);
+    let mut terminal = sits_at(&copy.name);
+    terminal.sees("sum 42");
+    machinist(["terminate", &copy.name]).ok();
+    assert_eq!(terminal.ends(), 0);
+    terminal.sees("has stopped");
+    wait_until("the keeper stops with it", || {
+        unit_property(&keeper(&copy.name), "ActiveState") == "inactive"
+    });
+}
+
+#[test]
+fn a_flood_of_an_interactive_console_takes_no_memory() {
+    let _host = shared();
+    let guest = with_shell("cong");
+    let name = guest.name.as_str();
+    machinist(["config", "set", name, "console=interactive"]).ok();
+    guest.start();
+    let mut terminal = sits_at(name);
+    terminal.types("\n").sees("# ");
+    let client = terminal.pid();
+    terminal.forgets();
+    terminal.types("yes 0123456789012345678901234567890123456789\n");
+    wait_until("it floods", || terminal.forgotten() > 20 << 20);
+    let kept: i32 = unit_property(&keeper(name), "MainPID").parse().unwrap();
+    for pid in [client, kept] {
+        let peak = peak_memory(pid);
+        assert!(peak > 0 && peak < 30 << 10, "{peak} KiB");
+    }
+    // It is still listened to.
+    terminal.types("\x1d\x1d\x1d");
+    assert_eq!(terminal.ends(), 0);
+    machinist(["terminate", name]).ok();
+}
+
+#[test]
+fn without_the_helper_the_machine_starts() {
+    let _host = alone();
+    let guest = with_shell("conh");
+    let name = guest.name.as_str();
+    machinist(["config", "set", name, "console=interactive"]).ok();
+    let helper = "/usr/libexec/machinist-helper";
+    let away = "/usr/libexec/machinist-helper.away";
+    fs::rename(helper, away).unwrap();
+    let started = run("systemctl", ["start", &guest.unit()]).any();
+    fs::rename(away, helper).unwrap();
+    assert_eq!(started.status, 0, "{started:?}");
+    assert!(machine_property(name, "State").is_some());
+    // It has none until its next start.
+    let mut terminal = Terminal::machinist(["console", name]);
+    terminal.sees("read only").types("\x03");
+    assert_eq!(terminal.ends(), 130);
+    machinist(["terminate", name]).ok();
+    guest.start();
+    let mut terminal = sits_at(name);
+    terminal.types("\x1d\x1d\x1d");
+    assert_eq!(terminal.ends(), 0);
+    // A clone has the setting, and a console of its own.
+    let clone = Guest::new("conk");
+    machinist(["clone", name, &clone.name]).ok();
+    clone.start();
+    let mut terminal = sits_at(&clone.name);
+    terminal.types("\nhostname; echo sum $((40+2))\n").sees("sum 42");
+    keeper_runs(&clone.name);
+    run("systemctl", ["reset-failed", &keeper(name)]).any();
 }

@@ -16,6 +16,8 @@ pub(crate) struct Terminal {
     master: File,
     child: Child,
     shown: Arc<Mutex<String>>,
+    /// How many bytes were not kept, once nothing is kept any more.
+    forgotten: Arc<Mutex<Option<u64>>>,
     /// How much of it was read by [`Terminal::sees`].
     read: usize,
 }
@@ -40,15 +42,20 @@ impl Terminal {
             .spawn()
             .unwrap();
         let shown = Arc::new(Mutex::new(String::new()));
+        let forgotten: Arc<Mutex<Option<u64>>> = Arc::default();
         let (mut from, into) = (master.try_clone().unwrap(), Arc::clone(&shown));
+        let counted = Arc::clone(&forgotten);
         thread::spawn(move || {
             let mut buffer = [0; 4096];
             loop {
                 match from.read(&mut buffer) {
-                    Ok(count @ 1..) => into
-                        .lock()
-                        .unwrap()
-                        .push_str(&String::from_utf8_lossy(&buffer[..count])),
+                    Ok(count @ 1..) => match &mut *counted.lock().unwrap() {
+                        Some(forgotten) => *forgotten += count as u64,
+                        None => into
+                            .lock()
+                            .unwrap()
+                            .push_str(&String::from_utf8_lossy(&buffer[..count])),
+                    },
                     Err(error) if error.kind() == ErrorKind::Interrupted => {}
                     _ => break,
                 }
@@ -58,8 +65,24 @@ impl Terminal {
             master,
             child,
             shown,
+            forgotten,
             read: 0,
         }
+    }
+
+    /// Keeps nothing of what is shown from now on.
+    pub(crate) fn forgets(&self) {
+        *self.forgotten.lock().unwrap() = Some(0);
+    }
+
+    /// How much was shown since then, in bytes.
+    pub(crate) fn forgotten(&self) -> u64 {
+        self.forgotten.lock().unwrap().unwrap_or(0)
+    }
+
+    /// The program's process: setsid becomes it.
+    pub(crate) fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).unwrap()
     }
 
     /// All that was shown.

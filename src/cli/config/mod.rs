@@ -27,7 +27,7 @@ use crate::ops::start::find_image;
 ///
 /// What .nspawn files cannot say has names without a section, and stands in drop-ins of the machine's unit, in
 /// /etc/systemd/system/systemd-nspawn@NAME.service.d/50-machinist-*.conf: restart (when it is started again: no, on-failure,
-/// always …), stop-timeout (how long it may take to stop), slice ('web' for machine-web.slice), description, and
+/// always …), console (interactive, or read-only: see `machinist console`), stop-timeout (how long it may take to stop), slice ('web' for machine-web.slice), description, and
 /// before-start, after-start and after-stop (commands that run on the host, see systemd.service(5)). stop-signal is another
 /// name of Exec.KillSignal: what the machine's init is sent to power off.
 #[derive(Debug, clap::Args)]

@@ -1,18 +1,16 @@
 //! What a console has shown, and shows: as the host's journal has it.
 
-use std::io::{IsTerminal as _, stdin};
+use std::io::stdin;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use futures_util::{FutureExt as _, StreamExt as _};
-use rustix::process::getpgrp;
-use rustix::termios::tcgetpgrp;
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
-use super::Target;
+use super::{Target, has_terminal};
 use crate::cli::context::{Ctx, internal_error, is_root};
 use crate::cli::error::{CliError, Kind};
 use crate::cli::exec::copy;
@@ -150,8 +148,7 @@ async fn last_run(ctx: &Ctx, unit: &str) -> Result<Option<u64>, CliError> {
 /// Has the keys of our terminal, if we have one to ourselves, tell when to leave.
 fn keys() -> std::io::Result<(Option<RawTerminal>, oneshot::Receiver<()>)> {
     let (leave, left) = oneshot::channel();
-    // Whoever runs in the background is stopped when he touches it.
-    if !stdin().is_terminal() || tcgetpgrp(stdin()).ok() != Some(getpgrp()) {
+    if !has_terminal() {
         return Ok((None, left));
     }
     let terminal = RawTerminal::for_keys(stdin())?;
@@ -161,7 +158,7 @@ fn keys() -> std::io::Result<(Option<RawTerminal>, oneshot::Receiver<()>)> {
 }
 
 /// Returns when a unit is down and stays so: a reboot is no end. The bus may go meanwhile.
-async fn until_over(ctx: &Ctx, unit: &str) {
+pub(super) async fn until_over(ctx: &Ctx, unit: &str) {
     let mut bus = ctx.bus().await.ok().cloned();
     loop {
         if let Some(bus) = &bus

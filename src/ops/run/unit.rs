@@ -7,6 +7,7 @@ use zbus::Fd;
 
 use super::Request;
 use crate::limit;
+use crate::machine::MachineName;
 use crate::nspawn::names::boolean;
 use crate::nspawn::settings::Settings;
 use crate::nspawn::switches::switches_of;
@@ -14,6 +15,7 @@ use crate::nspawn::users::PrivateUsers;
 use crate::ops::Places;
 use crate::sys::bus::systemd1::{Property, Setting, UnitState, command};
 use crate::sys::staging::{REBOOT, hold_words, vanish_words};
+use crate::unit::console;
 
 /// What runs a machine.
 const NSPAWN: &str = "/usr/bin/systemd-nspawn";
@@ -176,6 +178,18 @@ pub(super) fn of_unit(request: &Request, words: Vec<String>, pipe: Option<OwnedF
     }
     properties.extend(request.at_most.map(|span| ("RuntimeMaxUSec".to_owned(), span.into())));
     properties
+}
+
+/// What gives a machine a console that can be typed into.
+pub(super) fn with_console(name: &MachineName) -> Vec<Property> {
+    let terminal = console::terminal(name).display().to_string();
+    let keeper = || vec![console::unit(name)];
+    vec![
+        ("StandardInputFile".to_owned(), terminal.clone().into()),
+        ("StandardOutputFile".to_owned(), terminal.into()),
+        ("Wants".to_owned(), keeper().into()),
+        ("After".to_owned(), keeper().into()),
+    ]
 }
 
 #[cfg(test)]

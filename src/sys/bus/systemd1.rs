@@ -210,6 +210,13 @@ impl Bus {
             .await
     }
 
+    /// Sends a signal to the main process of a unit.
+    pub(crate) async fn signal_main(&self, name: &str, signal: i32) -> Result<(), BusError> {
+        let doing = format!("send a signal to unit '{name}'");
+        let sent = self.manager().await?.kill_unit(name, "main", signal).await;
+        sent.map_err(|error| classify(&error, SERVICE, &doing, name))
+    }
+
     /// What becomes of a unit: an item for each time that systemd says that properties of it have changed.
     pub(crate) async fn unit_changes(&self, name: &str) -> Result<zbus::fdo::PropertiesChangedStream, BusError> {
         let doing = format!("watch unit '{name}'");

@@ -72,6 +72,11 @@ const ESCAPE_TIME: Duration = Duration::from_secs(1);
 /// Carries what is typed to a session. Whoever waits for `left` learns that it is to be left; it is just dropped at the end of
 /// the input.
 pub fn carry_typed(from: OwnedFd, to: OwnedFd, left: oneshot::Sender<()>) {
+    read_typed(from, left, move |typed| write_all(to.as_fd(), typed).is_ok());
+}
+
+/// As [`carry_typed`]; `take` says whether there is more to be typed.
+pub fn read_typed(from: OwnedFd, left: oneshot::Sender<()>, mut take: impl FnMut(&[u8]) -> bool + Send + 'static) {
     std::thread::spawn(move || {
         let (mut buffer, mut escapes) = (vec![0; BUFFER], Escapes::default());
         loop {
@@ -86,7 +91,7 @@ pub fn carry_typed(from: OwnedFd, to: OwnedFd, left: oneshot::Sender<()>) {
                 let _ = left.send(());
                 return;
             }
-            if write_all(to.as_fd(), typed).is_err() {
+            if !take(typed) {
                 return;
             }
         }

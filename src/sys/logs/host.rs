@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use super::entry::{CURSOR, Entries, Entry};
 use super::{Batch, From, Gone, Query, Sink};
 use crate::sys::process::{ProcessError, start_beside};
+use crate::unit::console::unit_beside;
 
 /// What the supervisor is called in the journal, where it passes on what the console shows.
 const CONSOLE: &str = "systemd-nspawn";
@@ -107,6 +108,9 @@ fn tell_some(
         "--quiet".to_owned(),
         format!("--unit={}", unit.name),
     ];
+    // A console that can be typed into is passed on by who keeps it.
+    let beside = unit_beside(&unit.name).filter(|_| unit.console);
+    all.extend(beside.map(|beside| format!("--unit={beside}")));
     if let Some(fields) = &query.fields {
         let wanted = fields.iter().map(String::as_str).chain(TELLING);
         all.push(format!("--output-fields={}", wanted.collect::<Vec<_>>().join(",")));

@@ -7,4 +7,5 @@ pub(crate) mod btrfs;
 pub(crate) mod confine;
 pub(crate) mod enter;
 pub(crate) mod mount;
+pub(crate) mod passed;
 pub(crate) mod quota;

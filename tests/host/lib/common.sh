@@ -59,6 +59,9 @@ install_program() {
     for file in "$2:$1/usr/bin/machinist" "$(dirname "$2")/machinist-helper:$1/usr/libexec/machinist-helper"; do
         install -D $strip -m 755 "${file%%:*}" "${file#*:}" || fail "cannot install '${file%%:*}'"
     done
+    # As `make install` does: what these tests are about is started by systemd.
+    sed 's|@LIBEXECDIR@|/usr/libexec|g' "$HERE/../../units/machinist-console@.service.in" \
+        >"$1/usr/lib/systemd/system/machinist-console@.service"
 }
 
 # copy_into ROOT SRC:DST...: snapshots, so that a rebuild during a run disturbs nothing.
