@@ -5,9 +5,10 @@ use std::fmt::Write as _;
 use super::context::Ctx;
 use super::error::CliError;
 use crate::machine::text::printable;
-use crate::machine::trouble::{Severity, Trouble};
+use crate::machine::trouble::Severity;
 use crate::ops::doctor::{Checkup, examine};
 use crate::output::data;
+use crate::output::trouble::{counted, lines};
 
 /// Find out what on this host keeps machines from working
 ///
@@ -44,31 +45,9 @@ fn screen(checkup: &Checkup) -> String {
     }
     let _ = writeln!(text, "; {} running", checkup.running);
     for trouble in &checkup.troubles {
-        text.push_str(&lines(trouble));
+        text.push('\n');
+        text.push_str(&lines("", trouble));
     }
-    let count = |severity| {
-        checkup
-            .troubles
-            .iter()
-            .filter(|trouble| trouble.severity == severity)
-            .count()
-    };
-    let plural = |number: usize, what: &str| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
-    let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
-    let _ = match (errors, warnings) {
-        (0, 0) => writeln!(text, "\nNothing is wrong."),
-        _ => writeln!(text, "\n{}, {}.", plural(errors, "error"), plural(warnings, "warning")),
-    };
-    text
-}
-
-fn lines(trouble: &Trouble) -> String {
-    let mut text = format!("\n{}: {}\n", trouble.severity.as_str(), trouble.cause);
-    for seen in &trouble.evidence {
-        let _ = writeln!(text, "  seen: {seen}");
-    }
-    for hint in &trouble.hints {
-        let _ = writeln!(text, "  hint: {hint}");
-    }
+    let _ = writeln!(text, "\n{}", counted(&checkup.troubles));
     text
 }

@@ -57,6 +57,7 @@ mod thaw;
 mod top;
 mod version;
 mod wait;
+mod why;
 
 use std::process::ExitCode;
 
@@ -135,6 +136,7 @@ enum Verb {
     History(history::Args),
     Logs(logs::Args),
     Events(events::Args),
+    Why(why::Args),
     Doctor(doctor::Args),
     Images(images::Args),
     Config(config::Args),
@@ -215,6 +217,7 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Result<u8, CliError> {
         Verb::History(args) => history::run(ctx, args).await,
         Verb::Logs(args) => logs::run(ctx, args).await,
         Verb::Events(args) => events::run(ctx, args).await,
+        Verb::Why(args) => why::run(ctx, args).await,
         Verb::Doctor(args) => doctor::run(ctx, args).await,
         Verb::Images(args) => images::run(ctx, args).await,
         Verb::Config(args) => config::run(ctx, args).await,

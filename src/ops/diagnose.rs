@@ -4,17 +4,22 @@ use super::needed::why_not_started;
 use crate::machine::Cancel;
 use crate::machine::text::printable;
 use crate::sys::bus::Bus;
+use crate::sys::bus::systemd1::UnitState;
 use crate::sys::journal::{self, Line, SUPERVISOR};
 
 /// Why a job on a machine failed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Diagnosis {
+    /// One word for scripts, as `config check` has it where it finds the same: "missing-bridge".
+    pub code: &'static str,
     /// The cause in a few words: "bridge 'br0' does not exist".
     pub cause: String,
     /// The journal's own line and the unit's result.
     pub evidence: Vec<String>,
     /// Commands that mend it.
     pub hints: Vec<String>,
+    /// The line of the journal that tells it, if there is one.
+    pub line: Option<Line>,
 }
 
 /// What stands behind a message of systemd-nspawn: a piece of the message, the cause, and what mends it.
@@ -22,6 +27,7 @@ pub struct Diagnosis {
 /// `{}` in cause and hint is the quoted or last word that follows `marker` in the message.
 struct Known {
     marker: &'static str,
+    code: &'static str,
     cause: fn(&str, &str) -> String,
     hint: fn(&str, &str) -> String,
 }
@@ -30,6 +36,7 @@ struct Known {
 const KNOWN: &[Known] = &[
     Known {
         marker: "to bridge ",
+        code: "missing-bridge",
         cause: |_, message| format!("bridge '{}' does not exist", after(message, "to bridge ")),
         hint: |_, message| {
             let bridge = after(message, "to bridge ");
@@ -40,6 +47,7 @@ const KNOWN: &[Known] = &[
     },
     Known {
         marker: "Failed to resolve interface",
+        code: "missing-interface",
         cause: |_, message| {
             format!(
                 "network interface '{}' does not exist",
@@ -49,7 +57,22 @@ const KNOWN: &[Known] = &[
         hint: |name, _| format!("see `ip link`, and [Network] in /etc/systemd/nspawn/{name}.nspawn"),
     },
     Known {
+        marker: "Failed to add new veth interfaces",
+        code: "link-taken",
+        cause: |_, message| {
+            let link = after(message, "veth interfaces (");
+            let link = link.split(':').next().unwrap_or(link);
+            format!("the host's end of its link cannot be made: there is a network interface '{link}' already")
+        },
+        hint: |_, message| {
+            let link = after(message, "veth interfaces (");
+            let link = link.split(':').next().unwrap_or(link);
+            format!("see whose it is: `ip -d link show {link}`; `ip link delete {link}` removes it")
+        },
+    },
+    Known {
         marker: "is currently busy",
+        code: "image-busy",
         cause: |_, _| "its image is in use by another process".to_owned(),
         hint: |_, _| {
             "see what runs from it: `machinectl list` and `ps -e -o pid,args | grep systemd-nspawn`".to_owned()
@@ -57,11 +80,29 @@ const KNOWN: &[Known] = &[
     },
     Known {
         marker: "exists already, refusing",
+        code: "stale-mount",
         cause: |_, _| "a mount of a former run is left over".to_owned(),
         hint: |name, _| format!("remove it: `umount /run/systemd/nspawn/unix-export/{name}`"),
     },
     Known {
+        marker: "/sbin/init) failed: Exec format error",
+        code: "init-wrong-format",
+        cause: |_, _| "this processor does not run the init in its image".to_owned(),
+        hint: |name, _| {
+            format!(
+                "make it anew for the architecture that `uname -m` says; see `file -L /var/lib/machines/{name}/sbin/init`"
+            )
+        },
+    },
+    Known {
+        marker: "/sbin/init) failed: Permission denied",
+        code: "init-not-executable",
+        cause: |_, _| "the init in its image is not executable".to_owned(),
+        hint: |name, _| format!("`chmod +x /var/lib/machines/{name}/sbin/init`, if it is that one"),
+    },
+    Known {
         marker: "execv(",
+        code: "no-init",
         cause: |_, _| "there is no init in its image".to_owned(),
         hint: |name, _| {
             format!(
@@ -71,21 +112,25 @@ const KNOWN: &[Known] = &[
     },
     Known {
         marker: "doesn't look like",
+        code: "no-os-tree",
         cause: |_, _| "its image holds no operating system".to_owned(),
         hint: |name, _| format!("look into /var/lib/machines/{name}: /usr and an os-release file must be there"),
     },
     Known {
         marker: "No image for machine",
+        code: "image-missing",
         cause: |name, _| format!("there is no image '{name}'"),
         hint: |name, _| format!("make one: `machinist create {name} debian:stable`"),
     },
     Known {
         marker: ".nspawn:",
+        code: "settings-refused",
         cause: |_, message| format!("its settings do not parse: {message}"),
         hint: |name, _| format!("mend the named line in /etc/systemd/nspawn/{name}.nspawn, see systemd.nspawn(5)"),
     },
     Known {
         marker: "without private networking",
+        code: "conflict",
         cause: |_, _| "Port= needs a private network".to_owned(),
         hint: |name, _| {
             format!("add Private=yes and VirtualEthernet=yes to [Network] in /etc/systemd/nspawn/{name}.nspawn")
@@ -93,16 +138,19 @@ const KNOWN: &[Known] = &[
     },
     Known {
         marker: "Failed to stat ",
+        code: "missing-source",
         cause: |_, message| is_missing(after(message, "Failed to stat ")),
         hint: |name, _| make_or_unbind(name),
     },
     Known {
         marker: "Failed to clone ",
+        code: "missing-source",
         cause: |_, message| is_missing(after(message, "Failed to clone ")),
         hint: |name, _| make_or_unbind(name),
     },
     Known {
         marker: "No space left on device",
+        code: "disk-full",
         cause: |_, _| "the disk is full".to_owned(),
         hint: |name, _| {
             format!(
@@ -112,11 +160,13 @@ const KNOWN: &[Known] = &[
     },
     Known {
         marker: "Disk quota exceeded",
+        code: "quota-exceeded",
         cause: |_, _| "it takes all of the disk that it may".to_owned(),
         hint: |name, _| format!("see `machinist quota {name}`, and allow it more: `machinist quota {name} 10G`"),
     },
     Known {
         marker: "name is not activatable",
+        code: "machined-masked",
         cause: |_, _| "systemd-machined is not installed or masked".to_owned(),
         hint: |_, _| {
             "install it with `apt install systemd-container`, or `systemctl unmask systemd-machined`".to_owned()
@@ -124,8 +174,19 @@ const KNOWN: &[Known] = &[
     },
     Known {
         marker: "Failed to register machine",
+        code: "not-registered",
         cause: |_, message| format!("systemd-machined did not register it: {message}"),
         hint: |_, _| "see `systemctl status systemd-machined`".to_owned(),
+    },
+    Known {
+        marker: "terminated by signal ",
+        code: "init-killed",
+        cause: |_, message| format!("its init was ended by signal {}", after(message, "by signal ")),
+        hint: |name, _| {
+            format!(
+                "see `machinist logs {name}`, and `journalctl --dmesg` for whether the kernel did it; start it again: `machinist start {name}`"
+            )
+        },
     },
 ];
 
@@ -165,6 +226,13 @@ fn is_telling(line: &Line) -> bool {
         .any(|noise| line.message.starts_with(noise))
 }
 
+/// What systemd-nspawn said that none of [`KNOWN`] knows.
+pub(super) const SUPERVISOR_FAILED: &str = "supervisor-failed";
+/// It said nothing.
+pub(super) const UNIT_FAILED: &str = "unit-failed";
+/// systemd does not try it again for now.
+pub(super) const START_LIMIT: &str = "start-limit";
+
 /// Finds the cause in the lines of an invocation. `result` is the unit's `Result`, such as "exit-code".
 #[must_use]
 pub fn explain(name: &str, unit: &str, result: &str, lines: &[Line]) -> Diagnosis {
@@ -181,6 +249,8 @@ pub fn explain(name: &str, unit: &str, result: &str, lines: &[Line]) -> Diagnosi
     if let Some((known, line)) = known {
         let message = line.message.trim();
         return Diagnosis {
+            code: known.code,
+            line: Some(line.clone()),
             cause: printable(&(known.cause)(name, message)),
             evidence: vec![unit_said, format!("systemd-nspawn: {}", printable(message))],
             hints: vec![printable(&(known.hint)(name, message))],
@@ -191,8 +261,11 @@ pub fn explain(name: &str, unit: &str, result: &str, lines: &[Line]) -> Diagnosi
             .iter()
             .rev()
             .find(|line| !matches!(line.identifier.as_str(), "systemd" | SUPERVISOR));
+        let line = said.cloned();
         let said = said.map(|line| format!("{}: {}", printable(&line.identifier), printable(line.message.trim())));
         return Diagnosis {
+            code: "hook-failed",
+            line,
             cause: format!("a command that its unit runs before or after the start failed ({ended})"),
             evidence: std::iter::once(unit_said).chain(said).collect(),
             hints: vec![
@@ -201,8 +274,11 @@ pub fn explain(name: &str, unit: &str, result: &str, lines: &[Line]) -> Diagnosi
             ],
         };
     }
-    if let Some(said) = failed_credentials(lines) {
+    if let Some(line) = failed_credentials(lines) {
+        let said = format!("systemd: {}", printable(line.message.trim()));
         return Diagnosis {
+            code: "secrets-unreadable",
+            line: Some(line.clone()),
             cause: "its secrets cannot be loaded".to_owned(),
             evidence: vec![unit_said, said],
             hints: vec![
@@ -220,9 +296,14 @@ pub fn explain(name: &str, unit: &str, result: &str, lines: &[Line]) -> Diagnosi
         None => (unit_said, Vec::new()),
     };
     Diagnosis {
+        code: if last.is_some() { SUPERVISOR_FAILED } else { UNIT_FAILED },
         cause,
         evidence,
-        hints: vec![see_journal],
+        hints: vec![
+            format!("`machinist why {name}` looks at the settings, the image and the host, too"),
+            see_journal,
+        ],
+        line: last.map(|line| (*line).clone()),
     }
 }
 
@@ -240,13 +321,12 @@ fn failed_hook(lines: &[Line]) -> Option<String> {
 }
 
 /// What systemd says if it could not decrypt or read what the unit loads, see "Process Exit Codes" in systemd.exec(5).
-fn failed_credentials(lines: &[Line]) -> Option<String> {
+fn failed_credentials(lines: &[Line]) -> Option<&Line> {
     let by_systemd = |line: &&Line| line.identifier == "systemd";
     let failed = lines.iter().filter(by_systemd);
-    let line = failed
+    failed
         .rev()
-        .find(|line| line.message.ends_with("status=243/CREDENTIALS"))?;
-    Some(format!("systemd: {}", printable(line.message.trim())))
+        .find(|line| line.message.ends_with("status=243/CREDENTIALS"))
 }
 
 /// Asks the unit and the journal why a job ended with `job_result` ("failed", "timeout", "dependency" …).
@@ -264,11 +344,12 @@ pub async fn failed_job(bus: &Bus, name: &str, unit: &str, job_result: &str, for
             return diagnosis;
         }
         return Diagnosis {
+            code: "dependency-failed",
             cause: "a unit that it depends on failed".to_owned(),
-            evidence: Vec::new(),
             hints: vec![format!(
                 "see `systemctl list-dependencies {unit}` and `systemctl --failed`"
             )],
+            ..Diagnosis::default()
         };
     }
     let result = state.detail.string("Result");
@@ -278,12 +359,26 @@ pub async fn failed_job(bus: &Bus, name: &str, unit: &str, job_result: &str, for
     let refused = job_result == "failed" && former == Some(invocation.as_str());
     if result == "start-limit-hit" || refused {
         return Diagnosis {
+            code: START_LIMIT,
             cause: "it was started too often in a short time".to_owned(),
             evidence: vec![failed(unit, "start-limit-hit")],
             hints: vec![format!("wait a little, or `systemctl reset-failed {unit}`")],
+            line: None,
         };
     }
-    let lines = if invocation.is_empty() {
+    let lines = last_lines(unit, &state).await;
+    let result = if result.is_empty() || result == "success" {
+        job_result
+    } else {
+        &result
+    };
+    explain(name, unit, result, &lines)
+}
+
+/// What the journal has of the last invocation of a unit.
+pub(super) async fn last_lines(unit: &str, state: &UnitState) -> Vec<Line> {
+    let invocation = state.unit.hex("InvocationID");
+    if invocation.is_empty() {
         Vec::new()
     } else {
         let number = |name| state.detail.number(name).filter(|number| *number > 0);
@@ -299,13 +394,7 @@ pub async fn failed_job(bus: &Bus, name: &str, unit: &str, job_result: &str, for
             .ok()
             .and_then(Result::ok)
             .unwrap_or_default()
-    };
-    let result = if result.is_empty() || result == "success" {
-        job_result
-    } else {
-        &result
-    };
-    explain(name, unit, result, &lines)
+    }
 }
 
 #[cfg(test)]

@@ -37,6 +37,7 @@ pub mod stop;
 pub mod survey;
 pub mod transaction;
 pub mod wait;
+pub mod why;
 
 pub use error::OpError;
 pub use places::Places;

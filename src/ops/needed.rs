@@ -13,6 +13,9 @@ use crate::sys::journal;
 /// How many units are looked at: a chain of mounts is not longer.
 const UNITS_MAX: usize = 100;
 
+/// See [`Diagnosis::code`].
+const CODE: &str = "dependency-failed";
+
 /// Why a unit did not start whose job ended as `dependency`, `assert` or `failed`: the first that is down for a reason of its
 /// own, of it and all that it needs; `None` if there is none any more.
 pub(in crate::ops) async fn why_not_started(
@@ -50,9 +53,10 @@ pub(in crate::ops) async fn why_not_started(
         }
         if state.string("LoadState") == "not-found" {
             return Ok(Some(Diagnosis {
+                code: CODE,
                 cause: format!("there is no unit {}, which it needs", printable(&unit)),
-                evidence: Vec::new(),
                 hints: vec![see(&unit)],
+                ..Diagnosis::default()
             }));
         }
         queue.extend(state.strings("Requires"));
@@ -76,15 +80,18 @@ fn not_asserted(unit: &str, assertion: &str, value: &str) -> Diagnosis {
     let said = printable(&format!("{unit}: {assertion}={value} was not met"));
     if assertion == IS_DIRECTORY {
         return Diagnosis {
+            code: "layer-lost",
             cause: format!("directory '{}' is missing", printable(value)),
             evidence: vec![said],
             hints: vec!["bring it back from a backup: the machine lies on it".to_owned()],
+            line: None,
         };
     }
     Diagnosis {
+        code: CODE,
         cause: said,
-        evidence: Vec::new(),
         hints: vec![see(unit)],
+        ..Diagnosis::default()
     }
 }
 
@@ -96,11 +103,13 @@ async fn failed(unit: &str, state: &Properties) -> Diagnosis {
     // What it said itself, not what systemd says of it.
     let said = lines.into_iter().flatten().rfind(|line| line.identifier != "systemd");
     Diagnosis {
+        code: CODE,
         cause: format!("unit {}, which it needs, failed", printable(unit)),
         evidence: said
+            .iter()
             .map(|line| format!("{}: {}", printable(&line.identifier), printable(line.message.trim())))
-            .into_iter()
             .collect(),
         hints: vec![see(unit)],
+        line: said,
     }
 }

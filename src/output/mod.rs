@@ -7,6 +7,7 @@ pub mod entry;
 pub mod progress;
 pub mod table;
 pub mod time;
+pub mod trouble;
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};

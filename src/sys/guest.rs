@@ -158,6 +158,16 @@ impl Leader {
         watch(self.pidfd.try_clone()?)
     }
 
+    /// The network interfaces of its network namespace: see `proc_pid_net(5)`.
+    #[must_use]
+    pub fn interfaces(&self) -> Option<Vec<String>> {
+        let table = std::fs::read_to_string(self.proc("net/dev")).ok()?;
+        let name = |line: &str| Some(line.split_once(':')?.0.trim().to_owned());
+        // The first two lines are its heads.
+        let names = table.lines().skip(2).filter_map(name).collect();
+        self.is_alive().then_some(names)
+    }
+
     /// The first line of its uid map: (first uid on the host, how many), for its uid 0.
     #[must_use]
     pub fn uid_shift(&self) -> Option<(u32, u32)> {

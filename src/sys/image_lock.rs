@@ -40,12 +40,7 @@ impl ImageLock {
     /// [`ImageLockError::InUse`] if it is locked already; a shared lock suffers other shared ones.
     pub fn take(image: &Path, directory: &Path, sharing: Sharing) -> Result<Self, ImageLockError> {
         let found = fs::metadata(image).map_err(FileError::io("look at", image))?;
-        let by_inode = if found.file_type().is_block_device() {
-            let device = found.rdev();
-            format!("block-{}:{}", rustix::fs::major(device), rustix::fs::minor(device))
-        } else {
-            format!("inode-{}:{}", found.dev(), found.ino())
-        };
+        let by_inode = by_inode(&found);
         let created = DirBuilder::new().recursive(true).mode(0o700).create(directory);
         created.map_err(FileError::io("create directory", directory))?;
         let mut lock = Self(Vec::new());
@@ -78,6 +73,22 @@ impl ImageLock {
         }
         Ok(())
     }
+}
+
+/// What the lock of an image is called.
+fn by_inode(found: &fs::Metadata) -> String {
+    if found.file_type().is_block_device() {
+        let device = found.rdev();
+        format!("block-{}:{}", rustix::fs::major(device), rustix::fs::minor(device))
+    } else {
+        format!("inode-{}:{}", found.dev(), found.ino())
+    }
+}
+
+/// Who uses an image, "systemd-nspawn (PID 126)", if that can be seen. `directory` is where the locks by inode are.
+#[must_use]
+pub fn user_of(image: &Path, directory: &Path) -> Option<String> {
+    holder(&directory.join(by_inode(&fs::metadata(image).ok()?)))
 }
 
 /// Who has a lock file open: such a lock does not say itself whose it is.

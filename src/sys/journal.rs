@@ -156,6 +156,14 @@ pub fn of_unit(unit: &str, lines: &str, cancel: &Cancel) -> Result<Vec<Line>, Pr
     query([format!("--unit={unit}")], lines, cancel)
 }
 
+/// The last lines that systemd itself said of a unit, all its invocations, oldest first: nobody else can, and whatever the
+/// machine's console shows is not among them. Blocks.
+pub fn about_unit(unit: &str, cancel: &Cancel) -> Result<Vec<Line>, ProcessError> {
+    // What was said just now may still be on its way; without root this is refused, and then we see what we see.
+    let _ = Program::new("journalctl").arg("--sync").run(cancel);
+    query(["_PID=1".to_owned(), format!("UNIT={unit}")], LINES, cancel)
+}
+
 fn query<const N: usize>(matches: [String; N], lines: &str, cancel: &Cancel) -> Result<Vec<Line>, ProcessError> {
     let output = Program::new("journalctl")
         .args(["--output=json", "--no-pager", "--quiet", "--all", "--lines", lines])

@@ -263,7 +263,7 @@ fn machines_that_do_not_work_are_told() {
         "machine-failed",
         Some(name),
         "warning",
-        &format!("machinist status {name}"),
+        &format!("machinist why {name}"),
     );
     run("systemctl", ["reset-failed", &guest.unit()]).ok();
     is_over("machine-failed", Some(name));

@@ -66,3 +66,5 @@ mod terminal;
 mod top;
 mod unit;
 mod wait;
+mod why;
+mod why_network;

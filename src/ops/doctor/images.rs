@@ -29,12 +29,7 @@ const FEW_INODES: u64 = 10_000;
 pub(super) fn look(places: &Places, cancel: &Cancel) -> Vec<Trouble> {
     let directory = &places.machines;
     let mut found: Vec<Trouble> = open_to_others(directory).into_iter().collect();
-    if let Ok(filesystem) = statvfs(directory) {
-        found.extend(mounted(directory, &filesystem));
-        let bytes = (filesystem.f_bavail, filesystem.f_blocks);
-        let bytes = (bytes.0 * filesystem.f_frsize, bytes.1 * filesystem.f_frsize);
-        found.extend(room(directory, bytes, (filesystem.f_favail, filesystem.f_files)));
-    }
+    found.extend(filesystem(directory));
     let names = names(directory);
     found.extend(bad_names(directory, &names));
     let machines: Vec<MachineName> = names.iter().filter_map(|name| name.parse().ok()).collect();
@@ -43,6 +38,18 @@ pub(super) fn look(places: &Places, cancel: &Cancel) -> Vec<Trouble> {
         found.extend(layers(&machines, places, cancel));
         found.extend(left_over(places));
     }
+    found
+}
+
+/// How a directory of images is mounted, and how much room is left.
+pub(in crate::ops) fn filesystem(directory: &Path) -> Vec<Trouble> {
+    let Ok(filesystem) = statvfs(directory) else {
+        return Vec::new();
+    };
+    let mut found: Vec<Trouble> = mounted(directory, &filesystem).into_iter().collect();
+    let bytes = (filesystem.f_bavail, filesystem.f_blocks);
+    let bytes = (bytes.0 * filesystem.f_frsize, bytes.1 * filesystem.f_frsize);
+    found.extend(room(directory, bytes, (filesystem.f_favail, filesystem.f_files)));
     found
 }
 
@@ -136,7 +143,7 @@ fn bad_names(directory: &Path, names: &BTreeSet<String>) -> Vec<Trouble> {
 }
 
 /// Guests whose systemd does not start where control groups are of version 2 only.
-fn too_old(name: &MachineName, places: &Places) -> Option<Trouble> {
+pub(in crate::ops) fn too_old(name: &MachineName, places: &Places) -> Option<Trouble> {
     let root = Root::open(&places.image(name)).ok()?;
     let release: OsRelease = os_release(&root)?;
     let version = release.version().unwrap_or_default();
@@ -153,7 +160,7 @@ fn too_old(name: &MachineName, places: &Places) -> Option<Trouble> {
     })
 }
 
-fn layers(machines: &[MachineName], places: &Places, cancel: &Cancel) -> Vec<Trouble> {
+pub(in crate::ops) fn layers(machines: &[MachineName], places: &Places, cancel: &Cancel) -> Vec<Trouble> {
     let layers = Layers::at(places.layers());
     let mut found = Vec::new();
     for name in machines {

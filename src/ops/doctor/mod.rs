@@ -1,10 +1,10 @@
 //! What on this host keeps machines from working: one function for each cause, grouped by where it lies.
 
-mod images;
+pub(super) mod images;
 mod kernel;
-mod network;
-mod services;
-mod settings;
+pub(super) mod network;
+pub(super) mod services;
+pub(super) mod settings;
 
 use serde::Serialize;
 

@@ -12,7 +12,7 @@ use crate::sys::process::{Program, program_exists};
 
 const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 
-pub(super) fn look(running: &[String]) -> Vec<Trouble> {
+pub(in crate::ops) fn look(running: &[String]) -> Vec<Trouble> {
     [forwarding(running), dropped()].into_iter().flatten().collect()
 }
 

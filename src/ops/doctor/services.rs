@@ -37,7 +37,7 @@ pub(super) async fn look(bus: &Bus, places: &Places) -> Result<Vec<Trouble>, Bus
     Ok(found)
 }
 
-async fn machined(bus: &Bus) -> Result<Option<Trouble>, BusError> {
+pub(in crate::ops) async fn machined(bus: &Bus) -> Result<Option<Trouble>, BusError> {
     let state = bus.unit_state(MACHINED).await?.unit.string("LoadState");
     Ok(match state.as_str() {
         "masked" => Some(
@@ -54,7 +54,7 @@ async fn machined(bus: &Bus) -> Result<Option<Trouble>, BusError> {
     })
 }
 
-async fn template(bus: &Bus) -> Option<Trouble> {
+pub(in crate::ops) async fn template(bus: &Bus) -> Option<Trouble> {
     match bus.unit_file_state(TEMPLATE).await {
         Ok(state) if state.starts_with("masked") => Some(
             error("template-masked", format!("{TEMPLATE} is masked: no machine starts"))
@@ -68,7 +68,7 @@ async fn template(bus: &Bus) -> Option<Trouble> {
     }
 }
 
-async fn networkd(bus: &Bus) -> Result<Option<Trouble>, BusError> {
+pub(in crate::ops) async fn networkd(bus: &Bus) -> Result<Option<Trouble>, BusError> {
     let unit = bus.unit_state(NETWORKD).await?.unit;
     let (load, active) = (unit.string("LoadState"), unit.string("ActiveState"));
     let trouble = |what: &str| {
@@ -89,7 +89,7 @@ async fn networkd(bus: &Bus) -> Result<Option<Trouble>, BusError> {
 }
 
 /// Without this file nobody gives the host's end of a machine's link an address.
-fn link_settings() -> Option<Trouble> {
+pub(in crate::ops) fn link_settings() -> Option<Trouble> {
     let mut files = NETWORK_PATH
         .iter()
         .map(|directory| Path::new(directory).join(VE_NETWORK));
@@ -115,7 +115,7 @@ fn link_settings() -> Option<Trouble> {
 }
 
 /// Machines that are enabled are wanted by a target that is to be enabled itself.
-async fn at_boot(bus: &Bus) -> Result<Option<Trouble>, BusError> {
+pub(in crate::ops) async fn at_boot(bus: &Bus) -> Result<Option<Trouble>, BusError> {
     let autostart = Autostart::read(&bus.unit_search_path().await?);
     let images = bus.images().await.unwrap_or_default();
     let names = images.iter().filter_map(|row| row.0.parse::<MachineName>().ok());
@@ -142,7 +142,7 @@ async fn at_boot(bus: &Bus) -> Result<Option<Trouble>, BusError> {
     ))
 }
 
-async fn firewalld(bus: &Bus) -> Result<Option<Trouble>, BusError> {
+pub(in crate::ops) async fn firewalld(bus: &Bus) -> Result<Option<Trouble>, BusError> {
     let active = bus.unit_state("firewalld.service").await?.unit.string("ActiveState");
     Ok((active == "active").then(|| {
         warning(
@@ -162,7 +162,7 @@ async fn failed(bus: &Bus) -> Result<Vec<Trouble>, BusError> {
             let name = printable(&name);
             warning("machine-failed", format!("machine '{name}' has failed"))
                 .of(name.clone())
-                .hint(format!("`machinist status {name}` shows why; `machinist start {name}`"))
+                .hint(format!("`machinist why {name}` shows why, and what mends it"))
         })
         .collect())
 }

@@ -64,7 +64,7 @@ fn found_in(file: &SettingsFile, name: &MachineName, systemd: u32, users: &HostU
     findings(&Document::from_bytes(bytes), view, places)
 }
 
-fn place(path: &Path, finding: &Finding) -> String {
+pub(in crate::ops) fn place(path: &Path, finding: &Finding) -> String {
     let line = finding
         .place
         .as_ref()

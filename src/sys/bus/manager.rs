@@ -67,6 +67,17 @@ impl Bus {
         }
     }
 
+    /// When systemd began to start the host's units, in µs since 1970.
+    pub(crate) async fn booted_at(&self) -> Result<u64, BusError> {
+        let interface = format!("{NAME}.Manager");
+        let path = "/org/freedesktop/systemd1";
+        let names = ["UserspaceTimestamp"];
+        let found = self
+            .some_properties((NAME, SERVICE), path, &interface, &names, "systemd")
+            .await?;
+        Ok(found.number(names[0]).unwrap_or_default())
+    }
+
     /// What systemd says of itself: its version, where it looks for unit files, and when it last read them.
     pub(crate) async fn manager_state(&self) -> Result<ManagerState, BusError> {
         let names = ["Version", "UnitPath", "UnitsLoadTimestamp", "UnitsLoadFinishTimestamp"];

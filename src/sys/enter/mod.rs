@@ -11,6 +11,7 @@
 mod caller;
 mod copy;
 mod events;
+pub mod health;
 mod helper;
 mod joined;
 mod private;

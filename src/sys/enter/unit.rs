@@ -59,7 +59,7 @@ async fn has_changed(messages: &mut MessageStream) -> Result<(), EnterError> {
 }
 
 /// A connection on which only what is about this unit is heard.
-async fn connect(leader: &Leader, machine_unit: &str, path: &str) -> Result<Connection, EnterError> {
+pub(super) async fn connect(leader: &Leader, machine_unit: &str, path: &str) -> Result<Connection, EnterError> {
     let task = Task::Connect {
         path: SOCKET.to_owned(),
         terminal: None,
