@@ -11,12 +11,12 @@ use crate::machine::text::bytes;
 use crate::ops::clean::{CleanOptions, Cleaned, clean, plan};
 use crate::output::data;
 
-/// How long cached bootstraps are kept without --all.
+/// How long cached bootstraps and downloads are kept without --all.
 const CACHE_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// Remove leftovers, old cached bootstraps, old trash and old logs
+/// Remove leftovers, old cached bootstraps and downloads, old trash and old logs
 ///
-/// Sweeps what interrupted calls left behind, bootstraps that were cached and logs that were written over 30 days ago,
+/// Sweeps what interrupted calls left behind, bootstraps and downloads that were cached and logs that were written over 30 days ago,
 /// and trash that is older than machinist.conf's TrashAgeDays=. Says what it freed. Machines are never touched.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -24,7 +24,7 @@ const CACHE_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
   machinist clean             Remove it
   machinist clean --all       Also recent caches and all trash")]
 pub(super) struct Args {
-    /// Also what is not old: all cached bootstraps, and all trash
+    /// Also what is not old: all cached bootstraps and downloads, and all trash
     #[arg(short, long)]
     all: bool,
     /// Show what would be removed, and remove nothing

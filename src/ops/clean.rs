@@ -1,4 +1,4 @@
-//! Sweeping: what killed verbs left, cached bootstraps, old trash, old logs.
+//! Sweeping: what killed verbs left, cached bootstraps and downloads, old trash, old logs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::transaction::{Record, is_staging, leftovers, sweep};
 use super::{OpError, Places, linked};
 use crate::machine::{Cancel, Report};
-use crate::sources::cache;
+use crate::sources::{cache, download};
 use crate::sys::files::{remove_tree, tree_size};
 
 /// How long a bootstrap's log is kept.
@@ -18,7 +18,7 @@ const LOG_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// What `clean` is to remove.
 #[derive(Clone, Copy, Debug)]
 pub struct CleanOptions {
-    /// Cached bootstraps that were made longer ago than this; none if `None`.
+    /// Cached bootstraps and downloads that were made longer ago than this; none if `None`.
     pub cache_age: Option<Duration>,
     /// Trash that was put there longer ago than this.
     pub trash_age: Duration,
@@ -75,6 +75,13 @@ pub fn plan(places: &Places, options: CleanOptions, cancel: &Cancel) -> Result<V
                     bytes: entry.bytes,
                 }),
         );
+        let downloads = download::entries(&places.for_sources())?.into_iter();
+        let old = downloads.filter(|entry| is_older(entry.created.into(), age));
+        found.extend(old.map(|entry| Cleaned {
+            what: entry.what,
+            path: Some(entry.path),
+            bytes: entry.bytes,
+        }));
     }
     for (what, directory, age) in [
         ("trash", places.trash(), options.trash_age),
@@ -101,7 +108,11 @@ pub fn clean(
     let planned = plan(places, options, cancel)?;
     sweep(places, finish, report, cancel)?;
     let cleared = match options.cache_age {
-        Some(age) => cache::clear(&places.for_sources(), Some(age), cancel)?,
+        Some(age) => {
+            let mut cleared = cache::clear(&places.for_sources(), Some(age), cancel)?;
+            cleared.extend(download::clear(&places.for_sources(), age, cancel)?);
+            cleared
+        }
         None => Vec::new(),
     };
     let _layers = linked::lock(places, report, cancel)?;

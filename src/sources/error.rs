@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::sum::Sum;
 use super::tarball::{Problem, TarballError};
 use super::{Distro, TAR_ENDINGS};
 use crate::machine::{MachineName, NameError};
@@ -11,8 +12,8 @@ use crate::sys::files::{FileError, shown};
 use crate::sys::process::{ProcessError, Tail};
 
 /// The forms that there are.
-const SOURCES: &str = "a source is debian:SUITE, ubuntu:SUITE, FILE.tar[.gz|.xz|.zst|.bz2], -, DIR/, \
-                       machine:NAME or template:busybox";
+const SOURCES: &str = "a source is debian:SUITE, ubuntu:SUITE, FILE.tar[.gz|.xz|.zst|.bz2], -, https://…, \
+                       DIR/, machine:NAME or template:busybox";
 
 /// Everything that can go wrong between a source string and a filled tree.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +31,40 @@ pub enum SourceError {
         given: String,
         /// What it would be.
         kind: &'static str,
+    },
+    /// An address that cannot be one.
+    #[error("'{given}' is no address of a download: {reason}")]
+    BadUrl {
+        /// What was given, escaped, without a password.
+        given: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A download that failed.
+    #[error("cannot download '{url}': {reason}")]
+    Download {
+        /// The address, without a password.
+        url: String,
+        /// What the server or the network said.
+        reason: String,
+    },
+    /// A download of which nobody says what it has to be.
+    #[error("nothing tells the SHA-256 sum of '{url}': it has neither .sha256 nor SHA256SUMS beside it")]
+    NoChecksum {
+        /// The address, without a password.
+        url: String,
+    },
+    /// A download that is another file than it should be.
+    #[error("'{url}' is not what it should be: its SHA-256 sum is {found}, and {by} says {wanted}")]
+    WrongSum {
+        /// The address, without a password.
+        url: String,
+        /// The sum that it should have.
+        wanted: Sum,
+        /// Who says so.
+        by: String,
+        /// The sum that it has.
+        found: Sum,
     },
     /// A name that no machine can have.
     #[error("cannot copy a machine: {error}")]
@@ -266,6 +301,15 @@ impl SourceError {
             Self::NoSource { .. } | Self::NoDirectory { .. } => vec![SOURCES.to_owned(), file_endings()],
             Self::Unsupported { .. } => vec![SOURCES.to_owned()],
             Self::NoSuite { distro } => vec![format!("for example `{distro}:{}`", distro.example())],
+            Self::Download { .. } => {
+                vec!["behind a proxy: `--proxy URL`, or set http_proxy and https_proxy; what has come so far is gone on with".to_owned()]
+            }
+            Self::NoChecksum { .. } => {
+                vec!["give it with `--sha256 HEX`, or trust the server with `--verify=no`".to_owned()]
+            }
+            Self::WrongSum { .. } => {
+                vec!["nothing was made of it: try again in a while, and tell the publisher if it stays so".to_owned()]
+            }
             Self::IsMachine { name } => vec![format!("copy it with `machinist clone {name} NEW`")],
             Self::OfMachine {
                 machine: Some(machine),
@@ -327,7 +371,7 @@ impl SourceError {
                 vec!["see what it has with `tar -tvf FILE | less`".to_owned()]
             }
             Self::Tarball(TarballError::WrongSum { .. }) => {
-                vec!["nothing was made of it: fetch it again, and compare its sum with the publisher's".to_owned()]
+                vec!["nothing was made of it: fetch it again (a download with `--refresh`), and compare its sum with the publisher's".to_owned()]
             }
             Self::Tarball(TarballError::Entry {
                 problem: Problem::HardLinkLeftOut { .. },

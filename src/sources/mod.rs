@@ -9,19 +9,23 @@ pub mod bootstrap;
 pub mod busybox;
 pub mod cache;
 mod directory;
+pub mod download;
 pub mod error;
 pub mod guest;
 pub mod mirror;
 pub mod password;
 pub mod sum;
 pub mod tarball;
+pub mod url;
 
 use std::fmt;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+pub use download::{DownloadOptions, Verify};
 pub use error::SourceError;
+pub use url::Url;
 
 use crate::machine::{Cancel, MachineName, Report};
 use crate::storage;
@@ -49,6 +53,8 @@ pub enum Source {
     Tarball(PathBuf),
     /// The same, from standard input.
     Stdin,
+    /// The same, from a web server.
+    Url(Url),
     /// A directory.
     Directory(PathBuf),
     /// `machine:NAME`: not filled from here, but cloned.
@@ -104,6 +110,8 @@ pub struct Options {
     pub bootstrap: BootstrapOptions,
     /// Of an archive.
     pub archive: tarball::Wanted,
+    /// Of a download.
+    pub download: DownloadOptions,
 }
 
 /// What shapes a bootstrap; the default is a small tree that boots and has network.
@@ -189,6 +197,20 @@ pub fn fill(
                 .map(drop)
                 .map_err(|error| SourceError::from(error).full_at(parent))
         }
+        Source::Url(url) => {
+            let (file, sum) = download::fetch(url, &options.download, options.archive.sum, places, report, cancel)?;
+            // Compared once more while it is unpacked: what is kept may have rotted.
+            let wanted = tarball::Wanted {
+                sum: Some(sum),
+                ..options.archive.clone()
+            };
+            storage::for_directory(parent)?.create(target)?;
+            let name = Path::new(url.file_name());
+            let extracted = tarball::extract_file(file, name, target, &wanted, report, cancel);
+            extracted
+                .map(drop)
+                .map_err(|error| SourceError::from(error).full_at(parent))
+        }
         Source::Directory(directory) => {
             directory::fill(directory, places, target, report, cancel).map_err(|error| error.full_at(parent))
         }
@@ -214,6 +236,15 @@ pub fn plan(source: &Source, options: &Options, places: &Places) -> Result<Vec<S
             Ok(unpacking(&format!("'{}'", files::shown(archive)), &options.archive))
         }
         Source::Stdin => Ok(unpacking(STDIN, &options.archive)),
+        Source::Url(url) => {
+            let mut steps = download::plan(url, &options.download, options.archive.sum, places);
+            let part = tarball::Wanted {
+                sum: None,
+                ..options.archive.clone()
+            };
+            steps.extend(unpacking(&format!("'{}'", shown(url.file_name())), &part));
+            Ok(steps)
+        }
         Source::Directory(directory) => {
             let found = directory::find(directory, places)?;
             Ok(vec![format!("copy directory '{}'", files::shown(&found))])
@@ -268,6 +299,17 @@ impl FromStr for Source {
         if let Some((_, kind)) = LATER_PREFIXES.iter().find(|(prefix, _)| lower.starts_with(prefix)) {
             return Err(unsupported(kind));
         }
+        if lower.starts_with("http://") || lower.starts_with("https://") {
+            let url: Url = text.parse().map_err(|reason| SourceError::BadUrl {
+                given: mirror::without_password(&shown(text)),
+                reason,
+            })?;
+            let name = url.file_name().to_ascii_lowercase();
+            return match LATER_ENDINGS.iter().find(|(ending, _)| name.ends_with(ending)) {
+                Some((_, kind)) => Err(unsupported(kind)),
+                None => Ok(Self::Url(url)),
+            };
+        }
         if text.ends_with('/') || [".", ".."].contains(&text) {
             return Ok(Self::Directory(PathBuf::from(text)));
         }
@@ -290,8 +332,6 @@ impl FromStr for Source {
 
 /// Kinds of sources that this version recognises but cannot read yet, by what they begin with.
 const LATER_PREFIXES: &[(&str, &str)] = &[
-    ("http://", "downloads"),
-    ("https://", "downloads"),
     ("oci:", "OCI images"),
     ("docker:", "OCI images"),
     ("images:", "the image catalogue"),
@@ -371,6 +411,7 @@ impl fmt::Display for Source {
             Self::Bootstrap { distro, suite } => write!(f, "{distro}:{suite}"),
             Self::Tarball(path) | Self::Directory(path) => write!(f, "{}", path.display()),
             Self::Machine(name) => write!(f, "machine:{name}"),
+            Self::Url(url) => write!(f, "{url}"),
             Self::Stdin => f.write_str("-"),
             Self::Template(Template::Busybox) => f.write_str("template:busybox"),
         }
@@ -395,6 +436,7 @@ mod tests {
             "/srv/rootfs",
             "..",
             "machine:web",
+            "https://example.org/a.tar.xz?x=1",
         ] {
             assert_eq!(text.parse::<Source>().unwrap().to_string(), text);
         }
@@ -446,7 +488,7 @@ mod tests {
     #[test]
     fn later_kinds_are_told_apart_from_nonsense() {
         for text in [
-            "https://example.org/a.tar.xz",
+            "https://example.org/a.img.xz?x=1",
             "oci:dir:latest",
             "docker://x/y:1",
             "disk.raw",

@@ -16,6 +16,13 @@ pub struct Sum([u8; 32]);
 #[error("a SHA-256 sum has 64 hexadecimal digits")]
 pub struct NoSum;
 
+impl Sum {
+    /// Of what was added up.
+    pub(super) fn from_digest(sum: Sha256) -> Self {
+        Self(sum.finalize().into())
+    }
+}
+
 impl FromStr for Sum {
     type Err = NoSum;
 
@@ -56,7 +63,7 @@ impl<R: Read> Summed<R> {
     pub(super) fn finish(&self) -> io::Result<Sum> {
         io::copy(&mut self.clone(), &mut io::sink())?;
         let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(Sum(state.1.clone().finalize().into()))
+        Ok(Sum::from_digest(state.1.clone()))
     }
 }
 

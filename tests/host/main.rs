@@ -66,5 +66,6 @@ mod terminal;
 mod top;
 mod unit;
 mod wait;
+mod web;
 mod why;
 mod why_network;

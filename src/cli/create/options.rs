@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use crate::cli::error::CliError;
 use crate::sources::sum::Sum;
 use crate::sources::tarball::{Part, Subtree, Wanted};
-use crate::sources::{BootstrapOptions, Bootstrapper, CacheUse, Distro, Options, Source};
+use crate::sources::{BootstrapOptions, Bootstrapper, CacheUse, Distro, DownloadOptions, Options, Source, Verify};
 use crate::sys::config::Config;
 use crate::sys::files::shown;
 
@@ -31,6 +31,17 @@ struct ArchiveArgs {
     /// The SHA-256 sum that the archive must have, else nothing is made
     #[arg(long, value_name = "HEX")]
     sha256: Option<Sum>,
+    /// What has to vouch for a download [default: checksum, if one is beside it]
+    #[arg(long, value_enum, value_name = "CHECK", conflicts_with = "sha256")]
+    verify: Option<VerifyArg>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum VerifyArg {
+    /// A .sha256 file or SHA256SUMS beside it, else nothing is made
+    Checksum,
+    /// Nothing
+    No,
 }
 
 #[derive(Debug, Default, clap::Args)]
@@ -48,7 +59,7 @@ struct BootstrapArgs {
     /// The mirror, if not the distribution's public one
     #[arg(long, value_name = "URL")]
     mirror: Option<String>,
-    /// An HTTP proxy for the mirror
+    /// An HTTP proxy for the mirror, or a download
     #[arg(long, value_name = "URL")]
     proxy: Option<String>,
     /// Architecture, as Debian calls it
@@ -60,10 +71,10 @@ struct BootstrapArgs {
     /// Which program does it [default: auto]
     #[arg(long, value_enum)]
     bootstrapper: Option<BootstrapperArg>,
-    /// Neither use nor fill the cache of bootstraps
+    /// Neither use nor fill the cache of bootstraps and downloads
     #[arg(long, conflicts_with = "refresh")]
     no_cache: bool,
-    /// Bootstrap anew even if there is a cached one
+    /// Bootstrap or download anew even if there is a cached one
     #[arg(long)]
     refresh: bool,
 }
@@ -73,6 +84,16 @@ enum BootstrapperArg {
     Auto,
     Debootstrap,
     Mmdebstrap,
+}
+
+impl BootstrapArgs {
+    fn cache(&self) -> CacheUse {
+        match (self.no_cache, self.refresh) {
+            (true, _) => CacheUse::Skip,
+            (_, true) => CacheUse::Refresh,
+            _ => CacheUse::Use,
+        }
+    }
 }
 
 impl SourceArgs {
@@ -89,18 +110,28 @@ impl SourceArgs {
             ("--variant", bootstrap.variant.is_some()),
             ("--components", !bootstrap.components.is_empty()),
             ("--mirror", bootstrap.mirror.is_some()),
-            ("--proxy", bootstrap.proxy.is_some()),
             ("--arch", bootstrap.arch.is_some()),
             ("--keyring", bootstrap.keyring.is_some()),
             ("--bootstrapper", bootstrap.bootstrapper.is_some()),
+        ];
+        let for_both = [
+            ("--proxy", bootstrap.proxy.is_some()),
             ("--no-cache", bootstrap.no_cache),
             ("--refresh", bootstrap.refresh),
         ];
+        let for_downloads = [("--verify", archive.verify.is_some())];
+        let is_url = matches!(source, Source::Url(_));
         let is_bootstrap = matches!(source, Source::Bootstrap { .. });
-        let is_archive = matches!(source, Source::Tarball(_) | Source::Stdin);
+        let is_archive = is_url || matches!(source, Source::Tarball(_) | Source::Stdin);
         for (options, kinds, fits) in [
             (&for_archives[..], "tar archives", is_archive),
+            (&for_downloads[..], "downloads", is_url),
             (&for_bootstraps[..], "debian:SUITE and ubuntu:SUITE", is_bootstrap),
+            (
+                &for_both[..],
+                "debian:SUITE, ubuntu:SUITE and downloads",
+                is_bootstrap || is_url,
+            ),
         ] {
             if let Some((option, _)) = options.iter().find(|(_, given)| *given && !fits) {
                 let message = format!("{option} is for {kinds}, not for '{}'", shown(&source.to_string()));
@@ -120,6 +151,15 @@ impl SourceArgs {
                     subtree: self.archive.subtree.clone(),
                 },
                 sum: self.archive.sha256,
+            },
+            download: DownloadOptions {
+                proxy: self.bootstrap.proxy.clone().or_else(|| config.proxy.clone()),
+                cache: self.bootstrap.cache(),
+                verify: match self.archive.verify {
+                    None => Verify::Offered,
+                    Some(VerifyArg::Checksum) => Verify::Checksum,
+                    Some(VerifyArg::No) => Verify::No,
+                },
             },
         }
     }
@@ -145,11 +185,6 @@ fn bootstrap(args: &BootstrapArgs, source: &Source, config: &Config) -> Bootstra
         (Some(BootstrapperArg::Mmdebstrap), _) | (None, Some("mmdebstrap")) => Bootstrapper::Mmdebstrap,
         _ => Bootstrapper::Auto,
     };
-    let cache = match (args.no_cache, args.refresh) {
-        (true, _) => CacheUse::Skip,
-        (_, true) => CacheUse::Refresh,
-        _ => CacheUse::Use,
-    };
     BootstrapOptions {
         include: config.include.iter().chain(&args.include).cloned().collect(),
         variant: args.variant.clone(),
@@ -159,6 +194,6 @@ fn bootstrap(args: &BootstrapArgs, source: &Source, config: &Config) -> Bootstra
         arch: args.arch.clone(),
         keyring: args.keyring.clone(),
         bootstrapper,
-        cache,
+        cache: args.cache(),
     }
 }

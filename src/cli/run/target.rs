@@ -53,6 +53,7 @@ impl Target {
 fn stem(source: &Source) -> String {
     let text = match source {
         Source::Bootstrap { suite, .. } => suite.clone(),
+        Source::Url(url) => url.file_name().split('.').next().unwrap_or_default().to_owned(),
         Source::Tarball(path) => {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             name.split('.').next().unwrap_or_default().to_owned()
@@ -141,7 +142,7 @@ mod tests {
             assert!(matches!(target, Target::Source(_)), "{text}");
             target.new_name().unwrap().check_new().unwrap();
         }
-        for text in ["", "a b", "-", "machine:web", "debian:", "https://example.org/a.tar"] {
+        for text in ["", "a b", "-", "machine:web", "debian:", "https://example.org/a.raw"] {
             assert_eq!(Target::parse(text).unwrap_err().kind, Kind::Usage, "{text}");
         }
     }

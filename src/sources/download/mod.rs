@@ -1,0 +1,287 @@
+//! A file from a web server, checked before anything is made of it.
+//!
+//! `answer` is one request, `transfer` a file that takes several, `store` what is kept, `sums` what vouches for it.
+
+mod answer;
+mod store;
+mod sums;
+#[cfg(test)]
+mod tests;
+mod transfer;
+
+use std::fs::File;
+use std::io::Seek as _;
+use std::path::Path;
+
+pub use store::{Download, clear, entries};
+
+use self::answer::Validators;
+use self::store::{Known, Shelf};
+use self::transfer::{Fetched, Part, Transfer, TransferError};
+use super::sum::Sum;
+use super::url::Url;
+use super::{CacheUse, Places, SourceError};
+use crate::machine::{Cancel, Report};
+
+/// What has to vouch for a download.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Verify {
+    /// A list of checksums beside it, if there is one.
+    #[default]
+    Offered,
+    /// A list of checksums, else it is not taken.
+    Checksum,
+    /// Nothing: lists are not asked for.
+    No,
+}
+
+/// How a file is downloaded.
+#[derive(Clone, Debug, Default)]
+pub struct DownloadOptions {
+    /// URL of a proxy; that of the environment if `None`.
+    pub proxy: Option<String>,
+    /// How the cache is used.
+    pub cache: CacheUse,
+    /// What has to vouch for it.
+    pub verify: Verify,
+}
+
+/// The sum that a file must have, and who says so.
+struct Demand {
+    sum: Sum,
+    by: String,
+}
+
+impl Demand {
+    fn check(&self, url: &Url, found: Sum) -> Result<(), SourceError> {
+        if found == self.sum {
+            return Ok(());
+        }
+        Err(SourceError::WrongSum {
+            url: url.to_string(),
+            wanted: self.sum,
+            by: self.by.clone(),
+            found,
+        })
+    }
+}
+
+/// The file at `url`, at its beginning, and its sum, which was compared with `sum`, or with what vouches for it.
+pub(super) fn fetch(
+    url: &Url,
+    options: &DownloadOptions,
+    sum: Option<Sum>,
+    places: &Places,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<(File, Sum), SourceError> {
+    let demand = match sum {
+        Some(sum) => Some(Demand {
+            sum,
+            by: "--sha256".to_owned(),
+        }),
+        None => offered(url, options, report, cancel)?,
+    };
+    let transfer = transfer(url, options, report, cancel);
+    let fetched = if options.cache == CacheUse::Skip {
+        fetch_nameless(&transfer, demand.as_ref(), places)
+    } else {
+        let shelf = Shelf::lock(url, places, report, cancel)?;
+        fetch_kept(&transfer, demand.as_ref(), options.cache, &shelf, &places.cache)
+    };
+    let (mut file, sum) = fetched?;
+    match &demand {
+        Some(demand) => report.phase(&format!("its SHA-256 sum is the one of {}", demand.by)),
+        None if url.is_https() => report.phase("nothing vouches for it but its server"),
+        None => report.warn(&format!(
+            "nothing vouches for '{url}', and anybody on the way may have changed it: give its sum with --sha256"
+        )),
+    }
+    file.rewind()
+        .map_err(|error| SourceError::io("read", &places.cache, error))?;
+    Ok((file, sum))
+}
+
+/// What [`fetch`] would do.
+pub(super) fn plan(url: &Url, options: &DownloadOptions, sum: Option<Sum>, places: &Places) -> Vec<String> {
+    let kept = match options.cache {
+        CacheUse::Skip => String::new(),
+        CacheUse::Use => format!(
+            ", or use what is kept of it in '{}'",
+            places.cache.join("downloads").display()
+        ),
+        CacheUse::Refresh => format!(" to '{}'", places.cache.join("downloads").display()),
+    };
+    let mut steps = vec![format!("download '{url}'{kept}")];
+    let lists = || format!("'{}' or '{}'", url.with_ending(".sha256"), url.beside("SHA256SUMS"));
+    steps.extend(match (sum, options.verify) {
+        (Some(sum), _) => Some(format!("check that its SHA-256 sum is {sum}")),
+        (None, Verify::Offered) => Some(format!("check its SHA-256 sum, if it stands in {}", lists())),
+        (None, Verify::Checksum) => Some(format!("check its SHA-256 sum, which has to stand in {}", lists())),
+        (None, Verify::No) => None,
+    });
+    steps
+}
+
+fn transfer<'a>(
+    url: &'a Url,
+    options: &'a DownloadOptions,
+    report: &'a dyn Report,
+    cancel: &'a Cancel,
+) -> Transfer<'a> {
+    Transfer {
+        url,
+        proxy: options.proxy.as_deref(),
+        report,
+        cancel,
+    }
+}
+
+/// Finds the sum of a file in a list, by its name.
+type Find = fn(&[u8], &str) -> Option<Sum>;
+
+/// The sum that stands in a list beside the file.
+fn offered(
+    url: &Url,
+    options: &DownloadOptions,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<Option<Demand>, SourceError> {
+    if options.verify == Verify::No {
+        return Ok(None);
+    }
+    report.phase(&format!("asking for the checksum of {}", url.file_name()));
+    let own = url.with_ending(".sha256");
+    let all = url.beside("SHA256SUMS");
+    let lists: [(&Url, Find); 2] = [(&own, sums::of_its_file), (&all, sums::of_file)];
+    for (list, find) in lists {
+        let got = transfer(list, options, &(), cancel).small(sums::MAX);
+        let Some(bytes) = got.map_err(|error| told(error, list, Path::new("")))? else {
+            continue;
+        };
+        match find(&bytes, url.file_name()) {
+            Some(sum) => {
+                return Ok(Some(Demand {
+                    sum,
+                    by: format!("'{list}'"),
+                }));
+            }
+            None if *list == own => report.warn(&format!("'{list}' has no SHA-256 sum")),
+            None => {}
+        }
+    }
+    if options.verify == Verify::Checksum {
+        return Err(SourceError::NoChecksum { url: url.to_string() });
+    }
+    Ok(None)
+}
+
+fn fetch_nameless(
+    transfer: &Transfer<'_>,
+    demand: Option<&Demand>,
+    places: &Places,
+) -> Result<(File, Sum), SourceError> {
+    transfer
+        .report
+        .phase(&format!("downloading {}", transfer.url.file_name()));
+    let mut part = Part {
+        file: store::nameless(places)?,
+        validators: Validators::default(),
+        keep: &|_| Ok(()),
+    };
+    let fetched = transfer.fetch(&mut part, &Validators::default());
+    let sum = match fetched.map_err(|error| told(error, transfer.url, &places.cache))? {
+        Fetched::Whole(sum) => sum,
+        Fetched::Unchanged => return Err(unasked(transfer.url)),
+    };
+    demand.map_or(Ok(()), |demand| demand.check(transfer.url, sum))?;
+    Ok((part.file, sum))
+}
+
+fn fetch_kept(
+    transfer: &Transfer<'_>,
+    demand: Option<&Demand>,
+    usage: CacheUse,
+    shelf: &Shelf,
+    cache: &Path,
+) -> Result<(File, Sum), SourceError> {
+    let (url, report) = (transfer.url, transfer.report);
+    let known = shelf.known().filter(|_| usage == CacheUse::Use);
+    let known = known.and_then(|(file, known)| Some((file, known.sum()?, known)));
+    // Whatever the server has by now: that is what was asked for.
+    if let (Some((_, sum, _)), Some(demand)) = (&known, demand)
+        && *sum == demand.sum
+    {
+        report.phase(&format!("using the download of {} that is kept", url.file_name()));
+        return known.map(|(file, sum, _)| (file, sum)).ok_or_else(|| unasked(url));
+    }
+    report.phase(&format!("downloading {}", url.file_name()));
+    if usage == CacheUse::Refresh {
+        shelf.drop_part();
+    }
+    let (file, validators) = shelf.part()?;
+    let mut part = Part {
+        file,
+        validators,
+        keep: &|validators| shelf.keep_validators(validators),
+    };
+    let former = known.as_ref().map(|(_, _, known)| known.validators.clone());
+    let fetched = transfer.fetch(&mut part, &former.unwrap_or_default());
+    let (file, sum) = match (fetched, known) {
+        (Ok(Fetched::Whole(sum)), _) => {
+            if let Err(error) = demand.map_or(Ok(()), |demand| demand.check(url, sum)) {
+                shelf.drop_part();
+                return Err(error);
+            }
+            let known = Known {
+                url: url.to_string(),
+                validators: part.validators,
+                sha256: sum.to_string(),
+                created: jiff::Timestamp::now(),
+            };
+            shelf.finish(&part.file, &known)?;
+            (part.file, sum)
+        }
+        (Ok(Fetched::Unchanged), Some((file, sum, _))) => {
+            shelf.drop_part();
+            report.phase(&format!("using the download of {} that is kept", url.file_name()));
+            (file, sum)
+        }
+        (Ok(Fetched::Unchanged), None) => return Err(unasked(url)),
+        (Err(error), _) => {
+            // Only what another call can go on with is worth its space.
+            let goes_on = matches!(error, TransferError::Cancelled(_) | TransferError::Server(_));
+            if !goes_on || part.validators.strong().is_none() {
+                shelf.drop_part();
+            }
+            return Err(told(error, url, cache));
+        }
+    };
+    if let Err(error) = demand.map_or(Ok(()), |demand| demand.check(url, sum)) {
+        shelf.drop_file();
+        return Err(error);
+    }
+    Ok((file, sum))
+}
+
+/// A server that says that nothing has changed, of what it was not asked that.
+fn unasked(url: &Url) -> SourceError {
+    SourceError::Download {
+        url: url.to_string(),
+        reason: "it says that nothing has changed, and was not asked that".to_owned(),
+    }
+}
+
+fn told(error: TransferError, url: &Url, cache: &Path) -> SourceError {
+    let failed = |reason| SourceError::Download {
+        url: url.to_string(),
+        reason,
+    };
+    match error {
+        TransferError::Cancelled(cancelled) => cancelled.into(),
+        TransferError::Server(reason) => failed(reason),
+        TransferError::Missing(status @ (404 | 410)) => failed(format!("there is no such file (HTTP status {status})")),
+        TransferError::Missing(status) => failed(format!("its server does not give it (HTTP status {status})")),
+        TransferError::Write(error) => SourceError::io("write to", cache, error),
+    }
+}

@@ -1,0 +1,251 @@
+//! A file fetched piece by piece: gone on with after an interruption, and tried again for a while.
+
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::time::{Duration, Instant};
+
+use sha2::{Digest as _, Sha256};
+
+use super::answer::{Answer, Failure, Head, Request, Validators, Waited};
+use crate::machine::{Cancel, Cancelled, Report};
+use crate::sources::sum::Sum;
+use crate::sources::url::Url;
+
+/// How often it is tried without getting any further, and the pause after the first time. Each is twice as long as the last.
+const TRIES: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(if cfg!(test) { 2 } else { 500 });
+
+/// Bytes that have to come for a try to count as getting further: a server that trickles is not waited for without end.
+const FURTHER: u64 = 1 << 20;
+
+/// How it is fetched.
+pub(super) struct Transfer<'a> {
+    pub(super) url: &'a Url,
+    pub(super) proxy: Option<&'a str>,
+    pub(super) report: &'a dyn Report,
+    pub(super) cancel: &'a Cancel,
+}
+
+/// A file on its way, or what has come of it so far.
+pub(super) struct Part<'a> {
+    pub(super) file: File,
+    /// Those of what is in it; none if that is of no use.
+    pub(super) validators: Validators,
+    /// Keeps them for another call, before anything of the file is there.
+    pub(super) keep: &'a dyn Fn(&Validators) -> io::Result<()>,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(super) enum Fetched {
+    /// The server has what was known before.
+    Unchanged,
+    /// The whole file.
+    Whole(Sum),
+}
+
+/// Why not.
+#[derive(Debug)]
+pub(super) enum TransferError {
+    /// The server, or the way to it.
+    Server(String),
+    /// It does not have the file.
+    Missing(u16),
+    /// The file that it is written to.
+    Write(io::Error),
+    /// The caller asked to stop.
+    Cancelled(Cancelled),
+}
+
+/// Why one try did not get to the end.
+enum Failed {
+    Again(String),
+    For(TransferError),
+}
+
+impl From<Waited> for Failed {
+    fn from(waited: Waited) -> Self {
+        match waited {
+            Waited::Cancelled(cancelled) => Self::For(TransferError::Cancelled(cancelled)),
+            Waited::Failed(Failure { reason, passes: true }) => Self::Again(reason),
+            Waited::Failed(Failure { reason, .. }) => Self::For(TransferError::Server(reason)),
+        }
+    }
+}
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        Self::For(TransferError::Write(error))
+    }
+}
+
+impl Transfer<'_> {
+    /// Fetches it into `part`, unless the server has nothing else than what `known` stands for.
+    pub(super) fn fetch(&self, part: &mut Part<'_>, known: &Validators) -> Result<Fetched, TransferError> {
+        let mut tries = 0;
+        loop {
+            let before = length(&part.file).map_err(TransferError::Write)?;
+            let reason = match self.try_once(part, known) {
+                Ok(fetched) => return Ok(fetched),
+                Err(Failed::For(error)) => return Err(error),
+                Err(Failed::Again(reason)) => reason,
+            };
+            let after = length(&part.file).map_err(TransferError::Write)?;
+            tries = if after >= before + FURTHER { 1 } else { tries + 1 };
+            if tries >= TRIES {
+                return Err(TransferError::Server(format!("{reason} ({tries} times)")));
+            }
+            self.pause(PAUSE * 2_u32.pow(tries - 1))
+                .map_err(TransferError::Cancelled)?;
+            self.report.phase(&format!("downloading again: {reason}"));
+        }
+    }
+
+    /// Fetches a file of at most `max` bytes; `None` if there is none.
+    pub(super) fn small(&self, max: u64) -> Result<Option<Vec<u8>>, TransferError> {
+        let mut tries = 1;
+        loop {
+            let reason = match self.small_once(max) {
+                Ok(bytes) => return Ok(Some(bytes)),
+                Err(Failed::For(TransferError::Missing(_))) => return Ok(None),
+                Err(Failed::For(error)) => return Err(error),
+                Err(Failed::Again(reason)) => reason,
+            };
+            if tries >= TRIES {
+                return Err(TransferError::Server(reason));
+            }
+            self.pause(PAUSE * 2_u32.pow(tries - 1))
+                .map_err(TransferError::Cancelled)?;
+            tries += 1;
+        }
+    }
+
+    fn small_once(&self, max: u64) -> Result<Vec<u8>, Failed> {
+        let (head, mut answer) = Answer::wait(&self.request(Vec::new()), self.cancel)?;
+        check_status(&head)?;
+        let mut bytes = Vec::new();
+        while let Some(piece) = answer.piece()? {
+            bytes.extend(piece);
+            if bytes.len() as u64 > max {
+                return Err(Failed::For(TransferError::Server(format!(
+                    "it has more than {max} bytes"
+                ))));
+            }
+        }
+        Ok(bytes)
+    }
+
+    fn try_once(&self, part: &mut Part<'_>, known: &Validators) -> Result<Fetched, Failed> {
+        let here = length(&part.file)?;
+        let mut headers = Vec::new();
+        match part.validators.strong() {
+            Some(validator) if here > 0 => {
+                headers.push(("Range", format!("bytes={here}-")));
+                headers.push(("If-Range", validator.to_owned()));
+            }
+            _ => {
+                headers.extend(known.etag.clone().map(|etag| ("If-None-Match", etag)));
+                headers.extend(known.modified.clone().map(|time| ("If-Modified-Since", time)));
+            }
+        }
+        let conditional = !known.is_empty() && headers.iter().all(|(name, _)| *name != "Range");
+        let (head, answer) = Answer::wait(&self.request(headers), self.cancel)?;
+        match (head.status, head.range) {
+            (304, _) if conditional => return Ok(Fetched::Unchanged),
+            (206, Some((first, size))) if here > 0 && first == here => return self.receive(part, here, size, answer),
+            // Not what was asked for, or more than there is: all of it, from its beginning.
+            (206 | 304 | 416, _) => {
+                self.start_anew(part, &Validators::default())?;
+                return Err(Failed::Again(format!("it answers with HTTP status {}", head.status)));
+            }
+            _ => check_status(&head)?,
+        }
+        self.start_anew(part, &head.validators)?;
+        self.receive(part, 0, head.length, answer)
+    }
+
+    #[expect(clippy::unused_self, reason = "one of the steps of a try")]
+    fn start_anew(&self, part: &mut Part<'_>, validators: &Validators) -> io::Result<()> {
+        part.file.set_len(0)?;
+        part.validators = validators.clone();
+        (part.keep)(validators)
+    }
+
+    /// Writes what comes behind the first `here` bytes.
+    fn receive(
+        &self,
+        part: &mut Part<'_>,
+        here: u64,
+        size: Option<u64>,
+        mut answer: Answer<'_>,
+    ) -> Result<Fetched, Failed> {
+        let mut sum = Sha256::new();
+        part.file.rewind()?;
+        add(&mut sum, &mut part.file, here)?;
+        part.file.seek(SeekFrom::Start(here))?;
+        let mut done = here;
+        self.report.progress(done, size);
+        let end = loop {
+            match answer.piece() {
+                Ok(None) => break None,
+                Ok(Some(piece)) => {
+                    sum.update(&piece);
+                    part.file.write_all(&piece)?;
+                    done += piece.len() as u64;
+                    self.report.progress(done, size);
+                }
+                Err(waited) => break Some(Failed::from(waited)),
+            }
+        };
+        match (end, size) {
+            (Some(failed), _) => Err(failed),
+            (None, Some(size)) if done != size => Err(Failed::Again(format!("it ended after {done} of {size} bytes"))),
+            (None, _) => Ok(Fetched::Whole(Sum::from_digest(sum))),
+        }
+    }
+
+    fn request(&self, headers: Vec<(&'static str, String)>) -> Request<'_> {
+        Request {
+            url: self.url,
+            proxy: self.proxy,
+            headers,
+        }
+    }
+
+    fn pause(&self, long: Duration) -> Result<(), Cancelled> {
+        let end = Instant::now() + long;
+        while Instant::now() < end {
+            self.cancel.check()?;
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+}
+
+/// Refuses an answer that is no file.
+fn check_status(head: &Head) -> Result<(), Failed> {
+    let answers = format!("it answers with HTTP status {}", head.status);
+    match head.status {
+        200 => Ok(()),
+        // Also those who do not tell whether there is something.
+        401 | 403 | 404 | 410 => Err(Failed::For(TransferError::Missing(head.status))),
+        408 | 425 | 429 | 500 | 502..=504 => Err(Failed::Again(answers)),
+        _ => Err(Failed::For(TransferError::Server(answers))),
+    }
+}
+
+fn length(file: &File) -> io::Result<u64> {
+    Ok(file.metadata()?.len())
+}
+
+/// Adds the next `count` bytes of a file.
+fn add(sum: &mut Sha256, file: &mut File, count: u64) -> io::Result<()> {
+    let mut rest = file.take(count);
+    let mut piece = vec![0; 256 << 10];
+    loop {
+        match rest.read(&mut piece)? {
+            0 => return Ok(()),
+            read => sum.update(&piece[..read]),
+        }
+    }
+}
