@@ -114,6 +114,14 @@ impl Leader {
         self.is_alive().then(|| name.trim_end().to_owned())
     }
 
+    /// What it does, as `proc_pid_status(5)` says it: "S (sleeping)", "T (stopped)" …
+    #[must_use]
+    pub fn scheduling(&self) -> Option<String> {
+        let status = std::fs::read_to_string(self.proc("status")).ok()?;
+        let state = status.lines().find_map(|line| line.strip_prefix("State:"))?;
+        self.is_alive().then(|| state.trim().to_owned())
+    }
+
     /// Whether it does something of its own about a signal: it catches, blocks or awaits it, as init systems do, or
     /// ignores it. One that does not, yet, loses the signal if it is PID 1 of its namespace: see `pid_namespaces(7)`.
     /// `None` if it is gone.

@@ -68,4 +68,5 @@ mod unit;
 mod wait;
 mod web;
 mod why;
+mod why_image;
 mod why_network;

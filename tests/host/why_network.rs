@@ -81,6 +81,15 @@ fn what_fails_in_a_machine_of_systemd_is_told() {
     assert!(told["cause"].as_str().unwrap().contains("broken.service"), "{told}");
     guest.inside(["systemctl", "reset-failed", "broken"]).ok();
     assert_eq!(answer(name)["troubles"], json!([]));
+    let leader = guest.leader().to_string();
+    run("kill", ["-STOP", &leader]).ok();
+    let told = std::panic::catch_unwind(|| {
+        let told = is_told(name, "init-silent", "error", &format!("kill -CONT {leader}"));
+        has(&told, "T (stopped)");
+    });
+    run("kill", ["-CONT", &leader]).ok();
+    told.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    assert_eq!(answer(name)["troubles"], json!([]));
     let off = "systemctl stop $(cd /usr/lib/systemd/system && ls systemd-networkd*.socket) systemd-networkd.service";
     guest.inside(["sh", "-c", off]).ok();
     in_network(&guest, &["ip", "addr", "flush", "dev", "host0", "scope", "global"]);

@@ -1,6 +1,6 @@
 //! A machine that runs: whether it stands still, still boots, has units of its own that failed, and can be reached.
 
-use super::inside::{self, Inside};
+use super::inside::{self, Asked, Inside, PATIENCE};
 use super::settings::Checked;
 use super::{Facts, clock, ended, error, image, network, note, warning};
 use crate::machine::State;
@@ -9,6 +9,7 @@ use crate::machine::trouble::Trouble;
 use crate::ops::OpError;
 use crate::ops::boot::is_preparing;
 use crate::sys::cgroup::Cgroup;
+use crate::sys::guest::Leader;
 
 /// How long a boot may take before it counts as one that hangs, in µs.
 const LONG: u64 = 90_000_000;
@@ -22,12 +23,21 @@ pub(super) async fn look(facts: &Facts<'_>, state: State) -> Result<(Vec<Trouble
     if state == State::Frozen {
         return Ok((vec![frozen(facts).await], reachable));
     }
-    let inside = inside::ask(facts).await;
-    let mut troubles: Vec<Trouble> = booting(facts, inside.as_ref()).into_iter().collect();
-    if troubles.is_empty() {
-        troubles.extend(network::look(facts, addresses.as_ref(), inside.as_ref()).await?);
+    let is_stopped = |leader: &&Leader| leader.scheduling().is_some_and(|state| state.starts_with('T'));
+    if let Some(leader) = facts.leader.as_ref().filter(is_stopped) {
+        return Ok((vec![silent(facts, leader, "")], reachable));
     }
-    troubles.extend(degraded(facts, inside.as_ref()));
+    let asked = inside::ask(facts).await;
+    let inside = asked.said();
+    if let (Asked::Silent, Some(leader)) = (&asked, &facts.leader) {
+        let seen = format!("its systemd was asked, and said nothing for {} s", PATIENCE.as_secs());
+        return Ok((vec![silent(facts, leader, &seen)], reachable));
+    }
+    let mut troubles: Vec<Trouble> = booting(facts, inside).into_iter().collect();
+    if troubles.is_empty() {
+        troubles.extend(network::look(facts, addresses.as_ref(), inside).await?);
+    }
+    troubles.extend(degraded(facts, inside));
     troubles.extend(image::over_quota(facts).await);
     troubles.extend(out_of_memory(facts));
     if let Some(checked) = Checked::of(facts).await {
@@ -48,6 +58,29 @@ async fn frozen(facts: &Facts<'_>) -> Trouble {
         )),
     };
     trouble.hint(format!("`machinist thaw {}`", facts.name))
+}
+
+/// Its PID 1 does nothing: it was stopped by a signal, or has our question and does not answer.
+fn silent(facts: &Facts<'_>, leader: &Leader, asked: &str) -> Trouble {
+    let state = leader.scheduling().unwrap_or_default();
+    let is_stopped = state.starts_with('T');
+    let pid = leader.pid();
+    let cause = if is_stopped {
+        "its init was stopped by a signal, and does nothing"
+    } else {
+        "its init does not answer"
+    };
+    let seen = format!("process {pid}, its init, is in state {}", printable(&state));
+    let mut trouble = error("init-silent", cause).seen(seen);
+    if is_stopped {
+        trouble = trouble.hint(format!("`kill -CONT {pid}`"));
+    } else {
+        trouble = trouble.seen(asked);
+    }
+    trouble.hint(format!(
+        "`machinist terminate {name}`, and `machinist start {name}`",
+        name = facts.name
+    ))
 }
 
 /// PID 1 is not there yet, or has not done with what it starts.
