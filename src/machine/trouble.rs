@@ -1,4 +1,4 @@
-//! What keeps machines from working, as `doctor` shows it; also the JSON schema.
+//! What keeps machines from working, as `doctor` and `why` show it; also the JSON schema.
 
 use serde::Serialize;
 
@@ -6,7 +6,7 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Severity {
-    /// Machines do not start, or lose what they write.
+    /// Machines do not start, cannot be reached, or lose what they write.
     Error,
     /// Some do not work as most people expect, or will not for long.
     Warning,
