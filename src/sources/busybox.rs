@@ -14,9 +14,11 @@ use crate::sys::process::{Program, find_program, require_program};
 /// Where ELF program headers are looked for, in bytes from the start; they follow the ELF header.
 const HEADERS_MAX: u64 = 64 << 10;
 
+/// Who gets to the console is root on the host, and root has no password here. A getty would need a console that is not yet the
+/// terminal of the first process.
 const INITTAB: &str = "\
 ::sysinit:/etc/init.d/rcS
-console::respawn:/sbin/getty 38400 console
+console::askfirst:-/bin/sh
 ::ctrlaltdel:/sbin/reboot
 ::restart:/sbin/init
 ";
