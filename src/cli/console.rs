@@ -6,7 +6,7 @@ use rustix::process::getpgrp;
 use rustix::termios::tcgetpgrp;
 
 use super::complete;
-use super::context::Ctx;
+use super::context::{Ctx, is_root};
 use super::error::{CliError, Kind};
 use super::logs::{Lines, lines};
 use super::names::{Pool, resolve};
@@ -31,7 +31,7 @@ const HISTORY: usize = 1000;
 /// The console of a machine has nothing to read, unless it is given a terminal: `machinist config set NAME console=interactive`, from
 /// its next start. Then root can type into it, several may at once, and whoever leaves comes back to it later. What was shown
 /// before comes as plain text. The terminal is kept by machinist-console@NAME.service, which starts and stops with the
-/// machine: that ends the machine when it is stopped; when it is killed, systemd starts it again, and the machine notices nothing. If
+/// machine: that ends the machine when it is stopped; when it is restarted or killed, the machine notices nothing. If
 /// machinist is removed from the host, such a machine does not start until the setting is taken back. What `machinist run` boots has
 /// such a console.
 ///
@@ -71,8 +71,9 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     if target.runs
         && !args.no_follow
         && !ctx.voice.json
+        && is_root()
         && has_terminal()
-        && let Some(console) = connect(ctx, &target.name)?
+        && let Some(console) = connect(&target.name)?
     {
         return typed::attach(ctx, &target, console, lines).await;
     }
@@ -88,21 +89,13 @@ pub(super) fn has_terminal() -> bool {
     stdin().is_terminal() && tcgetpgrp(stdin()).ok() == Some(getpgrp())
 }
 
-/// The console of a machine, if it is one that can be typed into, and we may.
-fn connect(ctx: &Ctx, name: &MachineName) -> Result<Option<Console>, CliError> {
-    match Console::connect(name) {
-        Ok(console) => Ok(console),
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            ctx.voice
-                .status(&format!("typing into the console of {name} is for root only"));
-            Ok(None)
-        }
-        Err(error) => {
-            let message = format!("cannot reach the console of machine '{name}': {error}");
-            let hint = format!("see `journalctl --unit machinist-console@{name}`");
-            Err(CliError::new(Kind::Failed, message).hint(hint))
-        }
-    }
+/// The console of a machine, if it is one that can be typed into.
+fn connect(name: &MachineName) -> Result<Option<Console>, CliError> {
+    Console::connect(name).map_err(|error| {
+        let message = format!("cannot reach the console of machine '{name}': {error}");
+        let hint = format!("see `journalctl --unit machinist-console@{name}`");
+        CliError::new(Kind::Failed, message).hint(hint)
+    })
 }
 
 /// The one machine that is meant.

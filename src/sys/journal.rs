@@ -6,6 +6,7 @@ use systemd_journal_logger::JournalLog;
 
 use super::process::{ProcessError, Program};
 use crate::machine::Cancel;
+use crate::unit::console::unit_beside;
 
 /// How many of the last lines of an invocation are read.
 const LINES: &str = "200";
@@ -111,6 +112,16 @@ pub fn of_invocation(
         format!("INVOCATION_ID={invocation}"),
     ];
     let mut lines = query(matches, LINES, cancel)?;
+    // A console that can be typed into is passed on by who keeps it.
+    if let (Some(main), Some(beside)) = (main, unit_beside(unit)) {
+        let matches = [
+            format!("--since=@{}", main.started / 1_000_000),
+            format!("_SYSTEMD_UNIT={beside}"),
+        ];
+        let shown = query(matches, LINES, cancel)?.into_iter();
+        lines.extend(shown.filter(|line| (main.started..=main.ended + LATE).contains(&line.time)));
+        lines.sort_by_key(|line| line.time);
+    }
     let Some(main) = main.filter(|_| !lines.iter().any(&is_telling)) else {
         return Ok(lines);
     };

@@ -313,10 +313,15 @@ fn an_interactive_console_is_typed_into_left_and_come_back_to() {
         std::thread::sleep(Duration::from_millis(200));
         third.shown().contains("once more 7")
     });
-    machinist(["terminate", name]).ok();
+    third.types("\x1d\x1d\x1d");
     assert_eq!(third.ends(), 0);
-    third.sees(&format!("machine '{name}' has stopped"));
-    assert!(third.echoes());
+    machinist(["restart", name]).ok();
+    let mut fourth = sits_at(name);
+    fourth.types("\necho restarted $((7+1))\n").sees("restarted 8");
+    machinist(["terminate", name]).ok();
+    assert_eq!(fourth.ends(), 0);
+    fourth.sees(&format!("machine '{name}' has stopped"));
+    assert!(fourth.echoes());
     wait_until("the keeper stops with it", || {
         unit_property(&keeper(name), "ActiveState") == "inactive"
     });
@@ -361,6 +366,23 @@ fn what_run_boots_has_a_console() {
     let guest = with_shell("conu");
     let name = guest.name.as_str();
     let copy = Guest::new("conx");
+    // What is made by us has a shell there, after a key.
+    let made = Guest::new("cont");
+    machinist([
+        "run",
+        "-d",
+        "template:busybox",
+        "--network",
+        "none",
+        "--name",
+        &made.name,
+    ])
+    .ok();
+    let mut terminal = sits_at(&made.name);
+    terminal.sees("press Enter").types("\n").sees("# ");
+    terminal.types("echo sum $((40+2))\n").sees("sum 42");
+    machinist(["terminate", &made.name]).ok();
+    assert_eq!(terminal.ends(), 0);
     machinist(["run", "-d", "-x", name, "--name", &copy.name]).ok();
     let mut terminal = sits_at(&copy.name);
     terminal.types("\necho sum $((40+2))\n").sees("sum 42");
@@ -405,7 +427,23 @@ fn without_the_helper_the_machine_starts() {
     let _host = alone();
     let guest = with_shell("conh");
     let name = guest.name.as_str();
-    machinist(["config", "set", name, "console=interactive"]).ok();
+    let set = || machinist(["config", "set", name, "console=interactive"]);
+    run(
+        "systemctl",
+        ["mask", "--runtime", "machinist-console@machinist.service"],
+    )
+    .ok();
+    let refused = set().any();
+    run(
+        "systemctl",
+        ["unmask", "--runtime", "machinist-console@machinist.service"],
+    )
+    .ok();
+    assert_eq!(refused.status, 1, "{refused:?}");
+    refused
+        .stderr_has("needs machinist-console@.service")
+        .stderr_has("make install");
+    set().ok();
     let helper = "/usr/libexec/machinist-helper";
     let away = "/usr/libexec/machinist-helper.away";
     fs::rename(helper, away).unwrap();

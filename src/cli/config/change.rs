@@ -12,7 +12,9 @@ use crate::cli::error::CliError;
 use crate::cli::names::{Pool, resolve};
 use crate::cli::restart::restart;
 use crate::machine::MachineName;
+use crate::nspawn::edit::Edit;
 use crate::ops::config::{Change, Changed, Wanted, change_all, plan};
+use crate::ops::console::need_keeper;
 use crate::ops::enable::reload;
 use crate::ops::start::StartOptions;
 use crate::ops::stop::StopOptions;
@@ -20,6 +22,7 @@ use crate::sys::bus::jobs::Jobs;
 use crate::sys::bus::{Bus, BusError};
 use crate::sys::files::changed_at;
 use crate::sys::journal::audit;
+use crate::unit::console::TERMINAL;
 
 /// What every change takes.
 #[derive(Debug, clap::Args)]
@@ -80,6 +83,9 @@ pub(in crate::cli) async fn run(
 ) -> Result<u8, CliError> {
     let names = resolve(ctx, names, Pool::Images).await?;
     let bus = ctx.bus().await?;
+    if gives_terminal(&wanted) {
+        need_keeper(bus).await?;
+    }
     let systemd = bus.systemd_version().await?;
     let change_of = |name: &MachineName| Change {
         name: name.clone(),
@@ -104,6 +110,12 @@ pub(in crate::cli) async fn run(
         outcome(bus, jobs.as_ref(), &name, &changed).await
     })
     .await
+}
+
+/// Whether it connects a machine to a terminal that somebody has to keep.
+fn gives_terminal(wanted: &Wanted) -> bool {
+    let is_terminal = |edit: &Edit| matches!(edit, Edit::Set { value, .. } if value == TERMINAL);
+    matches!(wanted, Wanted::Edits { drop_ins, .. } if drop_ins.iter().any(|(_, edit)| is_terminal(edit)))
 }
 
 /// Restarts a machine where that is wanted and needed; words for people, and one for scripts, that say from when on it holds.

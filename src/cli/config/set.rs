@@ -6,8 +6,6 @@ use super::setting::{Edits, Name, Setting, words};
 use crate::cli::complete;
 use crate::cli::context::Ctx;
 use crate::cli::error::CliError;
-use crate::ops::console::need_keeper;
-use crate::unit::console::TERMINAL;
 
 /// Change settings of machines
 ///
@@ -38,10 +36,6 @@ pub(in crate::cli) struct Args {
 
 pub(in crate::cli) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     let what = allow::typed("set", &words(&args.settings), &args.allow);
-    let is_console = |setting: &Setting| matches!(setting, Setting::Unit(_, value) if value == TERMINAL);
-    if args.settings.iter().any(is_console) {
-        need_keeper(ctx.bus().await?).await?;
-    }
     let mut edits = Edits::default();
     let mut seen: Vec<Name> = Vec::new();
     for setting in args.settings {

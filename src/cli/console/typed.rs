@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use rustix::termios::{QueueSelector, tcflush};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
@@ -41,7 +41,7 @@ pub(super) async fn attach(ctx: &Ctx, target: &Target, console: Console, lines: 
     ));
     let raw = RawTerminal::new(stdin())?;
     audit(name.as_str(), "console", Ok(()));
-    let at = Arc::new(At::default());
+    let (at, resized_here) = (Arc::new(At::default()), Arc::new(Notify::new()));
     let (leave, left) = oneshot::channel();
     let mut left = left.fuse();
     let typed = Arc::clone(&at);
@@ -54,8 +54,9 @@ pub(super) async fn attach(ctx: &Ctx, target: &Target, console: Console, lines: 
             break End::Lost;
         };
         at.is(here.try_clone()?);
-        at.resize(target).await;
-        let mut shown = spawn_blocking(move || show(&here, lines));
+        at.resize();
+        let resized = Arc::clone(&resized_here);
+        let mut shown = spawn_blocking(move || show(&here, lines, &resized));
         // What was shown before it went is on the terminal already.
         lines = Some(0);
         loop {
@@ -68,8 +69,9 @@ pub(super) async fn attach(ctx: &Ctx, target: &Target, console: Console, lines: 
                 }
                 Ok(()) = &mut left => break 'attached End::Left,
                 () = &mut over => break 'attached End::Over,
+                () = resized_here.notified() => tell_of_size(&target.unit).await,
                 event = signals.next() => match event {
-                    Event::Resized => at.resize(target).await,
+                    Event::Resized => at.resize(),
                     Event::Signal(signal) => break 'attached End::Signal(status_of(signal)),
                 },
             }
@@ -144,16 +146,10 @@ impl At {
         !self.closed.load(Ordering::Relaxed)
     }
 
-    /// Gives the machine's terminal the size of ours. systemd-nspawn looks at it when it is told to.
-    async fn resize(&self, target: &Target) {
-        let Some(console) = self.now() else { return };
-        if console.has_size_of(stdin()).is_err() {
-            return;
-        }
-        if let Ok(bus) = Bus::system(false).await {
-            let _ = bus
-                .signal_main(&target.unit, rustix::process::Signal::WINCH.as_raw())
-                .await;
+    /// Gives the machine's terminal the size of ours.
+    fn resize(&self) {
+        if let Some(console) = self.now() {
+            let _ = console.has_size_of(stdin());
         }
     }
 
@@ -165,9 +161,16 @@ impl At {
     }
 }
 
+/// Has systemd-nspawn look at the size of its terminal, which is nobody's controlling one: the kernel tells nobody.
+async fn tell_of_size(unit: &str) {
+    if let Ok(bus) = Bus::system(false).await {
+        let _ = bus.signal_main(unit, rustix::process::Signal::WINCH.as_raw()).await;
+    }
+}
+
 /// Shows what comes until the other side has gone. What was shown before comes as text that steers no terminal: questions to
 /// a terminal among it would be answered once more. Blocks.
-fn show(console: &Console, lines: Option<usize>) -> Result<(), CliError> {
+fn show(console: &Console, lines: Option<usize>, resized: &Notify) -> Result<(), CliError> {
     let mut history = Vec::new();
     let write = |bytes: &[u8]| stdout().write_all(bytes).and_then(|()| stdout().flush());
     let listened = console.listen(|told| match told {
@@ -181,6 +184,10 @@ fn show(console: &Console, lines: Option<usize>) -> Result<(), CliError> {
             write(text.as_bytes())
         }
         Told::Shown(text) => write(text),
+        Told::Resized => {
+            resized.notify_one();
+            Ok(())
+        }
     });
     Ok(listened?)
 }

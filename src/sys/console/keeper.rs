@@ -13,6 +13,8 @@ use std::process::ExitCode;
 use std::time::Instant;
 use std::{env, fs};
 
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags, fcntl_setfl};
 use rustix::io::Errno;
@@ -26,7 +28,7 @@ use rustix::termios::{OptionalActions, Winsize, tcgetattr, tcsetattr, tcsetwinsi
 
 use super::gate::Gate;
 use super::ring::Ring;
-use super::{HISTORY, KEYS, LIVE, PACKET_MAX, SHOWN, SIZE};
+use super::{HISTORY, KEYS, LIVE, PACKET_MAX, RESIZED, SHOWN, SIZE};
 use crate::machine::MachineName;
 use crate::sys::raw::passed::passed;
 use crate::unit::console::{socket, terminal};
@@ -35,6 +37,8 @@ use crate::unit::console::{socket, terminal};
 const CLIENTS_MAX: usize = 32;
 /// How much that was typed may wait for the machine to read it.
 const WAITING_MAX: usize = 64 << 10;
+/// How often a terminal is read at most once we are to end.
+const LAST_READS: usize = 256;
 /// The first descriptor that systemd passes, see `sd_listen_fds(3)`.
 const FIRST_PASSED: i32 = 3;
 
@@ -45,10 +49,13 @@ pub(in crate::sys) fn keep(mut words: impl Iterator<Item = OsString>) -> ExitCod
         Some(name) => Keeper::new(&name).and_then(|mut keeper| keeper.run()),
         None => Err(io::ErrorKind::InvalidInput.into()),
     };
-    if let Err(error) = kept {
-        let _ = writeln!(io::stderr(), "cannot keep the console: {error}");
+    match kept {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "cannot keep the console: {error}");
+            ExitCode::FAILURE
+        }
     }
-    ExitCode::FAILURE
 }
 
 /// Who looks.
@@ -59,6 +66,8 @@ struct Client {
     /// Up to here it was shown before he came.
     history: u64,
     told_live: bool,
+    /// He has told a size, and was not told yet that it was taken.
+    resized: bool,
 }
 
 struct Keeper {
@@ -66,6 +75,8 @@ struct Keeper {
     /// Never read: as long as somebody has this end open, the other one has no end.
     _slave: OwnedFd,
     listener: OwnedFd,
+    /// Tells of SIGTERM.
+    end: SignalFd,
     clients: Vec<Client>,
     ring: Ring,
     gate: Gate,
@@ -91,11 +102,16 @@ impl Keeper {
         let path = ptsname(&master, Vec::new())?;
         link(Path::new(path.to_str().map_err(io::Error::other)?), &terminal(name))?;
         let listener = listen_at(&socket(name))?;
+        let mut ending = SigSet::empty();
+        ending.add(Signal::SIGTERM);
+        ending.thread_block()?;
+        let end = SignalFd::with_flags(&ending, SfdFlags::SFD_CLOEXEC)?;
         notify(b"READY=1", None)?;
         Ok(Self {
             master,
             _slave: slave,
             listener,
+            end,
             clients: Vec::new(),
             ring: Ring::new(),
             gate: Gate::default(),
@@ -106,15 +122,19 @@ impl Keeper {
     fn run(&mut self) -> io::Result<()> {
         loop {
             let ready = self.wait()?;
-            let [master, listener, clients @ ..] = ready.as_slice() else {
+            let [master, listener, end, clients @ ..] = ready.as_slice() else {
                 continue;
             };
+            if end.contains(PollFlags::IN) {
+                self.finish();
+                return Ok(());
+            }
             if master.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
                 self.read()?;
             }
             let mut here = clients.iter();
             let (gate, waiting, terminal) = (&mut self.gate, &mut self.waiting, &self.master);
-            self.clients.retain(|client| {
+            self.clients.retain_mut(|client| {
                 let speaks = here
                     .next()
                     .is_some_and(|ready| !ready.difference(PollFlags::OUT).is_empty());
@@ -129,7 +149,18 @@ impl Keeper {
         }
     }
 
-    /// Waits for something to do: what is ready of the master, the listener and each client.
+    /// Takes the last words of the machine: it has stopped before us, unless somebody stops us alone.
+    fn finish(&mut self) {
+        for _ in 0..LAST_READS {
+            if !self.read().unwrap_or(false) {
+                break;
+            }
+        }
+        let ring = &self.ring;
+        self.clients.retain_mut(|client| tell(client, ring));
+    }
+
+    /// Waits for something to do: what is ready of the master, the listener, SIGTERM and each client.
     fn wait(&self) -> io::Result<Vec<PollFlags>> {
         let wants = |wants: bool, flag| if wants { flag } else { PollFlags::empty() };
         let writes = wants(!self.waiting.is_empty(), PollFlags::OUT);
@@ -137,9 +168,10 @@ impl Keeper {
         let mut fds = vec![
             PollFd::new(&self.master, PollFlags::IN | writes),
             PollFd::new(&self.listener, PollFlags::IN),
+            PollFd::new(&self.end, PollFlags::IN),
         ];
         fds.extend(self.clients.iter().map(|client| {
-            let is_behind = client.at < self.ring.end() || !client.told_live;
+            let is_behind = client.at < self.ring.end() || !client.told_live || client.resized;
             PollFd::new(&client.connection, hears | wants(is_behind, PollFlags::OUT))
         }));
         match poll(&mut fds, None) {
@@ -149,8 +181,9 @@ impl Keeper {
         }
     }
 
-    /// Takes what the machine shows. The journal gets it as well, as far as it can take it: nothing waits for that.
-    fn read(&mut self) -> io::Result<()> {
+    /// Takes what the machine shows. The journal gets it as well, as far as it can take it: nothing waits for that. False if
+    /// there is nothing.
+    fn read(&mut self) -> io::Result<bool> {
         let mut buffer = [0; PACKET_MAX];
         match rustix::io::read(&self.master, &mut buffer) {
             Ok(count) => {
@@ -161,9 +194,10 @@ impl Keeper {
                     shown,
                     SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
                 );
-                Ok(())
+                Ok(count > 0)
             }
-            Err(Errno::INTR | Errno::AGAIN) => Ok(()),
+            Err(Errno::INTR) => Ok(true),
+            Err(Errno::AGAIN) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }
@@ -194,13 +228,14 @@ impl Keeper {
                 at: self.ring.start(),
                 history: self.ring.end(),
                 told_live: false,
+                resized: false,
             });
         }
     }
 }
 
 /// Takes what a client says; false if he has gone.
-fn hear(client: &Client, gate: &mut Gate, waiting: &mut Vec<u8>, master: BorrowedFd<'_>) -> bool {
+fn hear(client: &mut Client, gate: &mut Gate, waiting: &mut Vec<u8>, master: BorrowedFd<'_>) -> bool {
     let mut buffer = [0; PACKET_MAX];
     match recv(&client.connection, buffer.as_mut_slice(), RecvFlags::empty()) {
         Err(Errno::INTR | Errno::AGAIN) => true,
@@ -209,7 +244,7 @@ fn hear(client: &Client, gate: &mut Gate, waiting: &mut Vec<u8>, master: Borrowe
                 (KEYS, keys) => gate.pass(keys, Instant::now(), waiting),
                 (SIZE, [a, b, c, d]) => {
                     let (rows, columns) = (u16::from_le_bytes([*a, *b]), u16::from_le_bytes([*c, *d]));
-                    let _ = resize(master, rows, columns);
+                    client.resized = resize(master, rows, columns).is_ok();
                 }
                 _ => {}
             }
@@ -227,7 +262,9 @@ fn tell(client: &mut Client, ring: &Ring) -> bool {
         client.at = client.at.max(ring.start());
         packet.clear();
         let is_history = client.at < client.history;
-        if is_history {
+        if client.resized {
+            packet.push(RESIZED);
+        } else if is_history {
             let left = usize::try_from(client.history - client.at).unwrap_or(usize::MAX);
             packet.push(HISTORY);
             packet.extend_from_slice(ring.from(client.at, left.min(PACKET_MAX - 1)));
@@ -242,7 +279,8 @@ fn tell(client: &mut Client, ring: &Ring) -> bool {
         match send(&client.connection, &packet, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
             Ok(_) => {
                 client.at += (packet.len() - 1) as u64;
-                client.told_live |= !is_history;
+                client.told_live |= packet[0] == LIVE;
+                client.resized &= packet[0] != RESIZED;
             }
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN | Errno::NOBUFS) => return true,

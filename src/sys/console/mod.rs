@@ -5,7 +5,8 @@
 //! may; all see the same.
 //!
 //! What is said on the socket are packets. To the keeper: [`KEYS`] and what was typed, or [`SIZE`] and the rows and columns. From
-//! it: [`HISTORY`] and what was shown before, then [`LIVE`], and [`SHOWN`] with what is shown from then on.
+//! it: [`HISTORY`] and what was shown before, then [`LIVE`], and [`SHOWN`] with what is shown from then on; [`RESIZED`] when the
+//! terminal has the size that was told.
 
 mod gate;
 mod keeper;
@@ -31,6 +32,7 @@ const SIZE: u8 = b'S';
 const HISTORY: u8 = b'H';
 const LIVE: u8 = b'L';
 const SHOWN: u8 = b'O';
+const RESIZED: u8 = b'R';
 /// The longest packet, in bytes.
 const PACKET_MAX: usize = 16 << 10;
 
@@ -43,6 +45,8 @@ pub enum Told<'a> {
     Live,
     /// What is shown now.
     Shown(&'a [u8]),
+    /// The terminal has the size that was told.
+    Resized,
 }
 
 /// A connection to a console.
@@ -107,6 +111,7 @@ impl Console {
                 HISTORY => take(Told::History(text))?,
                 LIVE => take(Told::Live)?,
                 SHOWN => take(Told::Shown(text))?,
+                RESIZED => take(Told::Resized)?,
                 _ => {}
             }
         }
