@@ -31,6 +31,7 @@ pub mod machines;
 pub mod netlink;
 pub mod overlay;
 pub mod process;
+pub mod processor;
 pub mod quirks;
 pub mod quota;
 pub(crate) mod raw;

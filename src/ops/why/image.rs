@@ -1,7 +1,6 @@
 //! What an image has to have so that a machine runs from it.
 
-use std::fs::{self, File};
-use std::io::Read as _;
+use std::fs;
 use std::path::Path;
 
 use super::settings::Checked;
@@ -11,14 +10,13 @@ use crate::machine::text::bytes;
 use crate::machine::trouble::Trouble;
 use crate::ops::doctor::images::{filesystem, layers, too_old};
 use crate::sys::files::{Kind, Root, shown};
+use crate::sys::processor::Program;
 use crate::sys::quota::quota_of;
 
 /// Where systemd-nspawn looks for an init, see `--boot` in systemd-nspawn(1).
 const INITS: [&str; 3] = ["usr/lib/systemd/systemd", "lib/systemd/systemd", "sbin/init"];
 /// Whether a tree is an operating system's, see os-release(5).
 const RELEASES: [&str; 2] = ["etc/os-release", "usr/lib/os-release"];
-/// The head of an ELF file up to `e_machine`, see elf(5).
-const HEAD: usize = 20;
 /// What a machine is as good as out of, bytes.
 const HARDLY_ANY: u64 = 1 << 20;
 
@@ -144,85 +142,21 @@ fn tree(image: &Path, boots: bool) -> Option<Trouble> {
     if root.kind(&file).ok()? != Some(Kind::File) {
         return None;
     }
-    let head = head_of(root.open_file(&file).ok()?)?;
-    let ours = head_of(File::open("/proc/self/exe").ok()?)?;
-    (!runs(&head, &ours) && !has_emulator()).then(|| {
+    let program = Program::of(root.open_file(&file).ok()?).ok()?;
+    (!program.runs_here()).then(|| {
+        let what_it_is = match program {
+            Program::For(processor) => format!("is for {processor}"),
+            _ => "is neither a program nor a script".to_owned(),
+        };
         error("init-wrong-format", "this processor does not run the init in its image")
-            .seen(format!("'{path}' {}", what_it_is(&head)))
+            .seen(format!("'{path}' {what_it_is}"))
             .hint("make the image anew for the architecture that `uname -m` says")
     })
-}
-
-type Head = [u8; HEAD];
-
-fn head_of(mut file: File) -> Option<Head> {
-    let mut head = [0; HEAD];
-    let mut length = 0;
-    while length < HEAD {
-        match file.read(&mut head[length..]).ok()? {
-            0 => break,
-            count => length += count,
-        }
-    }
-    Some(head)
-}
-
-/// `e_machine` of an ELF file of the usual byte order.
-fn machine_of(head: &Head) -> Option<u16> {
-    head.starts_with(b"\x7fELF")
-        .then(|| u16::from_le_bytes([head[18], head[19]]))
-}
-
-/// Whether a processor that runs `ours` runs the other, too; a script is run by whatever it names.
-fn runs(head: &Head, ours: &Head) -> bool {
-    const I386: u16 = 3;
-    const ARM: u16 = 40;
-    const X86_64: u16 = 62;
-    const AARCH64: u16 = 183;
-    match (machine_of(head), machine_of(ours)) {
-        (Some(theirs), Some(ours)) => theirs == ours || [(I386, X86_64), (ARM, AARCH64)].contains(&(theirs, ours)),
-        (None, _) => head.starts_with(b"#!"),
-        _ => true,
-    }
-}
-
-fn what_it_is(head: &Head) -> String {
-    match machine_of(head) {
-        Some(number) => format!("is for processors of ELF's number {number}"),
-        None => "is neither a program nor a script".to_owned(),
-    }
-}
-
-/// Programs of other processors may be run by one of those, see binfmt_misc.
-fn has_emulator() -> bool {
-    let entries = fs::read_dir("/proc/sys/fs/binfmt_misc").into_iter().flatten().flatten();
-    entries
-        .into_iter()
-        .any(|entry| entry.file_name().to_string_lossy().starts_with("qemu-"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn programs_of_other_processors_are_told() {
-        let elf = |machine: u8| {
-            let mut head = [0; HEAD];
-            head[..4].copy_from_slice(b"\x7fELF");
-            head[18] = machine;
-            head
-        };
-        let text = |text: &[u8]| {
-            let mut head = [0; HEAD];
-            head[..text.len()].copy_from_slice(text);
-            head
-        };
-        let ours = elf(62);
-        assert!(runs(&ours, &ours) && runs(&elf(3), &ours) && runs(&text(b"#!/bin/sh\n"), &ours));
-        assert!(!runs(&elf(183), &ours) && !runs(&text(b"hello\n"), &ours) && !runs(&text(b""), &ours));
-        assert!(!runs(&elf(62), &elf(183)) && runs(&elf(40), &elf(183)));
-    }
 
     #[test]
     fn more_is_half_as_much_again() {

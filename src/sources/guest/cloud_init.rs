@@ -44,15 +44,23 @@ impl Seed {
 }
 
 /// Gives the tree its seed, readable by root only.
-pub(super) fn plant(root: &Root, seed: &Seed, name: &str, notes: &mut Vec<String>) -> Result<(), FileError> {
+pub(super) fn plant(
+    root: &Root,
+    seed: &Seed,
+    id: &str,
+    hostname: Option<&str>,
+    notes: &mut Vec<String>,
+) -> Result<(), FileError> {
     root.create_dir_all("var/lib/cloud/seed", 0o755)?;
+    // What is there already may be another's, or open to others.
+    if root.kind(PLACE)?.is_some() {
+        root.remove_dir_all(PLACE)?;
+    }
     root.create_dir_all(PLACE, 0o700)?;
     let write = |file: &str, bytes: &[u8]| root.write(format!("{PLACE}/{file}"), bytes, 0o600);
     write("user-data", b"#cloud-config\n{}\n")?;
-    write(
-        "meta-data",
-        format!("instance-id: {name}\nlocal-hostname: {name}\n").as_bytes(),
-    )?;
+    let hostname = hostname.map_or_else(String::new, |name| format!("local-hostname: {name}\n"));
+    write("meta-data", format!("instance-id: {id}\n{hostname}").as_bytes())?;
     for (file, bytes) in &seed.0 {
         write(file, bytes)?;
     }

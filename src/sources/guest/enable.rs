@@ -43,6 +43,24 @@ pub(super) fn disable(root: &Root, unit: &str) -> Result<(), FileError> {
     Ok(())
 }
 
+/// Removes all links that start a unit at boot, whoever made them; false if there is neither such a unit nor such a link.
+pub(super) fn disable_all(root: &Root, unit: &UnitName) -> Result<bool, FileError> {
+    let mut is_known = available(root, &unit.0)?;
+    disable(root, &unit.0)?;
+    for directory in root.list(ETC).unwrap_or_default() {
+        let Some(directory) = directory.to_str() else { continue };
+        let starts = [".wants", ".requires", ".upholds"]
+            .iter()
+            .any(|end| directory.ends_with(end));
+        let path = format!("{ETC}/{directory}/{}", unit.0);
+        if starts && root.kind(&path)? == Some(Kind::Symlink) {
+            root.remove_file(&path)?;
+            is_known = true;
+        }
+    }
+    Ok(is_known)
+}
+
 /// Keeps a unit from being started by anything, there or not.
 pub(super) fn mask(root: &Root, unit: &UnitName) -> Result<(), FileError> {
     root.create_dir_all(ETC, 0o755)?;

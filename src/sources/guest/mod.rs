@@ -69,6 +69,14 @@ pub struct GuestOptions {
     pub cloud_init: Option<Seed>,
 }
 
+impl GuestOptions {
+    /// Its host name from now on; `None` if it keeps the one it has.
+    fn new_hostname<'a>(&'a self, machine: &'a str) -> Option<&'a str> {
+        let hostname = self.hostname.as_deref();
+        hostname.or((!self.keep_identity).then_some(machine))
+    }
+}
+
 /// What the tree turned out to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Guest {
@@ -179,8 +187,7 @@ pub fn prepare(root: &Root, name: &str, network: GuestNetwork, options: &GuestOp
     }
     let mut notes = fit::misfits(root, &init);
     root.create_dir_all("etc", 0o755)?;
-    let hostname = options.hostname.as_deref();
-    if let Some(hostname) = hostname.or((!options.keep_identity).then_some(name)) {
+    if let Some(hostname) = options.new_hostname(name) {
         identity::name_guest(root, hostname)?;
     }
     if !options.keep_identity {
@@ -223,9 +230,7 @@ fn customize(
         place::set_locale(root, locale, notes)?;
     }
     for unit in &options.disabled_units {
-        if enable::available(root, unit.as_ref())? {
-            enable::disable(root, unit.as_ref())?;
-        } else {
+        if !enable::disable_all(root, unit)? {
             notes.push(format!("it has no unit '{}' to disable", unit.as_ref()));
         }
     }
@@ -237,7 +242,7 @@ fn customize(
         notes.push("it has no systemd: no unit of it was disabled or masked".to_owned());
     }
     if let Some(seed) = &options.cloud_init {
-        cloud_init::plant(root, seed, name, notes)?;
+        cloud_init::plant(root, seed, name, options.new_hostname(name), notes)?;
     }
     Ok(())
 }

@@ -343,6 +343,8 @@ fn a_user_is_made_with_a_home() {
     let tree = Tree::systemd();
     tree.file("etc/group", "root:x:0:\nsudo:x:27:\nkeys:x:1000:\n");
     tree.file("etc/gshadow", "root:*::\nsudo:*::\n");
+    // Of somebody who is gone: it would come first.
+    tree.file("etc/shadow", "root:*:1::::::\nalice::1::::::\n");
     tree.file("etc/skel/.profile", "greeting");
     tree.file("bin/bash", "");
     let options = GuestOptions {
@@ -361,7 +363,8 @@ fn a_user_is_made_with_a_home() {
         "root:x:0:\nsudo:x:27:alice\nkeys:x:1000:\nalice:x:1001:\n"
     );
     assert_eq!(tree.read("etc/gshadow"), "root:*::\nsudo:*::alice\nalice:!::\n");
-    assert!(tree.read("etc/shadow").contains("\nalice:*:"));
+    let shadow = tree.read("etc/shadow");
+    assert!(shadow.contains("\nalice:*:") && !shadow.contains("alice::"), "{shadow}");
     assert_eq!(tree.mode("home/alice"), 0o700);
     assert_eq!(tree.read("home/alice/.profile"), "greeting");
     assert_eq!(tree.read("home/alice/.ssh/authorized_keys"), "ssh-ed25519 AAAAC3 me\n");
@@ -442,6 +445,15 @@ fn units_are_disabled_and_masked() {
     assert_eq!(notes, ["it has no unit 'lost.timer' to disable"]);
     assert!(!tree.has("etc/systemd/system/sysinit.target.wants/systemd-resolved.service"));
     assert_eq!(tree.link("etc/systemd/system/apt-daily.timer"), "/dev/null");
+    // An instance has no file of its own, only the link that starts it.
+    let getty = "etc/systemd/system/getty.target.wants/getty@tty1.service";
+    fs::create_dir_all(tree.0.path().join("etc/systemd/system/getty.target.wants")).unwrap();
+    symlink("/usr/lib/systemd/system/getty@.service", tree.0.path().join(getty)).unwrap();
+    let instance = GuestOptions {
+        disabled_units: vec!["getty@tty1".parse().unwrap()],
+        ..self::options()
+    };
+    assert!(tree.prepare(&instance).unwrap().notes.is_empty() && !tree.has(getty));
     for bad in ["a/b", "", ".service", "a b.service", "../x.service"] {
         assert!(bad.parse::<UnitName>().is_err(), "{bad}");
     }
@@ -504,7 +516,7 @@ fn what_does_not_boot_here_is_told() {
         "{notes:?}"
     );
     assert!(
-        notes[1].starts_with("it does not start here: its programs are for another processor"),
+        notes[1].starts_with("it does not start here: its programs are for processors of ELF's number 83"),
         "{notes:?}"
     );
 }

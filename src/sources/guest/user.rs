@@ -1,5 +1,6 @@
 //! An account besides root's.
 
+use std::collections::BTreeSet;
 use std::str::FromStr;
 
 use super::accounts::{authorize, today};
@@ -8,6 +9,9 @@ use crate::sys::files::{FileError, Kind, Root};
 
 /// The first number of a person's account, and the last, see systemd's UIDS-GIDS.md.
 const NUMBERS: std::ops::RangeInclusive<u32> = 1000..=60_000;
+
+/// How many files of `/etc/skel` are looked at.
+const SKELETON_MAX: usize = 64;
 
 /// Groups whose members may become root with sudo(8) or su(1): Debian's, and that of most others.
 const ADMINISTRATORS: [&str; 2] = ["sudo", "wheel"];
@@ -41,9 +45,8 @@ pub(super) fn add(root: &Root, name: &UserName, keys: Option<&AuthorizedKeys>) -
     if has(&passwd, name) {
         return Err(GuestError::UserExists { name: name.to_owned() });
     }
-    let free = |number: &u32| {
-        !numbers(&passwd).any(|taken| taken == *number) && !numbers(&group).any(|taken| taken == *number)
-    };
+    let taken: BTreeSet<u32> = numbers(&passwd).chain(numbers(&group)).collect();
+    let free = |number: &u32| !taken.contains(number);
     let number = NUMBERS.clone().find(free).ok_or(GuestError::NoUserNumber)?;
     // A group of that name is the user's, whatever its number.
     let gid = group.lines().find(|line| named(line, name)).and_then(number_of);
@@ -60,21 +63,20 @@ pub(super) fn add(root: &Root, name: &UserName, keys: Option<&AuthorizedKeys>) -
     }
     let gid = gid.unwrap_or(number);
     let administrators = ADMINISTRATORS.into_iter().find(|wanted| has(&group, wanted));
-    let mut shadows = text(root, "etc/gshadow")?;
+    // What is left of a former user of that name would come first, and may need no password.
+    let mut shadows = text(root, "etc/gshadow")?.map(|shadows| without(&shadows, name));
     if let Some(administrators) = administrators {
         group = with_member(&group, administrators, name);
         shadows = shadows.map(|shadows| with_member(&shadows, administrators, name));
     }
     write(root, "etc/group", &group, 0o644)?;
-    if let Some(mut shadows) = shadows {
-        if !has(&shadows, name) {
-            shadows = with_line(&shadows, &format!("{name}:!::"));
-        }
+    if let Some(shadows) = shadows {
+        let shadows = with_line(&shadows, &format!("{name}:!::"));
         write(root, "etc/gshadow", &shadows, 0o640)?;
     }
     let line = format!("{name}:x:{number}:{gid}::/{home}:{shell}");
     write(root, "etc/passwd", &with_line(&passwd, &line), 0o644)?;
-    let shadow = text(root, "etc/shadow")?.unwrap_or_default();
+    let shadow = without(&text(root, "etc/shadow")?.unwrap_or_default(), name);
     let line = format!("{name}:*:{}:0:99999:7:::", today());
     write(root, "etc/shadow", &with_line(&shadow, &line), 0o640)?;
 
@@ -92,17 +94,20 @@ pub(super) fn add(root: &Root, name: &UserName, keys: Option<&AuthorizedKeys>) -
     Ok(())
 }
 
-/// Copies the files of `/etc/skel`, not what lies deeper; those that were made are the result.
+/// Copies the files of `/etc/skel`, not what lies deeper; those that were made are the result. Those of a guest that means no
+/// good may be without number.
 fn copy_skeleton(root: &Root, home: &str) -> Result<Vec<String>, FileError> {
-    let mut made = Vec::new();
-    for name in root.list("etc/skel").unwrap_or_default() {
+    let (mut made, mut size) = (Vec::new(), 0);
+    for name in root.list("etc/skel").unwrap_or_default().into_iter().take(SKELETON_MAX) {
         let Some(name) = name.to_str() else { continue };
         let from = format!("etc/skel/{name}");
         if root.kind(&from)? == Some(Kind::File)
-            && let Ok(bytes) = root.read(&from, FILE_MAX)
+            && let Ok(bytes) = root.read(&from, FILE_MAX - size)
         {
             let to = format!("{home}/{name}");
-            root.write(&to, &bytes, 0o644)?;
+            let mode = root.mode(&from)?.unwrap_or(0o644);
+            root.write(&to, &bytes, mode & 0o755)?;
+            size += bytes.len() as u64;
             made.push(to);
         }
     }
@@ -112,6 +117,12 @@ fn copy_skeleton(root: &Root, home: &str) -> Result<Vec<String>, FileError> {
 fn write(root: &Root, path: &str, text: &str, new: u32) -> Result<(), FileError> {
     let mode = root.mode(path)?.unwrap_or(new);
     root.write(path, text.as_bytes(), mode)
+}
+
+/// A file without the lines of a name.
+fn without(file: &str, name: &str) -> String {
+    let lines = file.lines().filter(|line| !named(line, name));
+    lines.flat_map(|line| [line, "\n"]).collect()
 }
 
 /// Whether a line of passwd, group or one of their shadows is this name's.
