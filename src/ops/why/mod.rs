@@ -19,6 +19,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
+use self::settings::Checked;
 use super::config::files;
 use super::diagnose::Diagnosis;
 use super::doctor::services;
@@ -115,8 +116,13 @@ pub async fn explain(bus: &Bus, name: &MachineName, places: &Places, cancel: &Ca
         _ => (unit::not_running(&facts).await?, Some(Vec::new())),
     };
     if facts.registered.is_none() {
-        let found = settings::look(&facts).await;
-        settings::mended(&mut troubles, &found, &facts);
+        let checked = Checked::of(&facts).await;
+        // Settings that could not be read, or that a drop-in has instead, tell nothing.
+        let is_whole = checked.is_some() && !facts.drop_ins().iter().any(|path| sets_command(path));
+        let found = settings::look(&facts, checked).await;
+        if is_whole {
+            settings::mended(&mut troubles, &found, &facts);
+        }
         troubles = joined(troubles, found);
         troubles = joined(troubles, image::look(&facts, cancel).await);
     }
@@ -170,6 +176,12 @@ impl Facts<'_> {
         all.retain(|path| path.contains(&own));
         all
     }
+}
+
+/// Whether a drop-in has another command for the machine than the template: then the settings are not all there is.
+fn sets_command(path: &str) -> bool {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.lines().any(|line| line.trim_start().starts_with("ExecStart="))
 }
 
 /// Adds what was found elsewhere. What is the same as the first is where that is to be seen, too.

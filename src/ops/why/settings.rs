@@ -105,10 +105,8 @@ impl Checked {
 }
 
 /// What would keep it from starting again.
-pub(super) async fn look(facts: &Facts<'_>) -> Vec<Trouble> {
-    let mut found = Checked::of(facts)
-        .await
-        .map_or_else(Vec::new, |checked| checked.troubles(facts, true));
+pub(super) async fn look(facts: &Facts<'_>, checked: Option<Checked>) -> Vec<Trouble> {
+    let mut found = checked.map_or_else(Vec::new, |checked| checked.troubles(facts, true));
     found.extend(secrets(facts).await);
     found
 }
