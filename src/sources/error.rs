@@ -3,9 +3,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::Distro;
+use super::source::TAR_ENDINGS;
 use super::sum::Sum;
 use super::tarball::{Problem, TarballError};
-use super::{Distro, TAR_ENDINGS};
 use crate::machine::{MachineName, NameError};
 use crate::storage::StorageError;
 use crate::sys::files::{FileError, shown};
