@@ -48,6 +48,8 @@ pub enum SourceError {
         url: String,
         /// What the server or the network said.
         reason: String,
+        /// Whether the server could not show who it is.
+        tls: bool,
     },
     /// A download of which nobody says what it has to be.
     #[error("nothing tells the SHA-256 sum of '{url}': it has neither .sha256 nor SHA256SUMS beside it")]
@@ -302,6 +304,11 @@ impl SourceError {
             Self::NoSource { .. } | Self::NoDirectory { .. } => vec![SOURCES.to_owned(), file_endings()],
             Self::Unsupported { .. } => vec![SOURCES.to_owned()],
             Self::NoSuite { distro } => vec![format!("for example `{distro}:{}`", distro.example())],
+            Self::Download { tls: true, .. } => vec![
+                "the host trusts those of the package ca-certificates: `apt install ca-certificates`, and \
+                 update-ca-certificates(8) for one of your own"
+                    .to_owned(),
+            ],
             Self::Download { .. } => {
                 vec!["behind a proxy: `--proxy URL`, or set http_proxy and https_proxy; what has come so far is gone on with".to_owned()]
             }

@@ -30,6 +30,7 @@ mod cp_hostile;
 mod create;
 mod device;
 mod doctor;
+mod download;
 mod drop_ins;
 mod events;
 mod exec;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use ureq::http::Response;
 use ureq::http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, LAST_MODIFIED};
+use ureq::tls::{RootCerts, TlsConfig};
 use ureq::{Agent, Body};
 
 use crate::machine::{Cancel, Cancelled};
@@ -63,6 +64,18 @@ pub(super) struct Failure {
     pub(super) reason: String,
     /// Whether it may be another time.
     pub(super) passes: bool,
+    /// Whether the server could not show who it is.
+    pub(super) tls: bool,
+}
+
+impl Failure {
+    fn new(reason: impl Into<String>, passes: bool) -> Self {
+        Self {
+            reason: reason.into(),
+            passes,
+            tls: false,
+        }
+    }
 }
 
 /// A request.
@@ -140,10 +153,7 @@ impl<'a> Answer<'a> {
 }
 
 fn lost() -> Waited {
-    Waited::Failed(Failure {
-        reason: "the request was lost".to_owned(),
-        passes: true,
-    })
+    Waited::Failed(Failure::new("the request was lost", true))
 }
 
 fn agent(request: &Request<'_>) -> Result<Agent, Failure> {
@@ -151,15 +161,16 @@ fn agent(request: &Request<'_>) -> Result<Agent, Failure> {
         .http_status_as_error(false)
         // Also of those that it redirects to.
         .https_only(request.url.is_https())
+        // The authorities that the host trusts, not those that were known when this was built.
+        .tls_config(TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build())
         .timeout_connect(Some(CONNECT))
         .timeout_recv_response(Some(BEGIN))
         .timeout_per_read(Some(STALL))
         .user_agent(concat!("machinist/", env!("CARGO_PKG_VERSION")));
     if let Some(proxy) = request.proxy {
-        let given = ureq::Proxy::new(proxy).map_err(|error| Failure {
-            reason: format!("proxy '{}': {error}", without_password(proxy)),
-            passes: false,
-        })?;
+        let given = ureq::Proxy::new(proxy);
+        let given =
+            given.map_err(|error| Failure::new(format!("proxy '{}': {error}", without_password(proxy)), false))?;
         config = config.proxy(Some(given));
     }
     Ok(Agent::new_with_config(config.build()))
@@ -221,26 +232,34 @@ fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
 }
 
 fn failure(error: ureq::Error) -> Failure {
-    let (reason, passes) = match error {
-        ureq::Error::HostNotFound => ("its name does not resolve".to_owned(), false),
-        ureq::Error::Timeout(ureq::Timeout::PerRead) => (format!("nothing came for {} s", STALL.as_secs()), true),
-        ureq::Error::Timeout(_) => ("it did not answer in time".to_owned(), true),
-        ureq::Error::RequireHttpsOnly(to) => (
-            format!("it redirects to '{}', which is not https", without_password(&to)),
-            false,
-        ),
-        ureq::Error::TooManyRedirects => ("it redirects in a circle".to_owned(), false),
-        ureq::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            ("the connection ended in the middle".to_owned(), true)
+    match error {
+        ureq::Error::HostNotFound => Failure::new("its name does not resolve", false),
+        ureq::Error::Timeout(ureq::Timeout::PerRead) => {
+            Failure::new(format!("nothing came for {} s", STALL.as_secs()), true)
         }
-        ureq::Error::Io(error) => {
-            let passes = error.kind() != io::ErrorKind::ConnectionRefused;
-            (error.to_string(), passes)
+        ureq::Error::Timeout(_) => Failure::new("it did not answer in time", true),
+        ureq::Error::RequireHttpsOnly(to) => {
+            let to = without_password(&to);
+            Failure::new(format!("it redirects to '{to}', which is not https"), false)
         }
-        error @ ureq::Error::Protocol(_) => (error.to_string(), true),
-        error => (error.to_string(), false),
-    };
-    Failure { reason, passes }
+        ureq::Error::TooManyRedirects => Failure::new("it redirects in a circle", false),
+        ureq::Error::Io(error) => match error.kind() {
+            io::ErrorKind::UnexpectedEof => Failure::new("the connection ended in the middle", true),
+            io::ErrorKind::ConnectionRefused => Failure::new(error.to_string(), false),
+            // What TLS says of the other side.
+            io::ErrorKind::InvalidData => Failure {
+                tls: true,
+                ..Failure::new(error.to_string(), false)
+            },
+            _ => Failure::new(error.to_string(), true),
+        },
+        error @ (ureq::Error::Rustls(_) | ureq::Error::Tls(_)) => Failure {
+            tls: true,
+            ..Failure::new(error.to_string(), false)
+        },
+        error @ ureq::Error::Protocol(_) => Failure::new(error.to_string(), true),
+        error => Failure::new(error.to_string(), false),
+    }
 }
 
 #[cfg(test)]

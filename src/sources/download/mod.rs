@@ -269,6 +269,7 @@ fn unasked(url: &Url) -> SourceError {
     SourceError::Download {
         url: url.to_string(),
         reason: "it says that nothing has changed, and was not asked that".to_owned(),
+        tls: false,
     }
 }
 
@@ -276,8 +277,14 @@ fn told(error: TransferError, url: &Url, cache: &Path) -> SourceError {
     let failed = |reason| SourceError::Download {
         url: url.to_string(),
         reason,
+        tls: false,
     };
     match error {
+        TransferError::Tls(reason) => SourceError::Download {
+            url: url.to_string(),
+            reason,
+            tls: true,
+        },
         TransferError::Cancelled(cancelled) => cancelled.into(),
         TransferError::Server(reason) => failed(reason),
         TransferError::Missing(status @ (404 | 410)) => failed(format!("there is no such file (HTTP status {status})")),

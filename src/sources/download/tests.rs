@@ -335,17 +335,6 @@ fn fetch_for(url: &Url, options: &DownloadOptions, places: &Places) -> Result<Su
 }
 
 #[test]
-fn https_is_not_left_for_http() {
-    // The server speaks no TLS: what matters is that the agent was told so, as there is no certificate to be had here.
-    let scene = Scene::new();
-    let url: Url = scene.web.url("/a.tar").replace("http:", "https:").parse().unwrap();
-    assert!(url.is_https());
-    let said = fetch_for(&url, &unchecked(CacheUse::Use), &scene.places).unwrap_err();
-    assert!(said.starts_with("cannot download 'https://"), "{said}");
-    assert!(scene.kept().is_empty());
-}
-
-#[test]
 fn a_download_that_is_cancelled_ends_and_is_gone_on_with() {
     let scene = Scene::new();
     let cancel = Cancel::default();

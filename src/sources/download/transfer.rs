@@ -49,6 +49,8 @@ pub(super) enum Fetched {
 pub(super) enum TransferError {
     /// The server, or the way to it.
     Server(String),
+    /// The server could not show who it is.
+    Tls(String),
     /// It does not have the file.
     Missing(u16),
     /// The file that it is written to.
@@ -67,7 +69,10 @@ impl From<Waited> for Failed {
     fn from(waited: Waited) -> Self {
         match waited {
             Waited::Cancelled(cancelled) => Self::For(TransferError::Cancelled(cancelled)),
-            Waited::Failed(Failure { reason, passes: true }) => Self::Again(reason),
+            Waited::Failed(Failure {
+                reason, passes: true, ..
+            }) => Self::Again(reason),
+            Waited::Failed(Failure { reason, tls: true, .. }) => Self::For(TransferError::Tls(reason)),
             Waited::Failed(Failure { reason, .. }) => Self::For(TransferError::Server(reason)),
         }
     }
