@@ -37,7 +37,7 @@ pub struct Config {
     pub debian_mirror: Option<String>,
     /// `[Bootstrap] UbuntuMirror=`: a URL.
     pub ubuntu_mirror: Option<String>,
-    /// `[Bootstrap] Proxy=`: the URL of an HTTP proxy for mirrors.
+    /// `[Bootstrap] Proxy=`: the URL of an HTTP proxy for mirrors and downloads.
     pub proxy: Option<String>,
     /// `[Bootstrap] Include=`: packages that every bootstrapped machine gets, separated by commas or blanks.
     pub include: Vec<String>,
