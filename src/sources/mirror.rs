@@ -11,6 +11,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
+use ureq::tls::{RootCerts, TlsConfig};
 
 use super::{Distro, SourceError};
 use crate::machine::{Cancel, Cancelled};
@@ -151,6 +152,7 @@ fn get(url: String, proxy: Option<String>, cancel: &Cancel) -> Result<Answer, Ca
 
 fn get_blocking(url: &str, proxy: Option<&str>) -> Answer {
     let mut config = ureq::Agent::config_builder()
+        .tls_config(TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build())
         .timeout_connect(Some(CONNECT))
         .timeout_global(Some(ANSWER))
         .user_agent(concat!("machinist/", env!("CARGO_PKG_VERSION")));
