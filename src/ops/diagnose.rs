@@ -180,7 +180,7 @@ const KNOWN: &[Known] = &[
     },
     Known {
         marker: "terminated by signal ",
-        code: INIT_KILLED,
+        code: "init-killed",
         cause: |_, message| format!("its init was ended by signal {}", after(message, "by signal ")),
         hint: |name, _| {
             format!(
@@ -238,8 +238,6 @@ fn is_telling(line: &Line) -> bool {
         .any(|noise| line.message.starts_with(noise))
 }
 
-/// systemd-nspawn says so of a machine that ran, too.
-pub(super) const INIT_KILLED: &str = "init-killed";
 /// What systemd-nspawn said that none of [`KNOWN`] knows.
 pub(super) const SUPERVISOR_FAILED: &str = "supervisor-failed";
 /// It said nothing.
@@ -251,9 +249,10 @@ pub(super) const START_LIMIT: &str = "start-limit";
 #[must_use]
 pub fn explain(name: &str, unit: &str, result: &str, lines: &[Line]) -> Diagnosis {
     let mut own: Vec<&Line> = lines.iter().filter(|line| is_telling(line)).collect();
-    // Where systemd-nspawn speaks to the journal itself, the rest is what the machine shows on its console.
-    if own.iter().any(|line| line.transport == "journal") {
-        own.retain(|line| line.transport == "journal");
+    // Where systemd-nspawn has told an error to the journal itself, the rest is no better than what the machine shows.
+    let by_itself = |line: &Line| line.transport == "journal" && line.priority <= 3;
+    if own.iter().any(|line| by_itself(line)) {
+        own.retain(|line| by_itself(line));
     }
     // A fatal error stands at the end; before it there may be warnings that match, too.
     let known = KNOWN.iter().find_map(|known| {

@@ -6,7 +6,7 @@ use crate::machine::Cancel;
 use crate::machine::text::printable;
 use crate::machine::trouble::{Severity, Trouble};
 use crate::ops::OpError;
-use crate::ops::diagnose::{self, INIT_KILLED, SUPERVISOR_FAILED, UNIT_FAILED, failed_job, last_lines};
+use crate::ops::diagnose::{self, SUPERVISOR_FAILED, UNIT_FAILED, failed_job, last_lines};
 use crate::ops::secret;
 use crate::sys::history::{self, Deed};
 use crate::sys::image_lock::user_of;
@@ -83,9 +83,8 @@ pub(super) async fn failed(facts: &Facts<'_>) -> Result<Vec<Trouble>, OpError> {
             let unknown = [SUPERVISOR_FAILED, UNIT_FAILED].contains(&diagnosis.code);
             // systemd-nspawn's own failures have status 1, and say so before it is ready.
             let says_so = diagnosis.line.as_ref().is_some_and(|line| line.priority <= 3);
-            // On 252 what a machine shows looks like its words: once it has booted, that is more likely.
-            let doubtful = was_up(facts) && !says_so && diagnosis.code != INIT_KILLED;
-            if exited && (unknown && status > 1 || doubtful) {
+            let was_up = was_up(facts);
+            if unknown && exited && (status > 1 || was_up && !says_so) {
                 payload(facts, status, &said).await
             } else {
                 for_memory(facts, &story, with_user(facts, diagnosed(diagnosis)))
