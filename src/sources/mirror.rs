@@ -65,13 +65,12 @@ pub(crate) fn local_path(mirror: &str) -> Option<PathBuf> {
 
 /// A URL as it may be shown: without a password.
 pub(crate) fn without_password(url: &str) -> String {
-    match url
-        .split_once("://")
-        .and_then(|(scheme, rest)| Some((scheme, rest.split_once('@')?)))
-    {
-        Some((scheme, (user, host))) if !user.contains('/') => format!("{scheme}://{host}"),
-        _ => url.to_owned(),
-    }
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.to_owned();
+    };
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    format!("{scheme}://{host}{path}")
 }
 
 /// Fetches `MIRROR/dists/SUITE/InRelease`, or `Release` where there is none.

@@ -3,14 +3,17 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::mirror::without_password;
-
 /// The longest that is taken, in bytes: servers refuse longer ones.
 const MAX_LENGTH: usize = 8192;
 
 /// An address that begins with `http://` or `https://`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Url(String);
+#[derive(Clone, PartialEq, Eq)]
+pub struct Url {
+    /// Without user and password.
+    text: String,
+    /// `USER:PASSWORD`, decoded.
+    login: Option<Vec<u8>>,
+}
 
 impl FromStr for Url {
     type Err = &'static str;
@@ -26,33 +29,45 @@ impl FromStr for Url {
         if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err("it has characters that have to be written as %XX");
         }
-        let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
-        if host.rsplit('@').next().unwrap_or_default().is_empty() {
+        let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        let (login, host) = match authority.rsplit_once('@') {
+            Some((login, host)) => (Some(login), host),
+            None => (None, authority),
+        };
+        if host.is_empty() {
             return Err("it names no host");
         }
         // What comes behind '#' is for the one who asks.
-        let sent = rest.split('#').next().unwrap_or_default();
-        Ok(Self(format!("{}://{sent}", scheme.to_ascii_lowercase())))
+        let sent = path.split('#').next().unwrap_or_default();
+        Ok(Self {
+            text: format!("{}://{host}{sent}", scheme.to_ascii_lowercase()),
+            login: login.map(decoded).transpose()?,
+        })
     }
 }
 
 impl Url {
-    /// As it is asked for.
+    /// As it is asked for: without user and password.
     pub(super) fn as_str(&self) -> &str {
-        &self.0
+        &self.text
+    }
+
+    /// What the server is told of the user and the password in it: the value of `Authorization`.
+    pub(super) fn authorization(&self) -> Option<String> {
+        let login = self.login.as_deref()?;
+        Some(format!("Basic {}", base64(login)))
     }
 
     /// Whether the server has to prove who it is.
     pub(super) fn is_https(&self) -> bool {
-        self.0.starts_with("https://")
+        self.text.starts_with("https://")
     }
 
     /// The last name of its path; the host, if there is none.
     #[must_use]
     pub fn file_name(&self) -> &str {
         let path = self.path();
-        let name = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
-        name.rsplit('@').next().unwrap_or_default()
+        path.trim_end_matches('/').rsplit('/').next().unwrap_or_default()
     }
 
     /// The file `name` in the same directory.
@@ -63,24 +78,79 @@ impl Url {
             Some(end) => &path[..start + end],
             None => path,
         };
-        Self(format!("{directory}/{name}"))
+        self.on_its_server(format!("{directory}/{name}"))
     }
 
     /// Its path with an ending more.
     pub(super) fn with_ending(&self, ending: &str) -> Self {
-        Self(format!("{}{ending}", self.path()))
+        self.on_its_server(format!("{}{ending}", self.path()))
+    }
+
+    fn on_its_server(&self, text: String) -> Self {
+        Self {
+            text,
+            login: self.login.clone(),
+        }
     }
 
     /// Without what is asked of the file.
     fn path(&self) -> &str {
-        self.0.split('?').next().unwrap_or_default()
+        self.text.split('?').next().unwrap_or_default()
     }
 }
 
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&without_password(&self.0))
+        f.write_str(&self.text)
     }
+}
+
+// A password must not get into a message by way of what has the address.
+impl fmt::Debug for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.text, f)
+    }
+}
+
+/// User and password as they are meant: `%40` is `@`. A `%` that begins no such thing stands for itself.
+fn decoded(login: &str) -> Result<Vec<u8>, &'static str> {
+    let (user, password) = login.split_once(':').unwrap_or((login, ""));
+    let mut bytes = unescaped(user);
+    if bytes.contains(&b':') {
+        return Err("a user's name cannot have a colon");
+    }
+    bytes.push(b':');
+    bytes.extend(unescaped(password));
+    Ok(bytes)
+}
+
+fn unescaped(text: &str) -> Vec<u8> {
+    let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
+    while let Some((&first, others)) = rest.split_first() {
+        let digit = |at: usize| char::from(*others.get(at)?).to_digit(16);
+        let byte = match (first, digit(0), digit(1)) {
+            (b'%', Some(high), Some(low)) => u8::try_from(high << 4 | low).ok(),
+            _ => None,
+        };
+        bytes.push(byte.unwrap_or(first));
+        rest = if byte.is_some() { &others[2..] } else { others };
+    }
+    bytes
+}
+
+/// See RFC 4648, section 4.
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for three in bytes.chunks(3) {
+        let byte = |at: usize| usize::from(three.get(at).copied().unwrap_or_default());
+        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for at in 0..4 {
+            let digit = char::from(DIGITS[bits >> (18 - 6 * at) & 63]);
+            text.push(if at <= three.len() { digit } else { '=' });
+        }
+    }
+    text
 }
 
 #[cfg(test)]
@@ -108,6 +178,30 @@ mod tests {
             ("host", "http://host/x".into())
         );
         assert!(!bare.is_https());
+        let at: Url = "http://host?x=a@b".parse().unwrap();
+        assert_eq!(
+            (at.to_string().as_str(), at.authorization()),
+            ("http://host?x=a@b", None)
+        );
+        let at: Url = "http://host/a@b.tar".parse().unwrap();
+        assert_eq!((at.file_name(), at.authorization()), ("a@b.tar", None));
+    }
+
+    #[test]
+    fn passwords_are_decoded_and_not_shown() {
+        let url: Url = "https://me:p%40s%3a%zz@x@host/a.tar".parse().unwrap();
+        assert_eq!(url.login.as_deref(), Some(&b"me:p@s:%zz@x"[..]));
+        assert_eq!(format!("{url} {url:?}"), "https://host/a.tar \"https://host/a.tar\"");
+        assert_eq!(url.beside("x").authorization(), url.authorization());
+        let of = |login: &str| format!("http://{login}@h").parse::<Url>().unwrap().authorization();
+        // As RFC 7617 has it.
+        assert_eq!(
+            of("Aladdin:open%20sesame").unwrap(),
+            "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="
+        );
+        assert_eq!(of("test:123%C2%A3").unwrap(), "Basic dGVzdDoxMjPCow==");
+        assert_eq!(of("ab").unwrap(), "Basic YWI6");
+        assert!("http://a%3Ab:c@h".parse::<Url>().is_err());
     }
 
     #[test]

@@ -209,7 +209,8 @@ impl Transfer<'_> {
         }
     }
 
-    fn request(&self, headers: Vec<(&'static str, String)>) -> Request<'_> {
+    fn request(&self, mut headers: Vec<(&'static str, String)>) -> Request<'_> {
+        headers.extend(self.url.authorization().map(|login| ("Authorization", login)));
         Request {
             url: self.url,
             proxy: self.proxy,
