@@ -7,7 +7,7 @@ use super::Distro;
 use super::source::TAR_ENDINGS;
 use super::sum::Sum;
 use super::tarball::{Problem, TarballError};
-use crate::machine::{MachineName, NameError};
+use crate::machine::{MachineName, NameError, text};
 use crate::storage::StorageError;
 use crate::sys::files::{FileError, shown};
 use crate::sys::process::{ProcessError, Tail};
@@ -56,6 +56,24 @@ pub enum SourceError {
     NoChecksum {
         /// The address, without a password.
         url: String,
+    },
+    /// A list of checksums that everybody on the way can write.
+    #[error("no list of checksums vouches for '{url}': anybody on the way may change both, as it is not https")]
+    UnsafeChecksum {
+        /// The address, without a password.
+        url: String,
+    },
+    /// A download that would fill the disk.
+    #[error("cannot download '{url}': {} for it on the filesystem of '{}'", too_large(*size, *room), .path.display())]
+    NoRoom {
+        /// The address, without a password.
+        url: String,
+        /// Bytes that were to come, if known.
+        size: Option<u64>,
+        /// Bytes that there is room for.
+        room: u64,
+        /// Where it is kept.
+        path: PathBuf,
     },
     /// A download that is another file than it should be.
     #[error("'{url}' is not what it should be: its SHA-256 sum is {found}, and {by} says {wanted}")]
@@ -315,6 +333,9 @@ impl SourceError {
             Self::NoChecksum { .. } => {
                 vec!["give it with `--sha256 HEX`, or trust the server with `--verify=no`".to_owned()]
             }
+            Self::UnsafeChecksum { .. } => {
+                vec!["give its sum with `--sha256 HEX`, or its address with https".to_owned()]
+            }
             Self::WrongSum { .. } => {
                 vec!["nothing was made of it: try again in a while, and tell the publisher if it stays so".to_owned()]
             }
@@ -358,7 +379,7 @@ impl SourceError {
                 "check `--include`, and `--components` if it is in another one than main".to_owned(),
                 format!("the whole output is kept in '{}'", log.display()),
             ],
-            Self::DiskFull { path } => vec![
+            Self::DiskFull { path } | Self::NoRoom { path, .. } => vec![
                 format!("see `df -h {}`", shell_words::quote(&path.to_string_lossy())),
                 "free the cache with `machinist clean`".to_owned(),
             ],
@@ -433,6 +454,14 @@ impl From<StorageError> for SourceError {
 
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+fn too_large(size: Option<u64>, room: u64) -> String {
+    let room = text::bytes(room);
+    size.map_or_else(
+        || "there is no more room".to_owned(),
+        |size| format!("{} are to come, and there is room for {room}", text::bytes(size)),
+    )
 }
 
 fn of_machine(machine: Option<&str>, is_image: bool) -> String {

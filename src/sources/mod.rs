@@ -164,6 +164,12 @@ pub fn fill(
             storage::for_directory(parent)?.create(target)?;
             let name = Path::new(url.file_name());
             let extracted = tarball::extract_file(file, name, target, &wanted, report, cancel);
+            // Else the same would be unpacked in vain again and again, as long as the server has nothing else.
+            if options.download.cache != CacheUse::Skip
+                && extracted.as_ref().is_err_and(tarball::TarballError::is_of_bytes)
+            {
+                download::forget(url, sum, places, report, cancel);
+            }
             extracted
                 .map(drop)
                 .map_err(|error| SourceError::from(error).full_at(parent))
@@ -194,7 +200,7 @@ pub fn plan(source: &Source, options: &Options, places: &Places) -> Result<Vec<S
         }
         Source::Stdin => Ok(unpacking(STDIN, &options.archive)),
         Source::Url(url) => {
-            let mut steps = download::plan(url, &options.download, options.archive.sum, places);
+            let mut steps = download::plan(url, &options.download, options.archive.sum, places)?;
             let part = tarball::Wanted {
                 sum: None,
                 ..options.archive.clone()

@@ -54,8 +54,11 @@ fn a_download_is_checked_and_gone_on_with() {
     );
     web.asked();
     let (second, list) = (Guest::new("web"), web.url("/x/SHA256SUMS"));
-    machinist(["create", &second.name, &url, "--verify", "checksum"])
+    machinist(["create", &second.name, &url])
         .ok()
+        .stderr_has(&format!(
+            "anybody on the way may have changed both '{url}' and '{list}'"
+        ))
         .stderr_has("downloading again: the connection ended in the middle")
         .stderr_has(&format!("its SHA-256 sum is the one of '{list}'"));
     agree(&second.name, There::Stopped);
@@ -104,7 +107,7 @@ fn a_download_that_is_not_what_it_should_be_leaves_nothing() {
     refused(
         &[&url, "--verify=checksum"],
         1,
-        "it has neither .sha256 nor SHA256SUMS beside it",
+        "no list of checksums vouches for 'http://",
     );
     refused(
         &[&url, "--sha256", ANOTHER],
@@ -119,12 +122,22 @@ fn a_download_that_is_not_what_it_should_be_leaves_nothing() {
         "has nothing below the first 3 directories",
     );
     // No archive.
-    web.put("/page.tar", Page::new("<!doctype html><p>Please log in</p>"));
-    refused(
-        &[&web.url("/page.tar")],
-        1,
-        "'page.tar' is not a tar archive: it looks like a web page",
-    );
+    let page = Page {
+        etag: Some("\"one\""),
+        ..Page::new("<!doctype html><p>Please log in</p>")
+    };
+    web.put("/page.tar", page);
+    web.asked();
+    for _ in 0..2 {
+        refused(
+            &[&web.url("/page.tar")],
+            1,
+            "'page.tar' is not a tar archive: it looks like a web page",
+        );
+        // It was not kept: all of it is asked for again.
+        let asked = web.asked();
+        assert!(asked.contains(&"/page.tar".to_owned()), "{asked:?}");
+    }
     refused(&[&web.url("/none.tar")], 1, "there is no such file (HTTP status 404)");
     refused(
         &["http://127.0.0.1:9/a.tar"],
@@ -139,8 +152,11 @@ fn a_download_that_is_not_what_it_should_be_leaves_nothing() {
     );
     refused(&["template:busybox", "--verify=no"], 2, "--verify is for downloads");
     refused(&[&url, "--verify=no", "--sha256", ANOTHER], 2, "cannot be used with");
-    let plan = machinist(["create", name, &url, "--verify=checksum", "--dry-run"]).ok();
-    plan.stdout_has(&format!("download '{url}', or use what is kept"))
+    let plan = machinist(["create", name, &url, "--verify=checksum", "--dry-run"]);
+    plan.status(1).stderr_has("--sha256 HEX");
+    let url_of = "https://example.org/a.tar";
+    let plan = machinist(["create", name, url_of, "--verify=checksum", "--dry-run"]).ok();
+    plan.stdout_has(&format!("download '{url_of}', or use what is kept"))
         .stdout_has("check its SHA-256 sum, which has to stand in");
     is_nowhere(&guest);
     // Interrupted, while it goes on and on.
@@ -196,6 +212,12 @@ fn https_is_not_left_for_http() {
     ));
     is_nowhere(&guest);
     // It answers whatever it is asked for: that is no checksum.
+    let whole = format!("{url}/whole.tar.zst");
+    machinist(["create", &guest.name, &whole, "--verify=checksum", "--no-cache"])
+        .env("SSL_CERT_FILE", work.0.join("ca.pem"))
+        .status(1)
+        .stderr_has("it has neither .sha256 nor SHA256SUMS beside it");
+    is_nowhere(&guest);
     trusted("whole.tar.zst")
         .ok()
         .stderr_has("whole.tar.zst.sha256' has no SHA-256 sum")

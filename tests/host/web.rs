@@ -15,6 +15,12 @@ pub(crate) struct Page {
     pub(crate) status: Option<u16>,
     /// Where else it is.
     pub(crate) location: Option<String>,
+    /// What it takes to get it: the value of `Authorization`.
+    pub(crate) login: Option<&'static str>,
+    /// The length that is told instead of that of the body.
+    pub(crate) length: Option<u64>,
+    /// A part is given of whatever is there, whatever `If-Range` says.
+    pub(crate) any_range: bool,
     /// The connection ends after that many bytes of the body, that many times.
     pub(crate) cut: (usize, usize),
 }
@@ -101,6 +107,10 @@ fn answer(mut stream: TcpStream, pages: &Pages) -> Option<()> {
             now
         })
     };
+    let page = page.filter(|page| {
+        page.login
+            .is_none_or(|login| headers.get("authorization").is_some_and(|is| is == login))
+    });
     let Some(page) = page else {
         return write!(
             stream,
@@ -121,7 +131,7 @@ fn answer(mut stream: TcpStream, pages: &Pages) -> Option<()> {
         status = if status == 200 { 304 } else { status };
         body = &[];
     } else if let (Some(range), Some(etag)) = (range, page.etag)
-        && headers.get("if-range").is_some_and(|tag| tag == etag)
+        && (page.any_range || headers.get("if-range").is_some_and(|tag| tag == etag))
     {
         let first: usize = range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()?;
         (status, body) = (206, body.get(first..)?);
@@ -134,7 +144,7 @@ fn answer(mut stream: TcpStream, pages: &Pages) -> Option<()> {
     write!(
         stream,
         "HTTP/1.1 {status} x\r\nContent-Length: {}\r\nConnection: close\r\n{}\r\n",
-        body.len(),
+        page.length.unwrap_or(body.len() as u64),
         head.concat()
     )
     .ok()?;

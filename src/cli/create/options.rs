@@ -38,7 +38,7 @@ struct ArchiveArgs {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum VerifyArg {
-    /// A .sha256 file or SHA256SUMS beside it, else nothing is made
+    /// A .sha256 file or SHA256SUMS beside it over https, else nothing is made
     Checksum,
     /// Nothing
     No,

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read as _};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use ureq::http::Response;
@@ -23,6 +23,9 @@ const CONNECT: Duration = Duration::from_secs(10);
 const BEGIN: Duration = Duration::from_secs(60);
 const STALL: Duration = Duration::from_secs(30);
 
+/// The least that has to come in that time: a server that trickles is as one that stalls.
+const PACE: (u64, Duration) = (64 << 10, Duration::from_secs(60));
+
 /// How often it is asked whether to go on.
 const CANCEL_POLL: Duration = Duration::from_millis(50);
 
@@ -33,13 +36,29 @@ pub(super) struct Validators {
     pub(super) etag: Option<String>,
     /// `Last-Modified`.
     pub(super) modified: Option<String>,
+    /// Bytes of the whole.
+    #[serde(default)]
+    pub(super) size: Option<u64>,
 }
 
 impl Validators {
-    /// What a server is told, so that it goes on with the same contents only; see RFC 9110, section 13.1.5.
+    /// What a server is told, so that it goes on with the same contents only; see RFC 9110, section 13.1.5: of a file with
+    /// a weak `ETag`, the time says nothing more.
     pub(super) fn strong(&self) -> Option<&str> {
-        let etag = self.etag.as_deref().filter(|etag| !etag.starts_with("W/"));
-        etag.or(self.modified.as_deref())
+        match self.etag.as_deref() {
+            Some(etag) => Some(etag).filter(|etag| !etag.starts_with("W/")),
+            None => self.modified.as_deref(),
+        }
+    }
+
+    /// Whether `other` cannot be of the same contents. Servers and proxies that know ranges may not know `If-Range`.
+    pub(super) fn contradicts(&self, other: &Self) -> bool {
+        let size = self.size.is_some() && other.size.is_some() && self.size != other.size;
+        let named = match (&self.etag, &other.etag, &self.modified, &other.modified) {
+            (Some(one), Some(other), ..) | (_, _, Some(one), Some(other)) => one != other,
+            _ => false,
+        };
+        size || named
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -54,8 +73,8 @@ pub(super) struct Head {
     pub(super) validators: Validators,
     /// Bytes that follow, if the server says so.
     pub(super) length: Option<u64>,
-    /// Where they belong, and the size of the whole: of `Content-Range`.
-    pub(super) range: Option<(u64, Option<u64>)>,
+    /// Where they belong: of `Content-Range`. The size of the whole is among the validators.
+    pub(super) first: Option<u64>,
 }
 
 /// Why there is no answer, or no more of it.
@@ -83,6 +102,8 @@ pub(super) struct Request<'a> {
     pub(super) url: &'a Url,
     pub(super) proxy: Option<&'a str>,
     pub(super) headers: Vec<(&'static str, String)>,
+    /// When the whole answer has to be there.
+    pub(super) deadline: Option<Instant>,
 }
 
 enum Message {
@@ -92,10 +113,43 @@ enum Message {
     Failed(Failure),
 }
 
+impl Message {
+    /// Bytes of the file that it has.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Piece(piece) => piece.len(),
+            _ => 0,
+        }
+    }
+}
+
 /// An answer that arrives.
 pub(super) struct Answer<'a> {
     messages: Receiver<Message>,
     cancel: &'a Cancel,
+    deadline: Option<Instant>,
+    pace: Pace,
+}
+
+/// How much has come of late.
+#[derive(Default)]
+struct Pace {
+    /// Without the time in which nobody waited: files are slow at times, too.
+    waited: Duration,
+    bytes: u64,
+}
+
+impl Pace {
+    /// Counts what has come after a while; whether that is too little by now.
+    fn is_trickle(&mut self, bytes: usize, waited: Duration) -> bool {
+        let (least, time) = PACE;
+        self.bytes += bytes as u64;
+        self.waited += waited;
+        if self.waited < time {
+            return false;
+        }
+        std::mem::take(self).bytes < least
+    }
 }
 
 /// What came of waiting.
@@ -122,9 +176,17 @@ impl<'a> Answer<'a> {
                 let _ = sender.send(Message::Failed(failure));
             }
         });
-        let mut answer = Self { messages, cancel };
+        let mut answer = Self {
+            messages,
+            cancel,
+            deadline: request.deadline,
+            pace: Pace::default(),
+        };
         match answer.next()? {
-            Message::Head(head) => Ok((*head, answer)),
+            Message::Head(head) => {
+                answer.pace = Pace::default();
+                Ok((*head, answer))
+            }
             Message::Failed(failure) => Err(Waited::Failed(failure)),
             _ => Err(lost()),
         }
@@ -143,10 +205,26 @@ impl<'a> Answer<'a> {
     fn next(&mut self) -> Result<Message, Waited> {
         loop {
             self.cancel.check()?;
-            match self.messages.recv_timeout(CANCEL_POLL) {
-                Ok(message) => return Ok(message),
-                Err(RecvTimeoutError::Timeout) => {}
+            let before = Instant::now();
+            let message = match self.messages.recv_timeout(CANCEL_POLL) {
+                Ok(message) => Some(message),
+                Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return Err(lost()),
+            };
+            let (now, came) = (Instant::now(), message.as_ref().map_or(0, Message::bytes));
+            // Whoever was stopped meanwhile did not wait longer than that.
+            let waited = now.saturating_duration_since(before).min(CANCEL_POLL * 2);
+            if matches!(message, None | Some(Message::Piece(_))) {
+                if self.deadline.is_some_and(|deadline| now >= deadline) {
+                    return Err(Waited::Failed(Failure::new("it did not answer in time", false)));
+                }
+                if self.pace.is_trickle(came, waited) {
+                    let reason = format!("less than {} KiB came in {} s", PACE.0 >> 10, PACE.1.as_secs());
+                    return Err(Waited::Failed(Failure::new(reason, true)));
+                }
+            }
+            if let Some(message) = message {
+                return Ok(message);
             }
         }
     }
@@ -212,23 +290,33 @@ fn head(response: &Response<Body>) -> Head {
         let value = response.headers().get(name)?;
         Some(value.to_str().ok()?.trim().to_owned())
     };
+    let status = response.status().as_u16();
+    let length = text(CONTENT_LENGTH).and_then(|length| length.parse().ok());
+    let range = text(CONTENT_RANGE).and_then(|range| content_range(&range));
     Head {
-        status: response.status().as_u16(),
+        status,
         validators: Validators {
             etag: text(ETAG),
             modified: text(LAST_MODIFIED),
+            // What follows is a part of it where there is a range.
+            size: if status == 206 {
+                range.and_then(|(_, size)| size)
+            } else {
+                length
+            },
         },
-        length: text(CONTENT_LENGTH).and_then(|length| length.parse().ok()),
-        range: text(CONTENT_RANGE).and_then(|range| content_range(&range)),
+        length,
+        first: range.map(|(first, _)| first),
     }
 }
 
-/// `bytes 100-199/200`, `bytes 100-199/*`.
+/// First byte and size of the whole: `bytes 100-199/200`, `bytes 100-199/*`.
 fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
     let (range, size) = text.strip_prefix("bytes ")?.split_once('/')?;
-    let (first, _) = range.split_once('-')?;
+    let (first, last) = range.split_once('-')?;
+    let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
     let size = if size == "*" { None } else { Some(size.parse().ok()?) };
-    Some((first.parse().ok()?, size))
+    (first <= last && size.is_none_or(|size| last < size)).then_some((first, size))
 }
 
 fn failure(error: ureq::Error) -> Failure {
@@ -276,6 +364,8 @@ mod tests {
             "bytes 5-9",
             "items 5-9/10",
             "bytes x-9/10",
+            "bytes 5-4/10",
+            "bytes 5-10/10",
             "bytes 5-9/x",
         ] {
             assert_eq!(content_range(bad), None, "{bad}");
@@ -287,9 +377,45 @@ mod tests {
         let validators = |etag: Option<&str>, modified: Option<&str>| Validators {
             etag: etag.map(str::to_owned),
             modified: modified.map(str::to_owned),
+            size: None,
         };
         assert_eq!(validators(Some("\"a\""), Some("Mon")).strong(), Some("\"a\""));
-        assert_eq!(validators(Some("W/\"a\""), Some("Mon")).strong(), Some("Mon"));
+        assert_eq!(validators(None, Some("Mon")).strong(), Some("Mon"));
+        assert_eq!(validators(Some("W/\"a\""), Some("Mon")).strong(), None);
         assert_eq!(validators(Some("W/\"a\""), None).strong(), None);
+        let contradict = |one: &Validators, other: &Validators| one.contradicts(other);
+        let one = validators(Some("\"a\""), Some("Mon"));
+        assert!(contradict(&one, &validators(Some("\"b\""), Some("Mon"))));
+        assert!(contradict(&one, &validators(None, Some("Tue"))));
+        assert!(!contradict(&one, &validators(None, None)));
+        let sized = |size| Validators {
+            size: Some(size),
+            ..one.clone()
+        };
+        assert!(contradict(&sized(1), &sized(2)) && !contradict(&sized(1), &one));
+    }
+
+    #[test]
+    fn a_trickle_is_told_from_a_slow_line() {
+        let mut pace = Pace::default();
+        let (least, half) = (usize::try_from(PACE.0).unwrap(), PACE.1 / 2);
+        assert!(!pace.is_trickle(1, half));
+        assert!(!pace.is_trickle(least, half));
+        assert!(!pace.is_trickle(0, half));
+        assert!(pace.is_trickle(least - 1, half));
+    }
+
+    #[test]
+    fn an_answer_has_a_deadline() {
+        let nobody_accepts = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/", nobody_accepts.local_addr().unwrap());
+        let request = Request {
+            url: &url.parse().unwrap(),
+            proxy: None,
+            headers: Vec::new(),
+            deadline: Some(Instant::now()),
+        };
+        let waited = Answer::wait(&request, &Cancel::default()).map(drop);
+        assert!(matches!(waited, Err(Waited::Failed(Failure { passes: false, .. }))));
     }
 }

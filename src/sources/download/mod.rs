@@ -50,6 +50,8 @@ pub struct DownloadOptions {
 struct Demand {
     sum: Sum,
     by: String,
+    /// Whether nobody on the way can have changed it.
+    safe: bool,
 }
 
 impl Demand {
@@ -79,6 +81,7 @@ pub(super) fn fetch(
         Some(sum) => Some(Demand {
             sum,
             by: "--sha256".to_owned(),
+            safe: true,
         }),
         None => offered(url, options, report, cancel)?,
     };
@@ -90,8 +93,15 @@ pub(super) fn fetch(
         fetch_kept(&transfer, demand.as_ref(), options.cache, &shelf, &places.cache)
     };
     let (mut file, sum) = fetched?;
+    if let Some(demand) = &demand {
+        report.phase(&format!("its SHA-256 sum is the one of {}", demand.by));
+    }
     match &demand {
-        Some(demand) => report.phase(&format!("its SHA-256 sum is the one of {}", demand.by)),
+        Some(Demand { safe: true, .. }) => {}
+        Some(demand) => report.warn(&format!(
+            "anybody on the way may have changed both '{url}' and {}: give its sum with --sha256",
+            demand.by
+        )),
         None if url.is_https() => report.phase("nothing vouches for it but its server"),
         None => report.warn(&format!(
             "nothing vouches for '{url}', and anybody on the way may have changed it: give its sum with --sha256"
@@ -103,7 +113,15 @@ pub(super) fn fetch(
 }
 
 /// What [`fetch`] would do.
-pub(super) fn plan(url: &Url, options: &DownloadOptions, sum: Option<Sum>, places: &Places) -> Vec<String> {
+pub(super) fn plan(
+    url: &Url,
+    options: &DownloadOptions,
+    sum: Option<Sum>,
+    places: &Places,
+) -> Result<Vec<String>, SourceError> {
+    if sum.is_none() {
+        check_safe(url, options.verify)?;
+    }
     let kept = match options.cache {
         CacheUse::Skip => String::new(),
         CacheUse::Use => format!(
@@ -120,7 +138,25 @@ pub(super) fn plan(url: &Url, options: &DownloadOptions, sum: Option<Sum>, place
         (None, Verify::Checksum) => Some(format!("check its SHA-256 sum, which has to stand in {}", lists())),
         (None, Verify::No) => None,
     });
-    steps
+    Ok(steps)
+}
+
+/// Refuses what could never be checked: whoever changes a file on its way changes the list beside it, too.
+fn check_safe(url: &Url, verify: Verify) -> Result<(), SourceError> {
+    if verify == Verify::Checksum && !url.is_https() {
+        return Err(SourceError::UnsafeChecksum { url: url.to_string() });
+    }
+    Ok(())
+}
+
+/// Forgets what is kept of `url`, if it is what `sum` is of: it was no archive after all.
+pub(super) fn forget(url: &Url, sum: Sum, places: &Places, report: &dyn Report, cancel: &Cancel) {
+    // What cannot be removed is found out again.
+    if let Ok(shelf) = Shelf::lock(url, places, report, cancel)
+        && shelf.known().and_then(|(_, known)| known.sum()) == Some(sum)
+    {
+        shelf.drop_file();
+    }
 }
 
 fn transfer<'a>(
@@ -150,20 +186,29 @@ fn offered(
     if options.verify == Verify::No {
         return Ok(None);
     }
+    check_safe(url, options.verify)?;
     report.phase(&format!("asking for the checksum of {}", url.file_name()));
     let own = url.with_ending(".sha256");
     let all = url.beside("SHA256SUMS");
     let lists: [(&Url, Find); 2] = [(&own, sums::of_its_file), (&all, sums::of_file)];
     for (list, find) in lists {
         let got = transfer(list, options, &(), cancel).small(sums::MAX);
-        let Some(bytes) = got.map_err(|error| told(error, list, Path::new("")))? else {
-            continue;
+        let bytes = match got.map_err(|error| told(error, list, Path::new(""))) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => continue,
+            // One that need not be there need not be readable.
+            Err(error) if options.verify == Verify::Offered && !matches!(error, SourceError::Cancelled(_)) => {
+                report.warn(&format!("{error}; going on without it"));
+                continue;
+            }
+            Err(error) => return Err(error),
         };
         match find(&bytes, url.file_name()) {
             Some(sum) => {
                 return Ok(Some(Demand {
                     sum,
                     by: format!("'{list}'"),
+                    safe: list.is_https(),
                 }));
             }
             None if *list == own => report.warn(&format!("'{list}' has no SHA-256 sum")),
@@ -290,5 +335,11 @@ fn told(error: TransferError, url: &Url, cache: &Path) -> SourceError {
         TransferError::Missing(status @ (404 | 410)) => failed(format!("there is no such file (HTTP status {status})")),
         TransferError::Missing(status) => failed(format!("its server does not give it (HTTP status {status})")),
         TransferError::Write(error) => SourceError::io("write to", cache, error),
+        TransferError::NoRoom(size, room) => SourceError::NoRoom {
+            url: url.to_string(),
+            size,
+            room,
+            path: cache.to_owned(),
+        },
     }
 }

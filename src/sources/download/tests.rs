@@ -127,7 +127,7 @@ fn what_was_interrupted_is_gone_on_with() {
     );
     assert!(scene.fetch("/b.tar").unwrap() == body);
     assert!(scene.web.asked()[0].starts_with("/b.tar bytes="));
-    scene.web.put("/c.tar", cut);
+    scene.web.put("/c.tar", cut.clone());
     scene.refused("/c.tar");
     scene.web.put(
         "/c.tar",
@@ -137,6 +137,21 @@ fn what_was_interrupted_is_gone_on_with() {
         },
     );
     assert!(scene.fetch("/c.tar").unwrap() == large(7));
+    // So do servers that give a part of whatever they have by now.
+    scene.web.put("/e.tar", cut);
+    scene.refused("/e.tar");
+    scene.web.put(
+        "/e.tar",
+        Page {
+            etag: Some("\"2\""),
+            any_range: true,
+            ..Page::new(large(7))
+        },
+    );
+    scene.web.asked();
+    assert!(scene.fetch("/e.tar").unwrap() == large(7));
+    let asked = scene.web.asked();
+    assert!(asked.len() == 2 && asked[0].starts_with("/e.tar bytes="), "{asked:?}");
     // It cannot be gone on with: nothing is kept of it.
     let (before, page) = (
         scene.kept(),
@@ -230,11 +245,17 @@ fn another_file_than_it_should_be_leaves_nothing() {
     for cache in [CacheUse::Use, CacheUse::Skip] {
         refused(scene.fetch_as("/x/a.tar", &unchecked(cache), Some(other)), "--sha256");
     }
-    assert!(
-        fetch(Verify::Checksum)
-            .unwrap_err()
-            .contains("neither .sha256 nor SHA256SUMS")
-    );
+    // Whoever is on the way writes the list, too.
+    let url: Url = scene.web.url("/x/a.tar").parse().unwrap();
+    let options = DownloadOptions {
+        verify: Verify::Checksum,
+        ..DownloadOptions::default()
+    };
+    let unsafe_list = "no list of checksums vouches for";
+    assert!(fetch(Verify::Checksum).unwrap_err().starts_with(unsafe_list));
+    let planned = plan(&url, &options, None, &scene.places).unwrap_err();
+    assert!(planned.to_string().starts_with(unsafe_list));
+    assert!(plan(&url, &options, Some(other), &scene.places).is_ok());
     scene
         .web
         .put("/x/SHA256SUMS", Page::new(format!("{other}  b.tar\n{other} *a.tar\n")));
@@ -245,7 +266,7 @@ fn another_file_than_it_should_be_leaves_nothing() {
         .put("/x/a.tar.sha256", Page::new("<html>a page for everything</html>"));
     refused(fetch(Verify::Offered), &format!("'{}'", scene.web.url("/x/SHA256SUMS")));
     scene.web.put("/x/a.tar.sha256", Page::new(format!("{right}\n")));
-    assert_eq!(fetch(Verify::Checksum).unwrap(), body.as_bytes());
+    assert_eq!(fetch(Verify::Offered).unwrap(), body.as_bytes());
     // The list has changed, and the file that is kept has not.
     scene.web.put("/x/a.tar.sha256", Page::new(format!("{other}\n")));
     refused(
@@ -253,17 +274,140 @@ fn another_file_than_it_should_be_leaves_nothing() {
         &format!("'{}'", scene.web.url("/x/a.tar.sha256")),
     );
     assert_eq!(fetch(Verify::No).unwrap(), body.as_bytes());
-    // A list that cannot be had is not a list that is not there.
-    scene.web.put(
-        "/x/a.tar.sha256",
-        Page {
-            status: Some(503),
+}
+
+/// What is said while something is done.
+#[derive(Default)]
+struct Said(std::sync::Mutex<Vec<String>>);
+
+impl Report for Said {
+    fn phase(&self, what: &str) {
+        self.0.lock().unwrap().push(what.to_owned());
+    }
+    fn progress(&self, _: u64, _: Option<u64>) {}
+    fn warn(&self, message: &str) {
+        self.0.lock().unwrap().push(format!("warning: {message}"));
+    }
+}
+
+#[test]
+fn a_list_that_cannot_be_read_keeps_no_download_from_being_made() {
+    let scene = Scene::new();
+    let url: Url = scene.web.url("/x/a.tar").parse().unwrap();
+    let said_of = |list: Page| {
+        let said = Said::default();
+        scene.web.put("/x/a.tar.sha256", list);
+        let fetched = fetch(
+            &url,
+            &DownloadOptions::default(),
+            None,
+            &scene.places,
+            &said,
+            &Cancel::default(),
+        );
+        assert_eq!(fetched.unwrap().1, of(b"a"));
+        said.0.into_inner().unwrap().join("\n")
+    };
+    scene.web.put("/x/a.tar", Page::new("a"));
+    for (status, asked) in [(400, 1), (405, 1), (451, 1), (503, 2)] {
+        scene.web.asked();
+        let said = said_of(Page {
+            status: Some(status),
             ..Page::default()
+        });
+        let warning = format!("a.tar.sha256': it answers with HTTP status {status}; going on without it\n");
+        assert!(said.contains(&warning), "{said}");
+        assert!(said.contains("nothing vouches for 'http://"), "{said}");
+        let lists = scene.web.asked().into_iter().filter(|path| path == "/x/a.tar.sha256");
+        assert_eq!(lists.count(), asked);
+    }
+    let large = said_of(Page::new(vec![b'a'; 5 << 20]));
+    assert!(large.contains("it has more than"), "{large}");
+    // The other list is still asked for, and no better than the file.
+    let sums = Page::new(format!("{}  a.tar\n", of(b"a")));
+    scene.web.put("/x/SHA256SUMS", sums);
+    let other = said_of(Page::new(vec![b'a'; 5 << 20]));
+    let changed = format!(
+        "its SHA-256 sum is the one of '{list}'\nwarning: anybody on the way may have changed both '{url}' and '{list}'",
+        list = scene.web.url("/x/SHA256SUMS")
+    );
+    assert!(other.contains(&changed), "{other}");
+    // Where one has to vouch for it, that is fatal.
+    let url: Url = url.as_str().replace("http://", "https://").parse().unwrap();
+    let checked = DownloadOptions {
+        verify: Verify::Checksum,
+        ..DownloadOptions::default()
+    };
+    let demanded = offered(&url, &checked, &(), &Cancel::default()).map(drop);
+    assert!(matches!(demanded, Err(SourceError::Download { .. })), "{demanded:?}");
+}
+
+#[test]
+fn what_there_is_no_room_for_is_refused() {
+    let scene = Scene::new();
+    scene.web.put(
+        "/a.tar",
+        Page {
+            etag: Some("\"1\""),
+            length: Some(1 << 60),
+            ..Page::new("a")
         },
     );
-    assert!(fetch(Verify::Offered).unwrap_err().contains("HTTP status 503"));
-    scene.web.put("/x/a.tar.sha256", Page::new(vec![b'a'; 5 << 20]));
-    assert!(fetch(Verify::Offered).unwrap_err().contains("it has more than"));
+    let said = scene.refused("/a.tar");
+    assert!(said.contains("': 1.0E are to come, and there is room for "), "{said}");
+    assert!(scene.kept().is_empty(), "{:?}", scene.kept());
+    assert_eq!(scene.web.asked().len(), 1);
+}
+
+#[test]
+fn passwords_are_for_their_server_only() {
+    let scene = Scene::new();
+    // me:p@ss
+    let page = Page {
+        login: Some("Basic bWU6cEBzcw=="),
+        ..Page::new("a")
+    };
+    scene.web.put("/a.tar", page.clone());
+    scene.web.put(
+        "/a.tar.sha256",
+        Page {
+            body: format!("{}\n", of(b"a")).into(),
+            ..page
+        },
+    );
+    assert!(scene.refused("/a.tar").contains("HTTP status 404"));
+    let url: Url = scene.web.url("/a.tar").replace("://", "://me:p%40ss@").parse().unwrap();
+    let said = Said::default();
+    fetch(
+        &url,
+        &DownloadOptions::default(),
+        None,
+        &scene.places,
+        &said,
+        &Cancel::default(),
+    )
+    .unwrap();
+    let mut told = said.0.into_inner().unwrap().join("\n");
+    assert!(told.contains("its SHA-256 sum is the one of"), "{told}");
+    for name in scene.kept() {
+        told.push_str(&name);
+        let kept = std::fs::read(scene.places.cache.join("downloads").join(name)).unwrap();
+        told.push_str(&String::from_utf8_lossy(&kept));
+    }
+    assert!(
+        ["me:", "p@ss", "p%40ss", "bWU6"]
+            .iter()
+            .all(|secret| !told.contains(secret)),
+        "{told}"
+    );
+    let kept = |url: &Url| {
+        let shelf = Shelf::lock(url, &scene.places, &(), &Cancel::default()).unwrap();
+        shelf.known().is_some()
+    };
+    forget(&url, of(b"b"), &scene.places, &(), &Cancel::default());
+    assert!(kept(&url));
+    forget(&url, of(b"a"), &scene.places, &(), &Cancel::default());
+    assert!(!kept(&url) && scene.kept().is_empty());
 }
 
 #[test]

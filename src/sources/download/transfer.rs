@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::time::{Duration, Instant};
 
+use rustix::fs::fstatvfs;
 use sha2::{Digest as _, Sha256};
 
 use super::answer::{Answer, Failure, Head, Request, Validators, Waited};
@@ -17,6 +18,16 @@ const PAUSE: Duration = Duration::from_millis(if cfg!(test) { 2 } else { 500 });
 
 /// Bytes that have to come for a try to count as getting further: a server that trickles is not waited for without end.
 const FURTHER: u64 = 1 << 20;
+
+/// How often a small file is asked for, and how long that may take in all.
+const SMALL_TRIES: u32 = 2;
+const SMALL_TIME: Duration = Duration::from_secs(60);
+
+/// What is left free on the filesystem: so many bytes, or its twentieth if that is less.
+const LEFT: u64 = 256 << 20;
+
+/// Bytes after which it is asked again what is free.
+const LOOK: u64 = 16 << 20;
 
 /// How it is fetched.
 pub(super) struct Transfer<'a> {
@@ -55,6 +66,8 @@ pub(super) enum TransferError {
     Missing(u16),
     /// The file that it is written to.
     Write(io::Error),
+    /// It is larger than what is free: bytes that were to come, if known, and that may.
+    NoRoom(Option<u64>, u64),
     /// The caller asked to stop.
     Cancelled(Cancelled),
 }
@@ -108,15 +121,16 @@ impl Transfer<'_> {
 
     /// Fetches a file of at most `max` bytes; `None` if there is none.
     pub(super) fn small(&self, max: u64) -> Result<Option<Vec<u8>>, TransferError> {
+        let deadline = Instant::now() + SMALL_TIME;
         let mut tries = 1;
         loop {
-            let reason = match self.small_once(max) {
+            let reason = match self.small_once(max, deadline) {
                 Ok(bytes) => return Ok(Some(bytes)),
                 Err(Failed::For(TransferError::Missing(_))) => return Ok(None),
                 Err(Failed::For(error)) => return Err(error),
                 Err(Failed::Again(reason)) => reason,
             };
-            if tries >= TRIES {
+            if tries >= SMALL_TRIES {
                 return Err(TransferError::Server(reason));
             }
             self.pause(PAUSE * 2_u32.pow(tries - 1))
@@ -125,8 +139,12 @@ impl Transfer<'_> {
         }
     }
 
-    fn small_once(&self, max: u64) -> Result<Vec<u8>, Failed> {
-        let (head, mut answer) = Answer::wait(&self.request(Vec::new()), self.cancel)?;
+    fn small_once(&self, max: u64, deadline: Instant) -> Result<Vec<u8>, Failed> {
+        let request = Request {
+            deadline: Some(deadline),
+            ..self.request(Vec::new())
+        };
+        let (head, mut answer) = Answer::wait(&request, self.cancel)?;
         check_status(&head)?;
         let mut bytes = Vec::new();
         while let Some(piece) = answer.piece()? {
@@ -155,10 +173,13 @@ impl Transfer<'_> {
         }
         let conditional = !known.is_empty() && headers.iter().all(|(name, _)| *name != "Range");
         let (head, answer) = Answer::wait(&self.request(headers), self.cancel)?;
-        match (head.status, head.range) {
+        match (head.status, head.first) {
             (304, _) if conditional => return Ok(Fetched::Unchanged),
-            (206, Some((first, size))) if here > 0 && first == here => return self.receive(part, here, size, answer),
-            // Not what was asked for, or more than there is: all of it, from its beginning.
+            (206, Some(first)) if here > 0 && first == here && !part.validators.contradicts(&head.validators) => {
+                let size = head.validators.size.or(part.validators.size);
+                return self.receive(part, here, size, answer);
+            }
+            // Not what was asked for, of other contents, or more than there is: all of it, from its beginning.
             (206 | 304 | 416, _) => {
                 self.start_anew(part, &Validators::default())?;
                 return Err(Failed::Again(format!("it answers with HTTP status {}", head.status)));
@@ -184,6 +205,8 @@ impl Transfer<'_> {
         size: Option<u64>,
         mut answer: Answer<'_>,
     ) -> Result<Fetched, Failed> {
+        check_room(&part.file, size.map(|size| size.saturating_sub(here)))?;
+        let mut looked = here;
         let mut sum = Sha256::new();
         part.file.rewind()?;
         add(&mut sum, &mut part.file, here)?;
@@ -197,6 +220,10 @@ impl Transfer<'_> {
                     sum.update(&piece);
                     part.file.write_all(&piece)?;
                     done += piece.len() as u64;
+                    if done >= looked + LOOK {
+                        looked = done;
+                        check_room(&part.file, None)?;
+                    }
                     self.report.progress(done, size);
                 }
                 Err(waited) => break Some(Failed::from(waited)),
@@ -212,6 +239,7 @@ impl Transfer<'_> {
     fn request(&self, mut headers: Vec<(&'static str, String)>) -> Request<'_> {
         headers.extend(self.url.authorization().map(|login| ("Authorization", login)));
         Request {
+            deadline: None,
             url: self.url,
             proxy: self.proxy,
             headers,
@@ -238,6 +266,18 @@ fn check_status(head: &Head) -> Result<(), Failed> {
         408 | 425 | 429 | 500 | 502..=504 => Err(Failed::Again(answers)),
         _ => Err(Failed::For(TransferError::Server(answers))),
     }
+}
+
+/// Refuses what `more` bytes would leave too little room beside.
+fn check_room(file: &File, more: Option<u64>) -> Result<(), Failed> {
+    let filesystem = fstatvfs(file).map_err(io::Error::from)?;
+    let bytes = |blocks: u64| blocks.saturating_mul(filesystem.f_frsize);
+    let left = LEFT.min(bytes(filesystem.f_blocks) / 20);
+    let room = bytes(filesystem.f_bavail).saturating_sub(left);
+    if room == 0 || more.is_some_and(|more| more > room) {
+        return Err(Failed::For(TransferError::NoRoom(more, room)));
+    }
+    Ok(())
 }
 
 fn length(file: &File) -> io::Result<u64> {

@@ -109,6 +109,22 @@ pub enum TarballError {
     Cancelled(#[from] Cancelled),
 }
 
+impl TarballError {
+    /// Whether the bytes are no whole archive, or others than they should be.
+    pub(crate) fn is_of_bytes(&self) -> bool {
+        matches!(
+            self,
+            Self::Read { .. }
+                | Self::Truncated { .. }
+                | Self::Empty { .. }
+                | Self::NotTar { .. }
+                | Self::Damaged { .. }
+                | Self::TrailingBytes { .. }
+                | Self::WrongSum { .. }
+        )
+    }
+}
+
 /// What is wrong with an entry of an archive; completes the sentence "archive entry 'NAME' …".
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
