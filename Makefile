@@ -93,9 +93,7 @@ install-data: $(BINARY)
 	fi
 
 uninstall:
-	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then \
-		systemctl --quiet disable --now machinist-clean.timer 2>/dev/null || true; \
-	fi
+	@[ -n "$(DESTDIR)" ] || sh units/debian/prerm remove
 	rm -f $(DESTDIR)$(BINDIR)/machinist $(DESTDIR)$(LIBEXECDIR)/machinist-helper
 	rm -f $(DESTDIR)$(MANDIR)/man1/machinist.1 $(DESTDIR)$(MANDIR)/man1/machinist-*.1
 	rm -f $(DESTDIR)$(MANDIR)/man7/machinist-*.7

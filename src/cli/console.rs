@@ -15,7 +15,7 @@ use crate::machine::text::printable;
 use crate::ops::OpError;
 use crate::ops::start::find_machine;
 use crate::sys::bus::{Bus, BusError};
-use crate::sys::console::Console;
+use crate::sys::console::{Console, sits_at};
 
 mod journal;
 mod typed;
@@ -73,6 +73,7 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
         && !ctx.voice.json
         && is_root()
         && has_terminal()
+        && has_terminal_of_its_own(ctx.bus().await?, &target).await?
         && let Some(console) = connect(&target.name)?
     {
         return typed::attach(ctx, &target, console, lines).await;
@@ -87,6 +88,18 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
 /// Whether there is somebody at a terminal, who may use it: what runs in the background may not.
 pub(super) fn has_terminal() -> bool {
     stdin().is_terminal() && tcgetpgrp(stdin()).ok() == Some(getpgrp())
+}
+
+/// Whether a machine is at the terminal that is kept for it: one may still be kept that it had in a run before. On its way
+/// up it may not be there yet.
+async fn has_terminal_of_its_own(bus: &Bus, target: &Target) -> Result<bool, CliError> {
+    let state = bus.unit_properties(&target.unit, "Unit", &["ActiveState"]).await?;
+    if state.string("ActiveState") == "activating" {
+        return Ok(true);
+    }
+    let service = bus.unit_properties(&target.unit, "Service", &["MainPID"]).await?;
+    let pid = service.number("MainPID").filter(|pid| *pid > 0);
+    Ok(pid.is_some_and(|pid| sits_at(pid, &target.name)))
 }
 
 /// The console of a machine, if it is one that can be typed into.

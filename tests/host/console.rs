@@ -221,6 +221,11 @@ fn keeper_runs(name: &str) {
     assert_eq!(state, "active", "the keeper of '{name}'");
 }
 
+/// Where the link leads that systemd connects a machine to.
+fn link_of(name: &str) -> Option<std::path::PathBuf> {
+    fs::read_link(format!("/run/machinist/console/{name}.tty")).ok()
+}
+
 /// Its console, with somebody at it.
 #[track_caller]
 fn sits_at(name: &str) -> Terminal {
@@ -326,6 +331,8 @@ fn an_interactive_console_is_typed_into_left_and_come_back_to() {
         unit_property(&keeper(name), "ActiveState") == "inactive"
     });
     assert!(!std::path::Path::new(&socket).exists());
+    // Without the link systemd would make a file there if nobody kept the terminal.
+    assert_eq!(link_of(name), Some("/dev/null".into()));
 
     // Taken back.
     machinist(["config", "unset", name, "console"]).ok();
@@ -335,6 +342,90 @@ fn an_interactive_console_is_typed_into_left_and_come_back_to() {
     let mut terminal = Terminal::machinist(["console", name]);
     terminal.sees("read only").types("\x03");
     assert_eq!(terminal.ends(), 130);
+}
+
+#[test]
+fn a_frozen_machine_is_left_and_lives_on() {
+    let _host = shared();
+    let guest = with_shell("conz");
+    let name = guest.name.as_str();
+    machinist(["config", "set", name, "console=interactive"]).ok();
+    guest.start();
+    let leader = guest.leader();
+    let mut terminal = sits_at(name);
+    terminal.types("\necho sum $((40+2))\n").sees("sum 42");
+    machinist(["freeze", name]).ok();
+    // systemd-nspawn reads what comes through at once when it is thawed.
+    for _ in 0..4 {
+        terminal.types("\x1d\x1d\x1d");
+        assert_eq!(terminal.ends(), 0);
+        terminal = sits_at(name);
+    }
+    // More than anybody keeps for it.
+    terminal.types(&"a".repeat(300 << 10)).types("\x1d\x1d\x1d");
+    assert_eq!(terminal.ends(), 0);
+    machinist(["thaw", name]).ok();
+    let mut terminal = sits_at(name);
+    wait_until("it can be typed into again", || {
+        terminal.types("\x03\necho still $((40+3))\n");
+        std::thread::sleep(Duration::from_millis(200));
+        terminal.shown().contains("still 43")
+    });
+    assert_eq!(guest.leader(), leader);
+    machinist(["terminate", name]).ok();
+}
+
+#[test]
+fn a_console_is_taken_back() {
+    let _host = shared();
+    let guest = with_shell("cony");
+    let name = guest.name.as_str();
+    let set = |value: &str, options: &[&str]| {
+        let setting = format!("console={value}");
+        machinist(["config", "set", name, &setting].iter().chain(options)).ok()
+    };
+    let reads_only = || {
+        let mut terminal = Terminal::machinist(["console", name]);
+        terminal.sees("read only").types("\x03");
+        assert_eq!(terminal.ends(), 130);
+    };
+    set("interactive", &[]);
+    guest.start();
+    keeper_runs(name);
+    set("read-only", &["--restart"]);
+    assert_eq!(guest.property("Result"), "success");
+    assert_eq!(guest.property("StandardInput"), "null");
+    wait_until("nobody keeps a terminal", || {
+        unit_property(&keeper(name), "ActiveState") == "inactive"
+    });
+    reads_only();
+
+    // Without a restart it has its terminal as long as it runs, even when the keeper is killed. Whoever restarts it otherwise may
+    // leave the keeper behind.
+    set("interactive", &["--restart"]);
+    keeper_runs(name);
+    let leader = guest.leader();
+    set("read-only", &[]);
+    run("systemctl", ["kill", "-s", "KILL", &keeper(name)]).ok();
+    wait_until("it is kept again", || {
+        unit_property(&keeper(name), "NRestarts") != "0" && unit_property(&keeper(name), "ActiveState") == "active"
+    });
+    let mut terminal = sits_at(name);
+    terminal.types("\necho sum $((40+2))\n").sees("sum 42");
+    terminal.types("\x1d\x1d\x1d");
+    assert_eq!(terminal.ends(), 0);
+    assert_eq!(guest.leader(), leader);
+    run("systemctl", ["restart", &guest.unit()]).ok();
+    wait_until("it runs", || machine_property(name, "State").is_some());
+    reads_only();
+    machinist(["stop", name]).ok();
+    wait_until("nobody keeps a terminal", || {
+        unit_property(&keeper(name), "ActiveState") == "inactive"
+    });
+    // Nothing stays of what was ours.
+    machinist(["remove", "-y", name]).ok().lacks("service.d");
+    assert!(!guest.drop_ins().exists());
+    assert_eq!(link_of(name), None);
 }
 
 #[test]
@@ -358,6 +449,9 @@ fn a_debian_is_logged_in_to_at_its_console() {
     run("systemctl", ["kill", "-s", "KILL", &guest.unit()]).ok();
     assert_eq!(terminal.ends(), 0);
     terminal.sees("has stopped");
+    wait_until("the keeper stops with it", || {
+        unit_property(&keeper(name), "ActiveState") == "inactive"
+    });
 }
 
 #[test]

@@ -26,7 +26,7 @@ use crate::sys::enter::RawTerminal;
 use crate::sys::enter::relay::read_typed;
 use crate::sys::journal::audit;
 
-/// How long whoever keeps the console may take to be there again.
+/// How long whoever keeps the console may take to be there again, or to have a place for us.
 const AWAY: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -49,24 +49,27 @@ pub(super) async fn attach(ctx: &Ctx, target: &Target, console: Console, lines: 
 
     let mut over = std::pin::pin!(until_over(ctx, &target.unit));
     let (mut console, mut lines) = (Some(console), lines);
+    let (mut until, mut is_full) = (Instant::now() + AWAY, false);
     let end = 'attached: loop {
         let Some(here) = console.take() else {
-            break End::Lost;
+            break if is_full { End::Full } else { End::Lost };
         };
         at.is(here.try_clone()?);
         at.resize();
         let resized = Arc::clone(&resized_here);
         let mut shown = spawn_blocking(move || show(&here, lines, &resized));
-        // What was shown before it went is on the terminal already.
-        lines = Some(0);
         loop {
             tokio::select! {
-                shown = &mut shown => {
-                    if let Err(error) = shown.map_err(|panic| internal_error(&panic)).flatten() {
-                        break 'attached End::Failed(error);
+                shown = &mut shown => match shown.map_err(|panic| internal_error(&panic)).flatten() {
+                    Ok(was_live) => {
+                        is_full = !was_live;
+                        if was_live {
+                            until = Instant::now() + AWAY;
+                        }
+                        break;
                     }
-                    break;
-                }
+                    Err(error) => break 'attached End::Failed(error),
+                },
                 Ok(()) = &mut left => break 'attached End::Left,
                 () = &mut over => break 'attached End::Over,
                 () = resized_here.notified() => tell_of_size(&target.unit).await,
@@ -76,8 +79,11 @@ pub(super) async fn attach(ctx: &Ctx, target: &Target, console: Console, lines: 
                 },
             }
         }
+        if !is_full {
+            // What was shown before it went is on the terminal already.
+            lines = Some(0);
+        }
         // The machine has stopped, or whoever keeps its console is started anew.
-        let until = Instant::now() + AWAY;
         while console.is_none() && Instant::now() < until {
             tokio::select! {
                 Ok(()) = &mut left => break 'attached End::Left,
@@ -105,6 +111,11 @@ pub(super) async fn attach(ctx: &Ctx, target: &Target, console: Console, lines: 
         }
         End::Signal(status) => Ok(status),
         End::Failed(error) => Err(error),
+        End::Full => {
+            let message = format!("the console of machine '{name}' has no place for one more");
+            let hint = "32 can be at it at once: leave one of them with ^] three times".to_owned();
+            Err(CliError::new(Kind::Failed, message).hint(hint))
+        }
         End::Lost => {
             let message = format!("nobody keeps the console of machine '{name}' any more");
             let hint = format!("see `journalctl --unit machinist-console@{name}`");
@@ -119,6 +130,8 @@ enum End {
     Signal(u8),
     Failed(CliError),
     Lost,
+    /// Whoever keeps it takes nobody else.
+    Full,
 }
 
 /// The connection that what is typed goes to.
@@ -126,6 +139,8 @@ enum End {
 struct At {
     console: std::sync::Mutex<Option<Console>>,
     closed: AtomicBool,
+    /// What was typed last was not taken.
+    stuck: AtomicBool,
 }
 
 impl At {
@@ -138,10 +153,11 @@ impl At {
         *self.console.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(console);
     }
 
-    /// What is typed while nobody listens is lost.
+    /// What is typed while nobody listens is lost: whoever waits for that does not see that he is to leave.
     fn types(&self, keys: &[u8]) -> bool {
         if let Some(console) = self.now() {
-            let _ = console.types(keys);
+            let typed = console.types(keys, !self.stuck.load(Ordering::Relaxed));
+            self.stuck.store(typed.is_err(), Ordering::Relaxed);
         }
         !self.closed.load(Ordering::Relaxed)
     }
@@ -169,9 +185,9 @@ async fn tell_of_size(unit: &str) {
 }
 
 /// Shows what comes until the other side has gone. What was shown before comes as text that steers no terminal: questions to
-/// a terminal among it would be answered once more. Blocks.
-fn show(console: &Console, lines: Option<usize>, resized: &Notify) -> Result<(), CliError> {
-    let mut history = Vec::new();
+/// a terminal among it would be answered once more. False if nothing was shown at all. Blocks.
+fn show(console: &Console, lines: Option<usize>, resized: &Notify) -> Result<bool, CliError> {
+    let (mut history, mut was_live) = (Vec::new(), false);
     let write = |bytes: &[u8]| stdout().write_all(bytes).and_then(|()| stdout().flush());
     let listened = console.listen(|told| match told {
         Told::History(text) => {
@@ -179,6 +195,7 @@ fn show(console: &Console, lines: Option<usize>, resized: &Notify) -> Result<(),
             Ok(())
         }
         Told::Live => {
+            was_live = true;
             let text = last_lines(&history, lines).join("\r\n");
             history = Vec::new();
             write(text.as_bytes())
@@ -189,5 +206,5 @@ fn show(console: &Console, lines: Option<usize>, resized: &Notify) -> Result<(),
             Ok(())
         }
     });
-    Ok(listened?)
+    Ok(listened.map(|()| was_live)?)
 }

@@ -139,7 +139,9 @@ fn transaction<'a>(
     let mut settings = settings_of(name, places);
     if let Some(linked) = &linked {
         steps.step(linked.forget_link());
-        settings.extend(linked.files.iter().map(|(path, _)| path.clone()));
+        let files = linked.files.iter().map(|(path, _)| path.clone());
+        let files: Vec<PathBuf> = files.filter(|path| !settings.contains(path)).collect();
+        settings.extend(files);
     }
     // Limits of `systemctl set-property` would hold for the next machine of that name.
     let reload = linked.is_some()
@@ -159,6 +161,14 @@ fn transaction<'a>(
             format!("remove journal link '{}'", shown(&link)),
             move || fs::remove_file(&link).map_err(OpError::path("remove", &link)),
         ));
+    }
+    // It leads to a terminal of the host, or to /dev/null.
+    let terminal = places.runtime.join("console").join(format!("{name}.tty"));
+    if fs::symlink_metadata(&terminal).is_ok() {
+        steps.step(Step::new(format!("remove '{}'", shown(&terminal)), move || {
+            let _ = fs::remove_file(&terminal);
+            Ok(())
+        }));
     }
     // A failed unit stays loaded, and with it a machine that is gone.
     steps.step(Step::new(

@@ -18,8 +18,9 @@ pub(super) fn settings_of(name: &MachineName, places: &Places) -> Vec<PathBuf> {
     for directory in [&places.settings, &places.runtime_settings, &places.machines] {
         found.push(directory.join(format!("{name}.nspawn")));
     }
-    // Limits that `limit` had set: what is left of their directory after them goes with the last.
-    let control = [&places.control, &places.runtime_control].map(|place| place.join(format!("{}.d", name.unit())));
+    // What `config` and `limit` had set: what is left of their directory after them goes with the last.
+    let control = [&places.units, &places.control, &places.runtime_control];
+    let control = control.map(|place| place.join(format!("{}.d", name.unit())));
     let drop_ins = control.iter().filter_map(|directory| fs::read_dir(directory).ok());
     let drop_ins = drop_ins.flatten().flatten().map(|entry| entry.path());
     let (ours, others): (Vec<_>, Vec<_>) = drop_ins.partition(|path| owned::is_ours(path));

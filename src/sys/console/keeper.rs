@@ -10,7 +10,6 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Instant;
 use std::{env, fs};
 
 use nix::sys::signal::{SigSet, Signal};
@@ -241,7 +240,7 @@ fn hear(client: &mut Client, gate: &mut Gate, waiting: &mut Vec<u8>, master: Bor
         Err(Errno::INTR | Errno::AGAIN) => true,
         Ok((_, count @ 1..)) => {
             match (buffer[0], &buffer[1..count]) {
-                (KEYS, keys) => gate.pass(keys, Instant::now(), waiting),
+                (KEYS, keys) => gate.pass(keys, waiting),
                 (SIZE, [a, b, c, d]) => {
                     let (rows, columns) = (u16::from_le_bytes([*a, *b]), u16::from_le_bytes([*c, *d]));
                     client.resized = resize(master, rows, columns).is_ok();

@@ -12,9 +12,12 @@ mod gate;
 mod keeper;
 mod ring;
 
+use std::fs::metadata;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect as connect_to, recv, send,
@@ -25,7 +28,7 @@ use rustix::termios::tcgetwinsize;
 pub(in crate::sys) use keeper::keep;
 
 use crate::machine::MachineName;
-use crate::unit::console::socket;
+use crate::unit::console::{socket, terminal};
 
 const KEYS: u8 = b'K';
 const SIZE: u8 = b'S';
@@ -33,6 +36,8 @@ const HISTORY: u8 = b'H';
 const LIVE: u8 = b'L';
 const SHOWN: u8 = b'O';
 const RESIZED: u8 = b'R';
+/// How long to wait for a machine that reads slowly, before what is typed is lost.
+const PATIENCE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 /// The longest packet, in bytes.
 const PACKET_MAX: usize = 16 << 10;
 
@@ -47,6 +52,15 @@ pub enum Told<'a> {
     Shown(&'a [u8]),
     /// The terminal has the size that was told.
     Resized,
+}
+
+/// Whether a process sits at the terminal that is kept for a machine now.
+#[must_use]
+pub fn sits_at(pid: u64, name: &MachineName) -> bool {
+    let here = metadata(format!("/proc/{pid}/fd/0")).map(|found| (found.dev(), found.ino()));
+    let kept = metadata(terminal(name)).map(|found| (found.dev(), found.ino()));
+    // /dev/null is nobody's.
+    socket(name).exists() && matches!((here, kept), (Ok(here), Ok(kept)) if here == kept)
 }
 
 /// A connection to a console.
@@ -72,15 +86,25 @@ impl Console {
         Ok(Self(self.0.try_clone()?))
     }
 
-    /// Types something. Blocks where the machine does not read what is typed.
-    pub fn types(&self, keys: &[u8]) -> io::Result<()> {
+    /// Types something. Waits a second, if `waits`, where the machine does not read what is typed.
+    ///
+    /// # Errors
+    /// `WouldBlock` if it does not: the rest is lost.
+    pub fn types(&self, keys: &[u8], waits: bool) -> io::Result<()> {
         for keys in keys.chunks(PACKET_MAX - 1) {
-            self.send(&[&[KEYS], keys].concat())?;
+            let packet = [&[KEYS], keys].concat();
+            match self.send(&packet) {
+                Err(error) if waits && error.kind() == io::ErrorKind::WouldBlock => {
+                    let _ = poll(&mut [PollFd::new(&self.0, PollFlags::OUT)], Some(&PATIENCE));
+                    self.send(&packet)?;
+                }
+                sent => sent?,
+            }
         }
         Ok(())
     }
 
-    /// Tells how large the terminal is.
+    /// Tells how large the terminal is. Never waits.
     pub fn has_size_of(&self, terminal: impl AsFd) -> io::Result<()> {
         let size = tcgetwinsize(terminal)?;
         let [a, b] = size.ws_row.to_le_bytes();
@@ -90,7 +114,7 @@ impl Console {
 
     fn send(&self, packet: &[u8]) -> io::Result<()> {
         loop {
-            match send(&self.0, packet, SendFlags::NOSIGNAL) {
+            match send(&self.0, packet, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
                 Err(Errno::INTR) => {}
                 sent => return Ok(sent.map(drop)?),
             }
