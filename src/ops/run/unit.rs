@@ -189,6 +189,8 @@ pub(super) fn with_console(name: &MachineName) -> Vec<Property> {
         ("StandardOutputFile".to_owned(), terminal.into()),
         ("Wants".to_owned(), keeper().into()),
         ("After".to_owned(), keeper().into()),
+        // The other way round systemd would remember this unit until the keeper has stopped, and refuse another of the name.
+        ("PropagatesStopTo".to_owned(), keeper().into()),
     ]
 }
 
