@@ -117,6 +117,17 @@ pub fn clean(
     };
     let _layers = linked::lock(places, report, cancel)?;
     linked::sweep(places, report)?;
+    remove(planned, &cleared, places, report, cancel)
+}
+
+/// Removes what was planned, but for what has been swept by now; what was is the result.
+fn remove(
+    planned: Vec<Cleaned>,
+    cleared: &[PathBuf],
+    places: &Places,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<Vec<Cleaned>, OpError> {
     let mut cleaned = Vec::new();
     for item in planned {
         cancel.check()?;
@@ -129,8 +140,9 @@ pub fn clean(
             continue;
         }
         if fs::symlink_metadata(path).is_ok() {
-            // Swept above if it was a leftover; what is there still could not be, or belongs to somebody by now.
-            if is_staging(path) || path.starts_with(places.layers()) {
+            // Swept before if it was a leftover; what is there still could not be, or belongs to somebody by now.
+            let is_swept = is_staging(path) || path.starts_with(places.papers()) || path.starts_with(places.layers());
+            if is_swept {
                 continue;
             }
             let removed = if path.is_dir() {
@@ -172,6 +184,37 @@ fn old_entries(directory: &Path, age: Duration) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::transaction::{Staging, Verb};
+
+    #[test]
+    fn what_began_meanwhile_is_left_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        let places = Places {
+            machines: at("machines"),
+            state: at("state"),
+            runtime: at("run"),
+            ..Places::default()
+        };
+        fs::create_dir_all(&places.machines).unwrap();
+        let record = Record {
+            verb: Verb::Create,
+            name: "web".into(),
+            settings: None,
+            unit: None,
+        };
+        let staging = Staging::create(&places, &record, &(), &Cancel::default()).unwrap();
+        // Both were seen before they were locked.
+        for path in [staging.papers(), staging.directory()] {
+            let planned = Cleaned {
+                what: "leftover".into(),
+                path: Some(path.to_owned()),
+                bytes: 0,
+            };
+            let removed = remove(vec![planned], &[], &places, &(), &Cancel::default()).unwrap();
+            assert_eq!((removed, path.exists()), (vec![], true), "{path:?}");
+        }
+    }
 
     #[test]
     fn a_cached_tree_that_somebody_copies_is_not_removed() {
