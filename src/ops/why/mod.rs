@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Serialize;
+use tokio::task::spawn_blocking;
 
 use self::settings::Checked;
 use super::config::files;
@@ -34,6 +35,7 @@ use crate::sys::bus::{Bus, BusError};
 use crate::sys::guest::Leader;
 use crate::sys::inspect::state_of;
 use crate::sys::journal::Line;
+use crate::sys::logs::sync;
 
 /// How much of a line of the journal is shown, in characters.
 const LINE_MAX: usize = 500;
@@ -87,6 +89,9 @@ pub async fn explain(bus: &Bus, name: &MachineName, places: &Places, cancel: &Ca
         .filter(|unit| !unit.is_empty())
         .unwrap_or_else(|| name.unit());
     let state = bus.unit_state(&unit).await?;
+    // What has come to this state may not be in the journal's files yet.
+    let waiting = cancel.clone();
+    let _ = spawn_blocking(move || sync(&waiting)).await;
     let leader = registered
         .as_ref()
         .and_then(|registered| Leader::open(registered.leader));
