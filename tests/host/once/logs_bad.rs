@@ -19,10 +19,14 @@ fn with_journal(stem: &str, id: &str) -> (Guest, PathBuf) {
     (guest, directory)
 }
 
-/// Some journal of the host's, whole.
+/// Some journal of the host's, whole: one that nobody writes to any more, for what grows while it is read is torn.
 fn sample() -> Vec<u8> {
-    run("journalctl", ["--sync"]).ok();
-    let found = sh("ls -S /var/log/journal/$(cat /etc/machine-id)/system*.journal", [""; 0]).ok();
+    run("journalctl", ["--rotate"]).ok();
+    let found = sh(
+        "ls -S /var/log/journal/$(cat /etc/machine-id)/system@*.journal",
+        [""; 0],
+    )
+    .ok();
     fs::read(found.stdout.lines().next().expect("a journal")).unwrap()
 }
 
@@ -77,7 +81,7 @@ fn a_file_is_read_once_it_has_begun() {
     let (file, whole) = (directory.join("system.journal"), sample());
     fs::write(&file, "").unwrap();
     guest.start();
-    let follower = Follower::new(&[&guest.name, "--from", "guest"]);
+    let follower = Follower::new(&[&guest.name, "--from", "guest", "-n", "all"]);
     let ready = directory.join("ready.journal");
     wait_until("it follows", || {
         fs::write(&ready, "no journal").unwrap();
