@@ -45,6 +45,14 @@ pub(crate) fn has(trouble: &Value, text: &str) {
     assert!(trouble["evidence"].to_string().contains(text), "{text}: {trouble}");
 }
 
+/// Waits until the cause has that in its evidence: what a program writes takes its time to the journal.
+#[track_caller]
+pub(crate) fn comes_to_have(name: &str, text: &str) {
+    wait_until("the journal has it", || {
+        answer(name)["troubles"][0]["evidence"].to_string().contains(text)
+    });
+}
+
 /// Whether it begins with a time, as journalctl prints it, and is in the journal of the unit.
 #[track_caller]
 fn is_of_the_journal(guest: &Guest, trouble: &Value) {
@@ -260,13 +268,13 @@ fn what_is_wrong_with_its_unit_is_told() {
     .unwrap();
     guest.write_drop_in(&format!("[Unit]\nRequires={other}\nAfter={other}\n"));
     start(&["start"]);
-    let cause = is_told(
+    is_told(
         name,
         "dependency-failed",
         "error",
         &format!("systemctl status '{other}'"),
     );
-    has(&cause, "no such luck");
+    comes_to_have(name, "no such luck");
     fs::write(&path, "[Service]\nType=oneshot\nExecStart=sleep infinity\n").unwrap();
     run("systemctl", ["daemon-reload"]).ok();
     run("systemctl", ["reset-failed", &other]).any();
@@ -281,8 +289,8 @@ fn what_is_wrong_with_its_unit_is_told() {
 
     guest.write_drop_in("[Service]\nExecStartPre=sh -c 'echo not today; exit 9'\n");
     start(&["start"]);
-    let cause = is_told(name, "hook-failed", "error", "before-start");
-    has(&cause, "not today");
+    is_told(name, "hook-failed", "error", "before-start");
+    comes_to_have(name, "not today");
 
     guest.write_drop_in("[Service]\nExecStartPre=sleep infinity\nTimeoutStartSec=3\n");
     start(&["start", "--no-block"]);

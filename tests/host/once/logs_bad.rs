@@ -78,7 +78,9 @@ fn files_that_are_none_are_left_alone() {
 fn a_file_is_read_once_it_has_begun() {
     let _host = shared();
     let (guest, directory) = with_journal("lnew", ID);
-    let (file, whole) = (directory.join("system.journal"), sample());
+    let (file, mut whole) = (directory.join("system.journal"), sample());
+    // As journald has it while it writes: one that is archived never grows.
+    whole[16] = 1;
     fs::write(&file, "").unwrap();
     guest.start();
     let follower = Follower::new(&[&guest.name, "--from", "guest", "-n", "all"]);
