@@ -7,9 +7,7 @@
 //!   releases it however its holder ends). Locks are never removed: another process may be waiting on one.
 //! - `.INPUTS.build`, `.INPUTS-RELEASE.old`: being made, being removed. Whoever gets the lock may sweep them.
 
-use std::fs::{DirBuilder, File, TryLockError};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,6 +16,7 @@ use sha2::{Digest, Sha256};
 
 use super::bootstrap::{self, Recipe};
 use super::mirror::{self, Release};
+use super::shelf::{make_private, names, open_lock, wait_for};
 use super::{CacheUse, Places, SourceError};
 use crate::machine::{Cancel, Report};
 use crate::storage;
@@ -27,8 +26,6 @@ use crate::sys::files::{self, sync_filesystem, write_atomic};
 const FORMAT: u32 = 2;
 /// How the temporary directories of builds without cache begin.
 const SCRATCH: &str = ".scratch-";
-/// How often a lock held by another process is tried again.
-const LOCK_POLL: Duration = Duration::from_millis(100);
 
 /// A cached tree.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -278,26 +275,13 @@ impl<'a> Shelf<'a> {
 
     fn lock(&self, kind: Lock, report: &dyn Report, cancel: &Cancel) -> Result<File, SourceError> {
         let file = open_lock(&self.dir, &self.inputs)?;
-        let mut told = false;
-        loop {
-            cancel.check()?;
-            let result = match kind {
-                Lock::Shared => file.try_lock_shared(),
-                Lock::Exclusive => file.try_lock(),
-            };
-            match result {
-                Ok(()) => return Ok(file),
-                Err(TryLockError::WouldBlock) => {}
-                Err(TryLockError::Error(error)) => return Err(SourceError::io("lock", &self.dir, error)),
-            }
-            if !std::mem::replace(&mut told, true) {
-                report.phase(&format!(
-                    "waiting for another bootstrap of {} {}",
-                    self.recipe.distro, self.recipe.suite
-                ));
-            }
-            std::thread::sleep(LOCK_POLL);
-        }
+        let lock = || match kind {
+            Lock::Shared => file.try_lock_shared(),
+            Lock::Exclusive => file.try_lock(),
+        };
+        let whom = || format!("bootstrap of {} {}", self.recipe.distro, self.recipe.suite);
+        wait_for(&self.dir, lock, &whom, report, cancel)?;
+        Ok(file)
     }
 }
 
@@ -380,41 +364,6 @@ fn remove_now(path: &Path) -> Result<(), SourceError> {
         Err(error) if !error.is_not_found() => Err(error.into()),
         _ => Ok(()),
     }
-}
-
-fn make_private(dir: &Path) -> Result<(), SourceError> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(|error| SourceError::io("create", dir, error))
-}
-
-fn open_lock(dir: &Path, inputs: &str) -> Result<File, SourceError> {
-    let path = dir.join(format!(".{inputs}.lock"));
-    File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(|error| SourceError::io("open", &path, error))
-}
-
-/// A directory's names in UTF-8, sorted; none if it does not exist.
-fn names(dir: &Path) -> Result<Vec<String>, SourceError> {
-    let entries = match std::fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(SourceError::io("list", dir, error)),
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(|error| SourceError::io("list", dir, error))?;
-        names.extend(entry.file_name().into_string().ok());
-    }
-    names.sort();
-    Ok(names)
 }
 
 fn is_complete(entry: &Path) -> bool {

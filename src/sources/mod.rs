@@ -14,6 +14,7 @@ pub mod error;
 pub mod guest;
 pub mod mirror;
 pub mod password;
+mod shelf;
 mod source;
 pub mod sum;
 pub mod tarball;

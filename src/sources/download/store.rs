@@ -4,9 +4,9 @@
 //! `.KEY.part` and `.KEY.part.json` are what came of one that was interrupted. `.KEY.lock` is held while any of them is used
 //! (flock(2)), and never removed: another process may be waiting for it.
 
-use std::fs::{self, DirBuilder, File, TryLockError};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,13 +16,11 @@ use sha2::{Digest as _, Sha256};
 use super::answer::Validators;
 use crate::machine::{Cancel, Report};
 use crate::sources::mirror::hex;
+use crate::sources::shelf::{make_private, names, open_lock, wait_for};
 use crate::sources::sum::Sum;
 use crate::sources::url::Url;
 use crate::sources::{Places, SourceError};
 use crate::sys::files::write_atomic;
-
-/// How often a lock held by another process is tried again.
-const LOCK_POLL: Duration = Duration::from_millis(100);
 
 /// What is known of a file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -67,19 +65,8 @@ impl Shelf {
         let dir = open(places)?;
         let key = hex(&Sha256::digest(url.as_str())[..16]);
         let lock = open_lock(&dir, &key)?;
-        let mut told = false;
-        loop {
-            cancel.check()?;
-            match lock.try_lock() {
-                Ok(()) => break,
-                Err(TryLockError::WouldBlock) => {}
-                Err(TryLockError::Error(error)) => return Err(SourceError::io("lock", &dir, error)),
-            }
-            if !std::mem::replace(&mut told, true) {
-                report.phase(&format!("waiting for another download of {}", url.file_name()));
-            }
-            std::thread::sleep(LOCK_POLL);
-        }
+        let whom = || format!("download of {}", url.file_name());
+        wait_for(&dir, || lock.try_lock(), &whom, report, cancel)?;
         Ok(Self { dir, key, _lock: lock })
     }
 
@@ -218,35 +205,8 @@ fn key_of(name: &str) -> Option<&str> {
 
 fn open(places: &Places) -> Result<PathBuf, SourceError> {
     let dir = places.cache.join("downloads");
-    for dir in [&places.cache, &dir] {
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-        made.map_err(|error| SourceError::io("create", dir, error))?;
-    }
+    make_private(&dir)?;
     Ok(dir)
-}
-
-fn open_lock(dir: &Path, key: &str) -> Result<File, SourceError> {
-    let path = dir.join(format!(".{key}.lock"));
-    File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(|error| SourceError::io("open", &path, error))
-}
-
-fn names(dir: &Path) -> Result<Vec<String>, SourceError> {
-    let mut names: Vec<String> = match fs::read_dir(dir) {
-        Ok(entries) => entries
-            .flatten()
-            .filter_map(|entry| entry.file_name().into_string().ok())
-            .collect(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        Err(error) => return Err(SourceError::io("list", dir, error)),
-    };
-    names.sort();
-    Ok(names)
 }
 
 /// Where it stands what is known of a file.
