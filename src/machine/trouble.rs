@@ -43,6 +43,21 @@ pub struct Trouble {
     pub hints: Vec<String>,
 }
 
+/// Something that keeps machines from working.
+pub fn error(code: &'static str, cause: impl Into<String>) -> Trouble {
+    Trouble::new(Severity::Error, code, cause)
+}
+
+/// Something that does not work as most people expect.
+pub fn warning(code: &'static str, cause: impl Into<String>) -> Trouble {
+    Trouble::new(Severity::Warning, code, cause)
+}
+
+/// Something that explains.
+pub fn note(code: &'static str, cause: impl Into<String>) -> Trouble {
+    Trouble::new(Severity::Note, code, cause)
+}
+
 impl Trouble {
     /// Something that is to be told.
     #[must_use]

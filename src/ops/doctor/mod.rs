@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::survey::mount_of;
 use super::{OpError, Places};
 use crate::machine::Cancel;
-use crate::machine::trouble::{Severity, Trouble};
+use crate::machine::trouble::{Trouble, error, note, warning};
 use crate::storage::for_directory;
 use crate::sys::bus::Bus;
 
@@ -70,16 +70,4 @@ pub async fn examine(bus: &Bus, places: &Places, cancel: &Cancel) -> Result<Chec
         running: count,
         troubles,
     })
-}
-
-fn error(code: &'static str, cause: impl Into<String>) -> Trouble {
-    Trouble::new(Severity::Error, code, cause)
-}
-
-fn warning(code: &'static str, cause: impl Into<String>) -> Trouble {
-    Trouble::new(Severity::Warning, code, cause)
-}
-
-fn note(code: &'static str, cause: impl Into<String>) -> Trouble {
-    Trouble::new(Severity::Note, code, cause)
 }

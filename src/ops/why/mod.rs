@@ -26,7 +26,7 @@ use super::diagnose::Diagnosis;
 use super::doctor::services;
 use super::{OpError, Places};
 use crate::machine::text::printable;
-use crate::machine::trouble::{Severity, Trouble};
+use crate::machine::trouble::{Trouble, error, note, warning};
 use crate::machine::{Cancel, MachineName, State};
 use crate::sys::autostart::Autostart;
 use crate::sys::bus::machine1::Registered;
@@ -211,18 +211,6 @@ fn joined(mut all: Vec<Trouble>, found: Vec<Trouble>) -> Vec<Trouble> {
     all
 }
 
-fn error(code: &'static str, cause: impl Into<String>) -> Trouble {
-    Trouble::new(Severity::Error, code, cause)
-}
-
-fn warning(code: &'static str, cause: impl Into<String>) -> Trouble {
-    Trouble::new(Severity::Warning, code, cause)
-}
-
-fn note(code: &'static str, cause: impl Into<String>) -> Trouble {
-    Trouble::new(Severity::Note, code, cause)
-}
-
 /// What a failed start shows, with the time of its line in the journal.
 fn diagnosed(diagnosis: Diagnosis) -> Trouble {
     let mut trouble = error(diagnosis.code, diagnosis.cause);
@@ -284,7 +272,7 @@ mod tests {
         let codes: Vec<&str> = all.iter().map(|trouble| trouble.code).collect();
         assert_eq!(codes, ["missing-bridge", "disk-full", "a"]);
         assert_eq!(all[0].evidence, ["the journal", "web.nspawn:2"]);
-        assert_eq!(all[0].severity, Severity::Error);
+        assert_eq!(all[0].severity, crate::machine::trouble::Severity::Error);
     }
 
     #[test]
