@@ -3,7 +3,9 @@
 use std::fs;
 use std::sync::{Mutex, PoisonError};
 
-use crate::support::{Guest, There, agree, alone, machinist, run, sh, shared, unique, unit_property, wait_until};
+use crate::support::{
+    Guest, There, agree, alone, machinist, nspawn_in, run, sh, shared, unique, unit_property, wait_until,
+};
 
 /// Starts it, and demands status 1, this cause and this hint; nothing may run after it.
 #[track_caller]
@@ -48,26 +50,7 @@ fn an_image_in_use_is_told() {
     let _host = shared();
     let guest = Guest::deaf("busy");
     let (unit, other) = (format!("test-{}.service", guest.name), unique("busy"));
-    let image = guest.image();
-    let image = image.to_string_lossy();
-    run(
-        "systemd-run",
-        [
-            "-q",
-            "--unit",
-            &unit,
-            "systemd-nspawn",
-            "-q",
-            "-b",
-            "-D",
-            &image,
-            "-M",
-            &other,
-            "--register=no",
-            "--keep-unit",
-        ],
-    )
-    .ok();
+    nspawn_in(&unit, &guest.image(), &other, &["--register=no", "--keep-unit"]);
     let supervisor = unit_property(&unit, "MainPID");
     wait_until("the other guest runs", || {
         run("pgrep", ["-P", &supervisor]).any().status == 0

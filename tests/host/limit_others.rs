@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use crate::limit::{drop_in, limit, reload, row};
-use crate::support::{Guest, machine_property, machinist, run, shared, unique, unit_property, wait_until};
+use crate::support::{Guest, machine_property, machinist, nspawn_in, run, shared, unique, unit_property, wait_until};
 
 #[test]
 fn a_slice_has_limits_before_it_has_machines() {
@@ -128,20 +128,7 @@ fn a_machine_in_a_scope_is_limited_as_long_as_it_runs() {
     let guest = Guest::busybox("limscope");
     let (name, image) = (guest.name.as_str(), guest.image());
     let unit = format!("test-{name}.service");
-    let image = image.to_string_lossy();
-    let words = [
-        "-q",
-        "--unit",
-        &unit,
-        "systemd-nspawn",
-        "-q",
-        "-b",
-        "-D",
-        &image,
-        "-M",
-        name,
-    ];
-    run("systemd-run", words).ok();
+    nspawn_in(&unit, &image, name, &[]);
     let registered = || machine_property(name, "State").as_deref() == Some("running");
     wait_until("it is registered", registered);
     let scope = machine_property(name, "Unit").unwrap();

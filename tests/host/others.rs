@@ -6,8 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::support::{
-    Guest, PATIENCE, There, agree, holds_within, machine_property, machinist, run, sh, shared, unit_property,
-    wait_until,
+    Guest, PATIENCE, There, agree, holds_within, machine_property, machinist, nspawn_in, run, sh, shared,
+    unit_property, wait_until,
 };
 
 #[test]
@@ -17,23 +17,7 @@ fn a_machine_in_a_scope_is_listed_and_can_be_stopped() {
         let guest = Guest::busybox("scope");
         let (name, image) = (&guest.name, guest.image());
         let unit = format!("test-{name}.service");
-        let image = image.to_string_lossy();
-        run(
-            "systemd-run",
-            [
-                "-q",
-                "--unit",
-                &unit,
-                "systemd-nspawn",
-                "-q",
-                "-b",
-                "-D",
-                &image,
-                "-M",
-                name,
-            ],
-        )
-        .ok();
+        nspawn_in(&unit, &image, name, &[]);
         wait_until("it is registered", || {
             machine_property(name, "State").as_deref() == Some("running")
         });

@@ -685,6 +685,25 @@ impl Guest {
     }
 }
 
+/// Has a unit that is no machine's of its own boot an image, as people do by hand.
+#[track_caller]
+pub(crate) fn nspawn_in(unit: &str, image: &Path, name: &str, options: &[&str]) {
+    let image = image.to_string_lossy();
+    let words = [
+        "-q",
+        "--unit",
+        unit,
+        "systemd-nspawn",
+        "-q",
+        "-b",
+        "-D",
+        &image,
+        "-M",
+        name,
+    ];
+    run("systemd-run", [&words, options].concat()).ok();
+}
+
 /// A tree that boots at once: busybox as PID 1, and what systemd-nspawn and machined look for.
 pub(crate) fn make_busybox_image(path: &Path) {
     for directory in [

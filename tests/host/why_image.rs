@@ -6,7 +6,9 @@ use std::path::Path;
 
 use crate::clone::Clone;
 use crate::linked::{LAYERS, layers};
-use crate::support::{Disk, Guest, MACHINES, alone, machinist, run, sh, shared, unique, unit_property, wait_until};
+use crate::support::{
+    Disk, Guest, MACHINES, alone, machinist, nspawn_in, run, sh, shared, unique, unit_property, wait_until,
+};
 use crate::why::{fails, has, is_told, is_told_too};
 
 #[test]
@@ -55,19 +57,7 @@ fn what_is_wrong_with_its_image_is_told() {
 
     // Somebody else runs on it.
     let (unit, other) = (format!("test-{name}.service"), unique("busy"));
-    let image = guest.image().display().to_string();
-    let nspawn = [
-        "systemd-nspawn",
-        "-q",
-        "-b",
-        "-D",
-        &image,
-        "-M",
-        &other,
-        "--register=no",
-        "--keep-unit",
-    ];
-    run("systemd-run", [["-q", "--unit", &unit].as_slice(), &nspawn].concat()).ok();
+    nspawn_in(&unit, &guest.image(), &other, &["--register=no", "--keep-unit"]);
     let supervisor = unit_property(&unit, "MainPID");
     wait_until("the other guest runs", || {
         run("pgrep", ["-P", &supervisor]).any().status == 0
