@@ -16,17 +16,22 @@ use crate::support::{
 
 /// Boots one, and waits until its init runs.
 #[track_caller]
-pub(crate) fn boot(words: &[&str], name: &str) -> Running {
+pub(crate) fn boot(words: &[&str]) -> Running {
     let mut running = machinist(words.iter().copied()).spawn();
-    let runs = || machinist(["exec", name, "--", "true"]).any().status == 0;
-    let in_time = holds_within(Duration::from_secs(30), || runs() || running.has_ended());
+    // From then on the first signal asks it to power off; before, it takes it down.
+    let says = if words.contains(&"--json") {
+        "\"started\""
+    } else {
+        "is up: "
+    };
+    let in_time = holds_within(Duration::from_secs(90), || {
+        running.has_said(says) || running.has_ended()
+    });
     assert!(
         in_time && !running.has_ended(),
         "it does not boot: {:?}",
         running.wait()
     );
-    // It may be entered a moment before machinist says so.
-    thread::sleep(Duration::from_millis(300));
     running
 }
 
@@ -54,7 +59,7 @@ fn a_machine_boots_in_place_until_it_is_told_to_end() {
     let name = guest.name.as_str();
     machinist(["limit", name, "tasks=77"]).ok();
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
-        let running = boot(&["run", name, "--memory", "64M"], name);
+        let running = boot(&["run", name, "--memory", "64M"]);
         assert_eq!(init_of(name), "init\n");
         assert_eq!(machine_property(name, "Unit"), Some(unit(name)));
         for (property, value) in [
@@ -87,14 +92,14 @@ fn a_machine_boots_in_place_until_it_is_told_to_end() {
     let said = newest_entry(&[format!("MACHINE={name}"), "MACHINIST_VERB=run".to_owned()]).unwrap();
     assert_eq!(said["MACHINIST_RESULT"], "failed", "the last was refused: {said}");
     // Its own end, and that of another who stops it.
-    let running = boot(&["run", name, "--json"], name);
+    let running = boot(&["run", name, "--json"]);
     machinist(["exec", name, "--", "/bin/busybox", "poweroff"]).ok();
     let ran = running.wait();
     assert_eq!((ran.status, ran.stderr.as_str()), (0, ""), "{ran:?}");
     let row = &ran.json()[0];
     assert_eq!((&row["machine"], &row["result"]), (&name.into(), &"started".into()));
     assert_eq!((&row["unit"], &row["ephemeral"]), (&unit(name).into(), &false.into()));
-    let running = boot(&["run", name], name);
+    let running = boot(&["run", name]);
     machinist(["stop", name]).ok();
     assert_eq!(running.wait().status, 0);
     is_gone(name);
@@ -109,7 +114,7 @@ fn a_reboot_is_no_end_and_a_copy_outlives_it() {
     let guest = Guest::busybox("rbreboot");
     let name = guest.name.as_str();
     let copy = unique("rbcopy");
-    let mut running = boot(&["run", "-x", name, "--name", &copy], &copy);
+    let mut running = boot(&["run", "-x", name, "--name", &copy]);
     machinist(["exec", &copy, "--", "sh", "-c", "echo kept >/seen"]).ok();
     for _ in 0..2 {
         let before = unit_property(&copy, "InvocationID");
@@ -138,17 +143,16 @@ fn what_ends_badly_says_so() {
     let guest = Guest::deaf("rbdeaf");
     let name = guest.name.as_str();
     // The second signal does not ask.
-    let running = boot(&["run", name], name);
+    let running = boot(&["run", name]);
     running.signal(Signal::SIGINT);
-    thread::sleep(Duration::from_millis(500));
-    assert_eq!(unit_property(name, "ActiveState"), "deactivating");
+    wait_until("it is asked", || unit_property(name, "ActiveState") == "deactivating");
     running.signal(Signal::SIGINT);
     let ran = running.wait();
     assert_eq!(ran.status, 130, "{ran:?}");
     ran.stderr_has("was taken down").quicker_than(Duration::from_secs(20));
     is_gone(name);
     // Killed from outside.
-    let running = boot(&["run", name], name);
+    let running = boot(&["run", name]);
     run("systemctl", ["kill", "-s", "KILL", "--kill-whom=main", &unit(name)]).ok();
     let ran = running.wait();
     assert_eq!(ran.status, 1, "{ran:?}");
@@ -261,7 +265,7 @@ fn it_goes_on_without_us_and_its_copy_goes_with_it() {
         is_gone(&copy);
     }
     // The foreground's own death is no reason for a machine to end.
-    let running = boot(&["run", "-x", name, "--name", &copy], &copy);
+    let running = boot(&["run", "-x", name, "--name", &copy]);
     running.signal(Signal::SIGKILL);
     running.wait();
     stays("it runs", Duration::from_millis(500), || init_of(&copy) == "init\n");

@@ -51,7 +51,7 @@ fn a_source_is_run_and_gone() {
     machinist(["run", &tar, "--", "true"]).status(125).stderr_has(&tar);
     assert!(!images_of_machined().iter().any(|image| image.starts_with(&name)));
     // It boots, here and without us.
-    let running = boot(&["run", "template:busybox", "--name", &name], &name);
+    let running = boot(&["run", "template:busybox", "--name", &name]);
     assert_eq!(init_of(&name), "init\n");
     agree(&name, There::WithoutImage);
     running.signal(Signal::SIGTERM);
@@ -93,7 +93,7 @@ fn a_debian_is_made_for_one_command() {
     assert_eq!(ran.stdout, seen, "{ran:?}");
     assert!(copies(&name).is_empty());
     is_gone(&name);
-    let running = boot(&["run", &source, "--name", &name, "--network", "host"], &name);
+    let running = boot(&["run", &source, "--name", &name, "--network", "host"]);
     assert_eq!(init_of(&name), "systemd\n");
     wait_until("it has booted", || {
         let state = machinist(["exec", &name, "--", "systemctl", "is-system-running"]).any();

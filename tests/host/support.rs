@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs;
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -179,10 +179,9 @@ impl Run {
             // A program that does not read all of it is no failure of the test.
             thread::spawn(move || pipe.write_all(&bytes));
         }
-        let mut out = child.stdout.take().expect("a pipe");
-        let mut err = child.stderr.take().expect("a pipe");
-        let stdout = thread::spawn(move || read_all(&mut out));
-        let stderr = thread::spawn(move || read_all(&mut err));
+        let out = child.stdout.take().expect("a pipe");
+        let err = child.stderr.take().expect("a pipe");
+        let (stdout, stderr) = (Heard::from(out), Heard::from(err));
         Running {
             child,
             shown,
@@ -222,18 +221,41 @@ fn shown(command: &Command) -> String {
     text
 }
 
-fn read_all(pipe: &mut impl std::io::Read) -> String {
-    let mut bytes = Vec::new();
-    let _ = pipe.read_to_end(&mut bytes);
-    String::from_utf8_lossy(&bytes).into_owned()
+/// What comes from a pipe, line by line, while it is read.
+struct Heard {
+    text: Arc<Mutex<String>>,
+    reader: thread::JoinHandle<()>,
+}
+
+impl Heard {
+    fn from(pipe: impl std::io::Read + Send + 'static) -> Self {
+        let text = Arc::new(Mutex::new(String::new()));
+        let reader = thread::spawn({
+            let text = text.clone();
+            move || {
+                let (mut pipe, mut line) = (BufReader::new(pipe), Vec::new());
+                while pipe.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
+                    text.lock().expect("no panic").push_str(&String::from_utf8_lossy(&line));
+                    line.clear();
+                }
+            }
+        });
+        Self { text, reader }
+    }
+
+    /// Waits for its end.
+    fn all(self) -> String {
+        let _ = self.reader.join();
+        std::mem::take(&mut *self.text.lock().expect("no panic"))
+    }
 }
 
 /// A command that runs in the background.
 pub(crate) struct Running {
     child: Child,
     shown: String,
-    stdout: thread::JoinHandle<String>,
-    stderr: thread::JoinHandle<String>,
+    stdout: Heard,
+    stderr: Heard,
     limit: Duration,
     began: Instant,
 }
@@ -246,6 +268,13 @@ impl Running {
     pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
         // It may be gone already: then its status tells.
         let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid()), signal);
+    }
+
+    /// Whether one of its streams has this in a line that is complete.
+    pub(crate) fn has_said(&self, text: &str) -> bool {
+        [&self.stdout, &self.stderr]
+            .iter()
+            .any(|heard| heard.text.lock().expect("no panic").contains(text))
     }
 
     pub(crate) fn has_ended(&mut self) -> bool {
@@ -266,8 +295,8 @@ impl Running {
             // As a shell says it.
             status: status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)),
             shown: self.shown,
-            stdout: self.stdout.join().unwrap_or_default(),
-            stderr: self.stderr.join().unwrap_or_default(),
+            stdout: self.stdout.all(),
+            stderr: self.stderr.all(),
             took,
         }
     }
