@@ -257,7 +257,11 @@ async fn query(args: &Args, voice: Voice, cancel: &Cancel) -> Result<Query, CliE
         after: None,
         lines,
         follow: args.follow,
-        fields: (style != Style::Json).then(|| SHOWN.map(str::to_owned).into()),
+        fields: match style {
+            Style::Json => None,
+            Style::Short => Some(SHOWN.map(str::to_owned).into()),
+            Style::Cat => Some(vec![SHOWN[0].to_owned()]),
+        },
     })
 }
 

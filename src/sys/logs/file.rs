@@ -4,7 +4,6 @@
 //! cut off while it is read. Entries and the arrays that list them only ever come later in the file than the ones before:
 //! so that reading ends.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -62,6 +61,12 @@ impl Wanted {
         let named = |names: &Vec<String>| names.iter().any(|wanted| wanted.as_bytes() == name);
         is_name(name) && name != b"_BOOT_ID" && self.names.as_ref().is_none_or(named)
     }
+
+    /// Whether a field that begins so may be among them.
+    fn may_have(&self, bytes: &[u8]) -> bool {
+        let name = bytes.iter().position(|byte| *byte == b'=').map(|at| &bytes[..at]);
+        name.is_none_or(|name| self.has(name))
+    }
 }
 
 /// What every entry says of itself.
@@ -84,9 +89,6 @@ impl Stamp {
     }
 }
 
-/// A name and a value.
-type Field = (Vec<u8>, Vec<u8>);
-
 /// What distinguishes an entry: see [`Stamp::identity`].
 pub(super) type Identity = (u128, u64, u64, u64);
 
@@ -104,8 +106,7 @@ pub(super) struct Position {
 pub(super) struct JournalFile {
     file: File,
     blocks: Vec<(u64, Vec<u8>)>,
-    values: HashMap<u64, Option<Rc<[u8]>>>,
-    values_max: usize,
+    values: Values,
     length: u64,
     compact: bool,
     seqnum_id: u128,
@@ -118,6 +119,8 @@ pub(super) struct JournalFile {
     /// And its last.
     ends: u64,
     position: Position,
+    /// Where the data of an entry is, while it is written.
+    items: Vec<u8>,
 }
 
 impl JournalFile {
@@ -125,8 +128,7 @@ impl JournalFile {
         let mut this = Self {
             file,
             blocks: vec![(u64::MAX, Vec::new()); BLOCKS.1],
-            values: HashMap::new(),
-            values_max: VALUES.1,
+            values: Values::default(),
             length: 0,
             compact: false,
             seqnum_id: 0,
@@ -137,6 +139,7 @@ impl JournalFile {
             begins: 0,
             ends: 0,
             position: Position::default(),
+            items: Vec::new(),
         };
         this.refresh()?;
         Ok(this)
@@ -187,7 +190,7 @@ impl JournalFile {
     /// How many files there are, which share the memory.
     pub(super) fn share(&mut self, files: usize) {
         let part = |(most, least, all): (usize, usize, usize)| (all / files.max(1)).clamp(least, most);
-        self.values_max = part(VALUES);
+        self.values.share(part(VALUES));
         self.blocks.resize(part(BLOCKS), (u64::MAX, Vec::new()));
     }
 
@@ -199,7 +202,7 @@ impl JournalFile {
 
     /// Frees what is only needed while entries are read.
     pub(super) fn rest(&mut self) {
-        self.values = HashMap::new();
+        self.values.places = Vec::new();
         self.forget_blocks();
     }
 
@@ -317,9 +320,14 @@ impl JournalFile {
             return Err(Damage::Damaged(offset));
         }
         self.read(offset, &mut bytes)?;
-        let size = number(&bytes, 8);
+        self.is_object(offset, &bytes, kind, least)
+    }
+
+    /// The same, of the head that was read.
+    fn is_object(&self, offset: u64, head: &[u8], kind: u8, least: u64) -> Result<u64, Damage> {
+        let size = number(head, 8);
         let ends = offset.checked_add(size).filter(|end| *end <= self.length);
-        if bytes[0] != kind || size < least || ends.is_none() {
+        if head[0] != kind || size < least || ends.is_none() {
             return Err(Damage::Damaged(offset));
         }
         Ok(size)
@@ -363,78 +371,125 @@ impl JournalFile {
             write_field(out, b"_BOOT_ID", format!("{:032x}", stamp.boot).as_bytes());
         }
         let size = if self.compact { 4 } else { 16 };
-        let count = ((stamp.size - 64) / size).min(FIELDS_MAX as u64);
+        let listed = usize::try_from(stamp.size - 64).map_err(|_| Damage::Damaged(stamp.offset))?;
+        let mut items = std::mem::take(&mut self.items);
+        items.resize((listed / size).min(FIELDS_MAX) * size, 0);
+        let read = self.read(stamp.offset + 64, &mut items);
         let begun = out.len();
-        for number in 0..count {
-            if out.len() - begun > ENTRY_MAX {
-                break;
-            }
-            let mut bytes = [0; 8];
-            self.read(
-                stamp.offset + 64 + number * size,
-                &mut bytes[..if self.compact { 4 } else { 8 }],
-            )?;
-            self.write_value(u64::from_le_bytes(bytes), wanted, out)?;
-        }
+        let written = read.and_then(|()| {
+            items.chunks_exact(size).try_for_each(|item| {
+                let mut bytes = [0; 8];
+                let used = item.len().min(8);
+                bytes[..used].copy_from_slice(&item[..used]);
+                if out.len() - begun > ENTRY_MAX {
+                    return Ok(());
+                }
+                self.write_value(u64::from_le_bytes(bytes), wanted, out)
+            })
+        });
+        self.items = items;
+        written?;
         out.push(b'\n');
         Ok(())
     }
 
     fn write_value(&mut self, offset: u64, wanted: &Wanted, out: &mut Vec<u8>) -> Result<(), Damage> {
-        if let Some(known) = self.values.get(&offset) {
-            if let Some(field) = known {
-                out.extend_from_slice(field);
-            }
+        if let Some(known) = self.values.get(offset) {
+            out.extend_from_slice(known);
             return Ok(());
         }
-        let mut field = Vec::new();
-        if let Some((name, value)) = self.value(offset, wanted)? {
-            write_field(&mut field, &name, &value);
-        }
-        out.extend_from_slice(&field);
-        if field.len() <= SMALL {
-            if self.values.len() >= self.values_max {
-                self.values.clear();
-            }
-            let known = (!field.is_empty()).then(|| field.into());
-            self.values.insert(offset, known);
-        }
+        let begun = out.len();
+        self.write_data(offset, wanted, out)?;
+        self.values.keep(offset, &out[begun..]);
         Ok(())
     }
 
-    /// The name and value of the data there; `None` if nobody wants it.
-    fn value(&mut self, offset: u64, wanted: &Wanted) -> Result<Option<Field>, Damage> {
+    /// Appends the field of the data there, if somebody wants it.
+    fn write_data(&mut self, offset: u64, wanted: &Wanted, out: &mut Vec<u8>) -> Result<(), Damage> {
         let begin = if self.compact { 72 } else { 64 };
-        let size = self.object(offset, DATA, begin)? - begin;
-        let mut flags = [0; 1];
-        self.read(offset + 1, &mut flags)?;
+        // Most are small: read with their head, and thrown away if that was no data.
+        let mut head = [0; SMALL];
+        let there = self.length.saturating_sub(offset).min(SMALL as u64);
+        let head = &mut head[..usize::try_from(there).unwrap_or(0)];
+        if !offset.is_multiple_of(8) || head.len() < 16 {
+            return Err(Damage::Damaged(offset));
+        }
+        self.read(offset, head)?;
+        let size = self.is_object(offset, head, DATA, begin)? - begin;
+        let flags = head[1] & COMPRESSED;
         let limit = wanted.value_max + super::entry::NAME_MAX + 1;
         let stored = usize::try_from(size).map_err(|_| Damage::Damaged(offset))?;
-        let bytes = if flags[0] & COMPRESSED == 0 {
-            let mut bytes = vec![0; stored.min(limit)];
-            self.read(offset + begin, &mut bytes)?;
-            bytes
-        } else {
+        let begin_here = usize::try_from(begin).unwrap_or(0);
+        let large;
+        let bytes = if flags != 0 {
             // What is compressed to more than it may become is not worth a look.
             if stored > 4 * limit {
-                return Ok(None);
+                return Ok(());
             }
             let mut bytes = vec![0; stored];
             self.read(offset + begin, &mut bytes)?;
-            match decompressed(flags[0] & COMPRESSED, &bytes, limit) {
-                Some(bytes) => bytes,
-                None => return Err(Damage::Damaged(offset)),
-            }
+            large = decompressed(flags, &bytes, limit).ok_or(Damage::Damaged(offset))?;
+            large.as_slice()
+        } else if let Some(bytes) = head.get(begin_here..begin_here + stored) {
+            bytes
+        } else if !wanted.may_have(&head[begin_here..]) {
+            return Ok(());
+        } else {
+            let mut bytes = vec![0; stored.min(limit)];
+            self.read(offset + begin, &mut bytes)?;
+            large = bytes;
+            large.as_slice()
         };
         let Some(at) = bytes.iter().take(limit).position(|byte| *byte == b'=') else {
-            return Ok(None);
+            return Ok(());
         };
         let (name, value) = (&bytes[..at], &bytes[at + 1..]);
-        if !wanted.has(name) {
-            return Ok(None);
+        if wanted.has(name) {
+            write_field(out, name, &value[..value.len().min(wanted.value_max)]);
         }
-        let value = &value[..value.len().min(wanted.value_max)];
-        Ok(Some((name.to_vec(), value.to_vec())))
+        Ok(())
+    }
+}
+
+/// What small data came to as fields, by where it lies. One that is read takes the place of another: whether it is still
+/// there decides how long it takes, and nothing else.
+#[derive(Default)]
+struct Values {
+    places: Vec<(u64, Rc<[u8]>)>,
+    /// How many are kept, once there are any.
+    most: usize,
+}
+
+impl Values {
+    fn share(&mut self, most: usize) {
+        if most != self.most {
+            *self = Self {
+                places: Vec::new(),
+                most,
+            };
+        }
+    }
+
+    /// Objects begin at multiples of 8, and come in the order of the file.
+    fn place(&self, offset: u64) -> usize {
+        let mixed = (offset / 8).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        usize::try_from(mixed).unwrap_or(0) & self.places.len().wrapping_sub(1)
+    }
+
+    fn get(&self, offset: u64) -> Option<&[u8]> {
+        // Without any, there is no such place.
+        let (known, field) = self.places.get(self.place(offset))?;
+        (*known == offset && offset != 0).then_some(field)
+    }
+
+    fn keep(&mut self, offset: u64, field: &[u8]) {
+        if self.places.is_empty() {
+            self.places = vec![(0, Rc::default()); self.most.next_power_of_two()];
+        }
+        let place = self.place(offset);
+        if let Some(there) = self.places.get_mut(place).filter(|_| field.len() <= SMALL) {
+            *there = (offset, field.into());
+        }
     }
 }
 

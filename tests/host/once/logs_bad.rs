@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::logs::{Follower, entries, field};
-use crate::support::{Guest, alone, machinist, run, sh, shared, wait_until};
+use crate::support::{Guest, alone, machinist, sh, shared, wait_until};
 
 const ID: &str = "0123456789abcdef0123456789abcdef";
 
@@ -19,15 +19,24 @@ fn with_journal(stem: &str, id: &str) -> (Guest, PathBuf) {
     (guest, directory)
 }
 
-/// Some journal of the host's, whole: one that nobody writes to any more, for what grows while it is read is torn.
+/// Some journal of the host's, whole: one that nobody writes to any more, for what grows while it is read is torn. Of those
+/// the one with the most entries: other tests rotate, too.
 fn sample() -> Vec<u8> {
-    run("journalctl", ["--rotate"]).ok();
-    let found = sh(
-        "ls -S /var/log/journal/$(cat /etc/machine-id)/system@*.journal",
+    sh(
+        "seq 100 | systemd-cat && journalctl --sync && journalctl --rotate",
         [""; 0],
     )
     .ok();
-    fs::read(found.stdout.lines().next().expect("a journal")).unwrap()
+    let id = fs::read_to_string("/etc/machine-id").unwrap();
+    let files = fs::read_dir(format!("/var/log/journal/{}", id.trim())).unwrap();
+    let archived = files.map(|file| file.unwrap().path()).filter(|path| {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        name.starts_with("system@") && name.ends_with(".journal")
+    });
+    // One may go meanwhile, as room is made for others.
+    let whole = archived.filter_map(|path| fs::read(path).ok());
+    let entries = |whole: &Vec<u8>| u64::from_le_bytes(whole[152..160].try_into().unwrap());
+    whole.max_by_key(entries).expect("a journal")
 }
 
 #[track_caller]
