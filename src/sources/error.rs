@@ -399,6 +399,9 @@ impl SourceError {
             Self::Tarball(TarballError::NothingLeft { .. }) => {
                 vec!["see what it has with `tar -tvf FILE | less`".to_owned()]
             }
+            Self::Tarball(TarballError::TooLarge { .. }) => {
+                vec!["nothing is left of it; have it take more with a larger `--max-size`".to_owned()]
+            }
             Self::Tarball(TarballError::WrongSum { .. }) => {
                 vec!["nothing was made of it: fetch it again (a download with `--refresh`), and compare its sum with the publisher's".to_owned()]
             }

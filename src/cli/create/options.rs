@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 
 use crate::cli::error::CliError;
+use crate::limit::{DiskLimit, read_disk_limit};
 use crate::sources::sum::Sum;
 use crate::sources::tarball::{Part, Subtree, Wanted};
 use crate::sources::{BootstrapOptions, Bootstrapper, CacheUse, Distro, DownloadOptions, Options, Source, Verify};
@@ -31,9 +32,19 @@ struct ArchiveArgs {
     /// The SHA-256 sum that the archive must have, else nothing is made
     #[arg(long, value_name = "HEX")]
     sha256: Option<Sum>,
+    /// How much of the disk it may take at most, such as 20G [default: almost all that is free]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    max_size: Option<u64>,
     /// What has to vouch for a download [default: checksum, if one is beside it]
     #[arg(long, value_enum, value_name = "CHECK", conflicts_with = "sha256")]
     verify: Option<VerifyArg>,
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    match read_disk_limit(text) {
+        Ok(DiskLimit::Bytes(bytes)) => Ok(bytes),
+        _ => Err("expected bytes, or a number with K, M, G or T".to_owned()),
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -104,6 +115,7 @@ impl SourceArgs {
             ("--strip", archive.strip.is_some()),
             ("--subtree", archive.subtree.is_some()),
             ("--sha256", archive.sha256.is_some()),
+            ("--max-size", archive.max_size.is_some()),
         ];
         let for_bootstraps = [
             ("--include", !bootstrap.include.is_empty()),
@@ -151,6 +163,7 @@ impl SourceArgs {
                     subtree: self.archive.subtree.clone(),
                 },
                 sum: self.archive.sha256,
+                max_size: self.archive.max_size,
             },
             download: DownloadOptions {
                 proxy: self.bootstrap.proxy.clone().or_else(|| config.proxy.clone()),

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::Part;
 use crate::machine::Cancelled;
+use crate::machine::text::bytes;
 use crate::sources::sum::Sum;
 use crate::sys::files::{FileError, Kind, shown};
 
@@ -71,6 +72,14 @@ pub enum TarballError {
         archive: PathBuf,
         /// The first byte after the end that is not zero, in bytes of the uncompressed archive.
         offset: u64,
+    },
+    /// It takes more of the disk than it may.
+    #[error("archive '{}' takes more than {}", shown(archive), bytes(*max))]
+    TooLarge {
+        /// The archive.
+        archive: PathBuf,
+        /// What it may take, in bytes.
+        max: u64,
     },
     /// It has nothing in the part that was asked for.
     #[error("archive '{}' has nothing below {part}", shown(archive))]

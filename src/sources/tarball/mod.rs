@@ -19,6 +19,7 @@ use error::shortened;
 pub use error::{Problem, TarballError};
 pub use part::{Part, Subtree};
 use place::Place;
+use room::Room;
 use writer::Writer;
 
 mod blocks;
@@ -28,6 +29,7 @@ mod names;
 mod part;
 mod pax;
 mod place;
+mod room;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -62,6 +64,8 @@ pub struct Wanted {
     pub part: Part,
     /// The sum that the archive, compressed as it is, must have.
     pub sum: Option<Sum>,
+    /// How many bytes of the disk it may take; almost all that is free if `None`.
+    pub max_size: Option<u64>,
 }
 
 /// Unpacks the archive `name` (tar, plain or compressed with gzip, xz, zstd or bzip2; a fifo will do) into `target`, a
@@ -170,10 +174,10 @@ fn extract_checked(
     };
     let Some(sum) = wanted.sum else {
         let contents = Contents::from_file(file, cancel).map_err(unreadable)?;
-        return unpack(contents, name, target, &wanted.part, manner, report, cancel);
+        return unpack(contents, name, target, wanted, manner, report, cancel);
     };
     let (contents, found) = Contents::summed(file, cancel).map_err(unreadable)?;
-    let unpacked = unpack(contents, name, target, &wanted.part, manner, report, cancel);
+    let unpacked = unpack(contents, name, target, wanted, manner, report, cancel);
     cancel.check()?;
     // Whatever is wrong with it: that it is another archive than the one that was asked for is to be told first.
     check_sum(name, sum, &found).and(unpacked)
@@ -192,12 +196,17 @@ fn unpack(
     contents: Contents,
     name: &Path,
     target: &Path,
-    part: &Part,
+    wanted: &Wanted,
     manner: Option<&Manner<'_>>,
     report: &dyn Report,
     cancel: &Cancel,
 ) -> Result<Extracted, TarballError> {
-    let position = contents.position();
+    let (position, part) = (contents.position(), &wanted.part);
+    // What goes into a machine that there is, its owner bounds.
+    let room = match manner {
+        None => Some(Room::new(wanted.max_size, target)?),
+        Some(_) => None,
+    };
     let mut blocks = Blocks::new(contents, name);
     let place = Place::open(target)?;
     let writer = Writer::default();
@@ -212,6 +221,9 @@ fn unpack(
             place,
             writer: &writer,
             manner,
+            room,
+            archive: name,
+            target,
             cancel,
             done: Extracted::default(),
             warned: false,
@@ -249,6 +261,9 @@ struct Unpacking<'a> {
     place: Place,
     writer: &'a Writer,
     manner: Option<&'a Manner<'a>>,
+    room: Option<Room>,
+    archive: &'a Path,
+    target: &'a Path,
     cancel: &'a Cancel,
     done: Extracted,
     warned: bool,
@@ -258,6 +273,9 @@ impl Unpacking<'_> {
     fn unpack(&mut self, entry: &Entry, blocks: &mut Blocks, report: &dyn Report) -> Result<(), TarballError> {
         self.cancel.check()?;
         self.done.skipped_xattrs += entry.skipped_xattrs;
+        if let Some(room) = &mut self.room {
+            room.file(self.archive, self.target)?;
+        }
         if entry.acl_text && !std::mem::replace(&mut self.warned, true) {
             report.warn("the archive has access control lists as text, which are left out");
         }
@@ -289,6 +307,9 @@ impl Unpacking<'_> {
             self.cancel.check()?;
             let mut data = self.writer.buffer();
             blocks.read_piece(&mut data)?;
+            if let Some(room) = &mut self.room {
+                room.contents(data.len(), self.archive, self.target)?;
+            }
             self.done.bytes += data.len() as u64;
             self.writer.write(&made, offset, data)?;
         }

@@ -385,3 +385,22 @@ proptest! {
         let _ = Scene::new().extract(&bytes);
     }
 }
+
+#[test]
+fn it_takes_no_more_than_it_may() {
+    let limited = |max_size| Wanted {
+        max_size: Some(max_size),
+        ..Wanted::default()
+    };
+    let large = "x".repeat(100_000);
+    let archive = Archive::default().file("a", &large).file("b", &large).end();
+    let error = Scene::new().extract_part(&archive, &limited(150_000)).unwrap_err();
+    assert!(error.to_string().ends_with("takes more than 146.4K"), "{error}");
+    Scene::new().extract_part(&archive, &limited(300_000)).unwrap();
+    // Nothing but names.
+    let many = (0..1000).fold(Archive::default(), |archive, number| {
+        archive.file(&format!("{number}"), "")
+    });
+    let error = Scene::new().extract_part(&many.end(), &limited(100_000)).unwrap_err();
+    assert!(matches!(error, TarballError::TooLarge { .. }), "{error}");
+}

@@ -8,7 +8,7 @@ fn wanted(strip: usize, subtree: Option<&str>) -> Wanted {
     let subtree = subtree.map(|text| text.parse().unwrap());
     Wanted {
         part: Part { strip, subtree },
-        sum: None,
+        ..Wanted::default()
     }
 }
 
