@@ -4,8 +4,9 @@ mod guest;
 mod machine;
 mod options;
 
-use std::io::IsTerminal as _;
-use std::path::PathBuf;
+use std::io::{IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
@@ -17,7 +18,9 @@ use super::context::Ctx;
 use super::error::{CliError, Kind};
 use super::sweep;
 use crate::machine::MachineName;
+use crate::machine::text::printable;
 use crate::nspawn::assignment::{Assignment, AssignmentError, parse_assignment};
+use crate::ops::create::script::{Hear, Runner};
 use crate::ops::create::{Network, Request, create, plan};
 use crate::ops::enable::enable;
 use crate::ops::start::{StartOptions, start};
@@ -40,6 +43,7 @@ use crate::sys::journal::audit;
   machinist create db - --strip 1 <backup.tar.xz         Its files lie below one directory
   machinist create db ./rootfs                           A directory, as debootstrap makes it
   machinist create web-2 machine:web --start             A copy, started at once
+  machinist create web debian:trixie --copy ./site:/srv/www --run setup.sh
   machinist create web debian:trixie --user alice --timezone=UTC --dns 9.9.9.9
   machinist create web https://example.org/rootfs.tar.xz --verify checksum --dry-run
   machinist create web debian:trixie --network bridge=br0 --set Exec.Timezone=copy
@@ -100,7 +104,12 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
         return machine::run(ctx, &args, request.name, other).await;
     }
     let given = args.guest.clone();
-    request.guest = ctx.wait_for_user(move || given.read()).await?;
+    (request.guest, request.scripts) = ctx
+        .wait_for_user(move || {
+            let scripts = given.scripts()?;
+            Ok((given.read()?, scripts))
+        })
+        .await?;
     let name = request.name.clone();
     if args.dry_run {
         let steps = plan(&request, &ctx.places)?;
@@ -183,11 +192,33 @@ async fn begin(ctx: &Ctx, bus: &Bus, args: &Args, made: Made) -> Result<u8, CliE
 pub(super) async fn make(ctx: &Ctx, bus: &Bus, request: Request) -> Result<(), CliError> {
     let (bus, handle, cancel) = (bus.clone(), Handle::current(), ctx.cancel.clone());
     let (places, progress): (Places, _) = (ctx.places.clone(), ctx.progress(request.name.as_str()));
+    let jobs = ctx.jobs().await?;
+    let hear = hear(&request.name);
     ctx.blocking(move || {
         let in_use = || handle.block_on(check_name(&bus, &request.name));
-        create(&request, &places, &in_use, &progress, &cancel)
+        let run = |tree: &Path| {
+            let runner = Runner {
+                bus: &bus,
+                jobs: &jobs,
+                places: &places,
+                hear: hear.clone(),
+                cancel: &cancel,
+            };
+            handle.block_on(runner.run(&request, tree))
+        };
+        create(&request, &places, &in_use, &run, &progress, &cancel)
     })
     .await
+}
+
+/// Shows what a script says: what runs it is of the image, and steers no terminal.
+fn hear(name: &MachineName) -> Hear {
+    let name = name.clone();
+    Arc::new(move |line: &[u8]| {
+        let line = String::from_utf8_lossy(line);
+        // Whoever does not read it has the script go on nevertheless.
+        let _ = writeln!(std::io::stderr(), "{name}: {}", printable(line.trim_end()));
+    })
 }
 
 /// Whether machined knows the name already.
@@ -248,6 +279,9 @@ fn request(args: &Args, config: &Config) -> Result<Request, CliError> {
         guest: GuestOptions::default(),
         network: args.guest.network.clone().unwrap_or(Network::Veth),
         settings: args.guest.set.clone(),
+        files: args.guest.copy.clone(),
+        scripts: Vec::new(),
+        scripts_have_network: args.guest.run_network,
         source,
         name,
     })

@@ -339,6 +339,9 @@ fn to_create(ctx: &Ctx, work: &Work, source: &Source) -> Result<creating::Reques
         guest: GuestOptions::default(),
         network: work.network.clone().unwrap_or(Network::Veth),
         settings: Vec::new(),
+        files: Vec::new(),
+        scripts: Vec::new(),
+        scripts_have_network: false,
     })
 }
 

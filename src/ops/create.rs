@@ -1,5 +1,8 @@
 //! Making a machine: a tree from a source, prepared as a guest, with its settings, visible in one rename.
 
+mod custom;
+pub mod script;
+
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _};
 use std::path::{Path, PathBuf};
@@ -7,7 +10,10 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
+pub use self::custom::FileCopy;
+use self::script::Script;
 use super::lock::Lock;
+use super::run::unit_of;
 use super::transaction::{Record, Staging, Step, TREE, Transaction, Verb, is_staging};
 use super::{OpError, Places, owned};
 use crate::machine::{Cancel, MachineName, Report};
@@ -72,6 +78,12 @@ pub struct Request {
     pub network: Network,
     /// `--set Section.Key=Value`, in their order.
     pub settings: Vec<Assignment>,
+    /// Files of the host that it gets.
+    pub files: Vec<FileCopy>,
+    /// What is run in it before anybody sees it.
+    pub scripts: Vec<Script>,
+    /// Whether that has the host's network.
+    pub scripts_have_network: bool,
 }
 
 /// What the steps hand on to each other.
@@ -93,16 +105,18 @@ impl Slots {
 
 /// Makes the machine, or leaves everything as it was. Blocks.
 ///
-/// `in_use` asks machined whether it knows the name, as a running machine or an image anywhere.
+/// `in_use` asks machined whether it knows the name, as a running machine or an image anywhere; `run` runs the request's
+/// scripts in its tree, see [`script::Runner`].
 pub fn create(
     request: &Request,
     places: &Places,
     in_use: &(dyn Fn() -> Result<(), OpError> + Sync),
+    run: &(dyn Fn(&Path) -> Result<(), OpError> + Sync),
     report: &dyn Report,
     cancel: &Cancel,
 ) -> Result<(), OpError> {
     let slots = Mutex::default();
-    let steps = transaction(request, places, in_use, report, cancel, &slots)?;
+    let steps = transaction(request, places, in_use, run, report, cancel, &slots)?;
     steps
         .run(report, cancel)
         .map_err(|error| in_users_words(error, &request.source, &places.machines))
@@ -152,13 +166,14 @@ pub fn plan(request: &Request, places: &Places) -> Result<Vec<String>, OpError> 
     is_free(&request.name, places)?;
     let slots = Mutex::default();
     let cancel = Cancel::default();
-    Ok(transaction(request, places, &|| Ok(()), &(), &cancel, &slots)?.describe())
+    Ok(transaction(request, places, &|| Ok(()), &|_| Ok(()), &(), &cancel, &slots)?.describe())
 }
 
 fn transaction<'a>(
     request: &'a Request,
     places: &'a Places,
     in_use: &'a (dyn Fn() -> Result<(), OpError> + Sync),
+    run: &'a (dyn Fn(&Path) -> Result<(), OpError> + Sync),
     report: &'a dyn Report,
     cancel: &'a Cancel,
     slots: &'a Mutex<Slots>,
@@ -185,7 +200,7 @@ fn transaction<'a>(
         verb: Verb::Create,
         name: name.to_string(),
         settings: Some(settings_file.clone()),
-        unit: None,
+        unit: (!request.scripts.is_empty()).then(|| unit_of(name)),
     };
     steps.step(
         Step::new(
@@ -227,6 +242,9 @@ fn transaction<'a>(
         let staged = slots.staging()?.paper("settings");
         Ok(write_atomic(&staged, &slots.settings, 0o644)?)
     }));
+
+    let tree = move || Ok::<_, OpError>(hold().staging()?.tree());
+    custom::steps(&mut steps, request, places, run, tree, report, cancel)?;
 
     let machines = places.machines.clone();
     steps.step(Step::new("write everything to disk", move || {

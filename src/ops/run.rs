@@ -171,7 +171,8 @@ pub async fn plan(bus: &Bus, request: &Request, places: &Places) -> Result<Strin
 
 /// Waits for the end of a machine whose pipe was closed; one that does not go is taken down.
 pub async fn end(bus: &Bus, jobs: &Jobs, name: &MachineName) -> Result<(), OpError> {
-    let_end(bus, jobs, name, &unit_of(name), PATIENCE).await
+    let_end(bus, jobs, name, &unit_of(name), PATIENCE).await?;
+    clear_stale_mount(bus, name).await
 }
 
 /// Asks a machine that has booted to power off, and waits for that.
@@ -184,7 +185,8 @@ pub async fn power_off(bus: &Bus, jobs: &Jobs, name: &MachineName) -> Result<Sto
 
 /// Takes it down at once.
 pub async fn take_down(bus: &Bus, jobs: &Jobs, name: &MachineName) -> Result<(), OpError> {
-    let_end(bus, jobs, name, &unit_of(name), Duration::ZERO).await
+    let_end(bus, jobs, name, &unit_of(name), Duration::ZERO).await?;
+    clear_stale_mount(bus, name).await
 }
 
 /// The settings of the machine that it is like, and the changes.

@@ -200,8 +200,12 @@ pub(super) async fn clear_stale_mount(bus: &Bus, name: &MachineName) -> Result<(
     }
     let detach = nix::mount::MntFlags::MNT_DETACH | nix::mount::MntFlags::UMOUNT_NOFOLLOW;
     match nix::mount::umount2(&path, detach) {
-        // Somebody was quicker.
-        Ok(()) | Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => Ok(()),
+        // Or somebody was quicker.
+        Ok(()) | Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => {
+            // As systemd-nspawn does; one that cannot be removed harms nobody.
+            let _ = std::fs::remove_dir(&path);
+            Ok(())
+        }
         Err(errno) => Err(OpError::path("unmount", &path)(errno.into())),
     }
 }

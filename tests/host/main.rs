@@ -60,6 +60,7 @@ mod run;
 mod run_boot;
 mod run_overlay;
 mod run_source;
+mod script;
 mod secret;
 mod shell;
 mod sources;

@@ -8,7 +8,8 @@ use crate::cli::error::{CliError, Kind, chain};
 use crate::machine::MachineName;
 use crate::nspawn::assignment::Assignment;
 use crate::ops::OpError;
-use crate::ops::create::Network;
+use crate::ops::create::script::Script;
+use crate::ops::create::{FileCopy, Network};
 use crate::sources::guest::{AuthorizedKeys, GuestOptions, Locale, Seed, Timezone, UnitName, UserName};
 use crate::sources::password::{PasswordError, PasswordHash};
 
@@ -48,6 +49,15 @@ pub(super) struct GuestArgs {
     /// Give its cloud-init the files user-data, meta-data, vendor-data and network-config of this directory
     #[arg(long, value_name = "DIR")]
     cloud_init: Option<PathBuf>,
+    /// Copy a file or directory of the host into it, for its root; may be given again
+    #[arg(long, value_name = "SRC:DST")]
+    pub(super) copy: Vec<FileCopy>,
+    /// Run a script in it, as its root, before it is there for others; may be given again
+    #[arg(long, value_name = "SCRIPT")]
+    run: Vec<PathBuf>,
+    /// Let these scripts use the host's network; they have none otherwise
+    #[arg(long, requires = "run")]
+    pub(super) run_network: bool,
     /// Keep machine ID, host name, ssh host keys and leases of what it is made from
     #[arg(long)]
     keep_identity: bool,
@@ -71,6 +81,8 @@ impl GuestArgs {
             ("--disable-unit", !self.disable_unit.is_empty()),
             ("--mask-unit", !self.mask_unit.is_empty()),
             ("--cloud-init", self.cloud_init.is_some()),
+            ("--copy", !self.copy.is_empty()),
+            ("--run", !self.run.is_empty()),
             ("--keep-identity", self.keep_identity),
             ("--set", !self.set.is_empty()),
         ];
@@ -79,6 +91,11 @@ impl GuestArgs {
 
     pub(super) fn password_is_from_stdin(&self) -> bool {
         self.root_password_file.as_deref() == Some(Path::new("-"))
+    }
+
+    /// The scripts, read.
+    pub(super) fn scripts(&self) -> Result<Vec<Script>, OpError> {
+        self.run.iter().map(|path| Script::read(path)).collect()
     }
 
     /// What they mean, with the files that they name. Blocks, for as long as those take.

@@ -26,6 +26,8 @@ pub enum Tree {
     Running(Arc<Leader>),
     /// In a directory, where nothing runs.
     Stopped(PathBuf),
+    /// In a directory that nobody else knows of.
+    Hidden(PathBuf),
 }
 
 impl Tree {
@@ -33,7 +35,7 @@ impl Tree {
     pub(super) fn lasts(&self) -> bool {
         match self {
             Self::Running(leader) => leader.is_alive(),
-            Self::Stopped(_) => true,
+            Self::Stopped(_) | Self::Hidden(_) => true,
         }
     }
 }
@@ -69,6 +71,7 @@ impl Side {
         report: &dyn Report,
         cancel: &Cancel,
     ) -> Result<Self, OpError> {
+        let is_locked = is_written && matches!(tree, Tree::Stopped(_));
         let (root, ids, leader, locks) = match tree {
             Tree::Running(leader) => {
                 let stopped = || OpError::NotRunning { name: name.to_string() };
@@ -86,8 +89,8 @@ impl Side {
                 }
                 (root, ids, Some(leader), None)
             }
-            Tree::Stopped(image) => {
-                let locks = if is_written {
+            Tree::Stopped(image) | Tree::Hidden(image) => {
+                let locks = if is_locked {
                     let lock = Lock::wait(&places.runtime, name.as_str(), report, cancel)?;
                     Some((
                         lock,

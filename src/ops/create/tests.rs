@@ -13,6 +13,18 @@ fn request(network: Network, settings: &[&str]) -> Request {
             .iter()
             .map(|text| crate::nspawn::assignment::parse_assignment(text).unwrap())
             .collect(),
+        files: Vec::new(),
+        scripts: Vec::new(),
+        scripts_have_network: false,
+    }
+}
+
+#[test]
+fn files_to_copy_are_named_twice() {
+    let read: FileCopy = "./a:b:/srv/".parse().unwrap();
+    assert_eq!((read.source, read.target), ("./a:b".into(), "/srv/".into()));
+    for text in ["", "a", "a:", ":/b", "a:b"] {
+        text.parse::<FileCopy>().unwrap_err();
     }
 }
 

@@ -240,6 +240,15 @@ impl Root {
         Ok(())
     }
 
+    /// Where the link leads that is at `rel`, as it stands there.
+    pub fn read_link(&self, rel: impl AsRef<Path>) -> Result<PathBuf, FileError> {
+        let rel = rel.as_ref();
+        let link = self.open_at(rel, OFlags::PATH | OFlags::NOFOLLOW);
+        let target = link.and_then(|link| fs::readlinkat(link, "", Vec::new()));
+        let target = target.map_err(FileError::io("read", &self.path.join(rel)))?;
+        Ok(PathBuf::from(OsString::from_vec(target.into_bytes())))
+    }
+
     /// Makes `rel` a symbolic link with the text `target`, replacing atomically what has that name and is no directory.
     pub fn symlink(&self, target: impl AsRef<Path>, rel: impl AsRef<Path>) -> Result<(), FileError> {
         let rel = rel.as_ref();
