@@ -38,6 +38,8 @@ pub struct Places {
     pub journal: PathBuf,
     /// The host's users: passwd(5), group(5), subuid(5), subgid(5): `/etc`.
     pub accounts: PathBuf,
+    /// Keys that are pinned to addresses: `/etc/machinist/keys.d`.
+    pub keys: PathBuf,
 }
 
 impl Default for Places {
@@ -58,6 +60,7 @@ impl Default for Places {
             logs: "/var/log/machinist".into(),
             journal: "/var/log/journal".into(),
             accounts: "/etc".into(),
+            keys: "/etc/machinist/keys.d".into(),
         }
     }
 }
@@ -94,6 +97,7 @@ impl Places {
             cache: self.cache.clone(),
             logs: self.logs.clone(),
             images,
+            keys: self.keys.clone(),
         }
     }
 

@@ -7,6 +7,7 @@ use super::Distro;
 use super::source::TAR_ENDINGS;
 use super::sum::Sum;
 use super::tarball::{Problem, TarballError};
+use super::trust::TrustError;
 use crate::machine::{MachineName, NameError, text};
 use crate::storage::StorageError;
 use crate::sys::files::{FileError, shown};
@@ -276,6 +277,9 @@ pub enum SourceError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// Nobody who is trusted vouches for it.
+    #[error(transparent)]
+    Trust(TrustError),
     /// The caller gave up.
     #[error(transparent)]
     Cancelled(#[from] crate::machine::Cancelled),
@@ -409,6 +413,7 @@ impl SourceError {
                 problem: Problem::HardLinkLeftOut { .. },
                 ..
             }) => vec!["name a directory that both lie in, or have the archive packed anew".to_owned()],
+            Self::Trust(error) => error.hints(),
             Self::NotStatic { .. } => vec!["install it with `apt install busybox-static`".to_owned()],
             _ => Vec::new(),
         }

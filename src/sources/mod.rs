@@ -18,6 +18,7 @@ mod shelf;
 mod source;
 pub mod sum;
 pub mod tarball;
+pub mod trust;
 pub mod url;
 
 use std::os::fd::AsFd as _;
@@ -104,6 +105,8 @@ pub struct Places {
     pub logs: PathBuf,
     /// Where the images of machines are: `/var/lib/machines` and others.
     pub images: Vec<PathBuf>,
+    /// Keys that are pinned: `/etc/machinist/keys.d`.
+    pub keys: PathBuf,
 }
 
 impl Default for Places {
@@ -112,6 +115,7 @@ impl Default for Places {
             cache: "/var/cache/machinist".into(),
             logs: "/var/log/machinist".into(),
             images: vec!["/var/lib/machines".into()],
+            keys: "/etc/machinist/keys.d".into(),
         }
     }
 }

@@ -124,7 +124,7 @@ fn decoded(login: &str) -> Result<Vec<u8>, &'static str> {
     Ok(bytes)
 }
 
-fn unescaped(text: &str) -> Vec<u8> {
+pub(super) fn unescaped(text: &str) -> Vec<u8> {
     let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
     while let Some((&first, others)) = rest.split_first() {
         let digit = |at: usize| char::from(*others.get(at)?).to_digit(16);
@@ -139,7 +139,7 @@ fn unescaped(text: &str) -> Vec<u8> {
 }
 
 /// See RFC 4648, section 4.
-fn base64(bytes: &[u8]) -> String {
+pub(super) fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();
     for three in bytes.chunks(3) {

@@ -10,7 +10,7 @@ use crate::support::{Guest, There, agree, machinist, make_busybox_image, sh, sha
 use crate::web::{Page, Web};
 
 /// A web server with an archive of a root filesystem at `/x/web.tar.zst`, and the file that it is of.
-fn served() -> (Work, Web, String) {
+pub(crate) fn served() -> (Work, Web, String) {
     let (work, web) = (Work::new("web"), Web::new());
     make_busybox_image(&work.0.join("tree"));
     sh(
@@ -23,7 +23,7 @@ fn served() -> (Work, Web, String) {
     (work, web, file)
 }
 
-fn archive(file: &str) -> Page {
+pub(crate) fn archive(file: &str) -> Page {
     Page {
         etag: Some("\"one\""),
         ..Page::new(fs::read(file).unwrap())

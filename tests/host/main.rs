@@ -66,6 +66,7 @@ mod shell;
 mod sources;
 mod terminal;
 mod top;
+mod trust;
 mod unit;
 mod wait;
 mod web;

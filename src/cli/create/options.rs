@@ -35,8 +35,8 @@ struct ArchiveArgs {
     /// How much of the disk it may take at most, such as 20G [default: almost all that is free]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     max_size: Option<u64>,
-    /// What has to vouch for a download [default: checksum, if one is beside it]
-    #[arg(long, value_enum, value_name = "CHECK", conflicts_with = "sha256")]
+    /// What has to vouch for a download [default: signature, if a key is known; else checksum, if one is beside it]
+    #[arg(long, value_enum, value_name = "CHECK")]
     verify: Option<VerifyArg>,
 }
 
@@ -49,6 +49,8 @@ fn size(text: &str) -> Result<u64, String> {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum VerifyArg {
+    /// An OpenPGP signature beside it, over it or over its .sha256 file or SHA256SUMS, by a key of --keyring or a pinned one
+    Signature,
     /// A .sha256 file or SHA256SUMS beside it over https, else nothing is made
     Checksum,
     /// Nothing
@@ -76,7 +78,7 @@ struct BootstrapArgs {
     /// Architecture, as Debian calls it
     #[arg(long)]
     arch: Option<String>,
-    /// The keys to trust the mirror by
+    /// The keys to trust the mirror by; of a download, those by one of which it has to be signed
     #[arg(long, value_name = "FILE")]
     keyring: Option<PathBuf>,
     /// Which program does it [default: auto]
@@ -123,11 +125,11 @@ impl SourceArgs {
             ("--components", !bootstrap.components.is_empty()),
             ("--mirror", bootstrap.mirror.is_some()),
             ("--arch", bootstrap.arch.is_some()),
-            ("--keyring", bootstrap.keyring.is_some()),
             ("--bootstrapper", bootstrap.bootstrapper.is_some()),
         ];
         let for_both = [
             ("--proxy", bootstrap.proxy.is_some()),
+            ("--keyring", bootstrap.keyring.is_some()),
             ("--no-cache", bootstrap.no_cache),
             ("--refresh", bootstrap.refresh),
         ];
@@ -150,7 +152,24 @@ impl SourceArgs {
                 return Err(CliError::usage(message));
             }
         }
-        Ok(())
+        self.check_verify()
+    }
+
+    /// Refuses what would be more and less than is asked for.
+    fn check_verify(&self) -> Result<(), CliError> {
+        let less = match self.archive.verify {
+            Some(VerifyArg::Checksum) => "--verify=checksum",
+            Some(VerifyArg::No) => "--verify=no",
+            Some(VerifyArg::Signature) | None => return Ok(()),
+        };
+        let given = [
+            ("--sha256", self.archive.sha256.is_some()),
+            ("--keyring", self.bootstrap.keyring.is_some()),
+        ];
+        match given.iter().find(|(_, given)| *given) {
+            Some((option, _)) => Err(CliError::usage(format!("{option} cannot be used with {less}"))),
+            None => Ok(()),
+        }
     }
 
     /// What they mean, with what is configured.
@@ -170,9 +189,11 @@ impl SourceArgs {
                 cache: self.bootstrap.cache(),
                 verify: match self.archive.verify {
                     None => Verify::Offered,
+                    Some(VerifyArg::Signature) => Verify::Signature,
                     Some(VerifyArg::Checksum) => Verify::Checksum,
                     Some(VerifyArg::No) => Verify::No,
                 },
+                keyring: self.bootstrap.keyring.clone(),
             },
         }
     }

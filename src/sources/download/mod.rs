@@ -1,8 +1,9 @@
 //! A file from a web server, checked before anything is made of it.
 //!
-//! `answer` is one request, `transfer` a file that takes several, `store` what is kept, `sums` what vouches for it.
+//! `answer` is one request, `transfer` a file that takes several, `store` what is kept, `sums` and `signed` what vouches for it.
 
 mod answer;
+mod signed;
 mod store;
 mod sums;
 #[cfg(test)]
@@ -11,11 +12,13 @@ mod transfer;
 
 use std::fs::File;
 use std::io::Seek as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+pub(super) use signed::keys_for;
 pub use store::{Download, clear, entries};
 
 use self::answer::Validators;
+use self::signed::Vouched;
 use self::store::{Known, Shelf};
 use self::transfer::{Fetched, Part, Transfer, TransferError};
 use super::sum::Sum;
@@ -26,9 +29,11 @@ use crate::machine::{Cancel, Report};
 /// What has to vouch for a download.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Verify {
-    /// A list of checksums beside it, if there is one.
+    /// A signature, if a key is known; else a list of checksums beside it, if there is one.
     #[default]
     Offered,
+    /// A signature by a key that is known, over it or over a list of checksums, else it is not taken.
+    Signature,
     /// A list of checksums, else it is not taken.
     Checksum,
     /// Nothing: lists are not asked for.
@@ -44,17 +49,30 @@ pub struct DownloadOptions {
     pub cache: CacheUse,
     /// What has to vouch for it.
     pub verify: Verify,
+    /// A file of keys by one of which it has to be signed, besides those that are pinned.
+    pub keyring: Option<PathBuf>,
 }
 
 /// The sum that a file must have, and who says so.
-struct Demand {
-    sum: Sum,
-    by: String,
+pub(super) struct Demand {
+    pub(super) sum: Sum,
+    pub(super) by: String,
     /// Whether nobody on the way can have changed it.
-    safe: bool,
+    pub(super) safe: bool,
+    /// Whether a key that is known vouches for it.
+    pub(super) signed: bool,
 }
 
 impl Demand {
+    fn given(sum: Sum) -> Self {
+        Self {
+            sum,
+            by: "--sha256".to_owned(),
+            safe: true,
+            signed: false,
+        }
+    }
+
     fn check(&self, url: &Url, found: Sum) -> Result<(), SourceError> {
         if found == self.sum {
             return Ok(());
@@ -77,13 +95,36 @@ pub(super) fn fetch(
     report: &dyn Report,
     cancel: &Cancel,
 ) -> Result<(File, Sum), SourceError> {
-    let demand = match sum {
-        Some(sum) => Some(Demand {
-            sum,
-            by: "--sha256".to_owned(),
-            safe: true,
-        }),
-        None => offered(url, options, report, cancel)?,
+    fetch_as(url, options, sum.map(Demand::given), places, report, cancel)
+}
+
+/// The same, of which a sum is known from elsewhere.
+pub(super) fn fetch_as(
+    url: &Url,
+    options: &DownloadOptions,
+    given: Option<Demand>,
+    places: &Places,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<(File, Sum), SourceError> {
+    let is_signed = given.as_ref().is_some_and(|demand| demand.signed);
+    let keyrings = if is_signed {
+        Vec::new()
+    } else {
+        keys_for(url, options, places, report)?
+    };
+    let (demand, signature) = match (given, keyrings.is_empty()) {
+        (None, true) => (offered(url, options, report, cancel)?, None),
+        (given, true) => (given, None),
+        (given, false) => match signed::find(url, keyrings, options, report, cancel)? {
+            Vouched::File(signature) => (given, Some(signature)),
+            Vouched::List(list) => {
+                if let Some(given) = given {
+                    given.check(url, list.sum)?;
+                }
+                (Some(list), None)
+            }
+        },
     };
     let transfer = transfer(url, options, report, cancel);
     let fetched = if options.cache == CacheUse::Skip {
@@ -93,11 +134,22 @@ pub(super) fn fetch(
         fetch_kept(&transfer, demand.as_ref(), options.cache, &shelf, &places.cache)
     };
     let (mut file, sum) = fetched?;
+    if let Some(signature) = &signature {
+        report.phase(&format!("checking the signature of {}", url.file_name()));
+        let signer = signature.check(&file, url, cancel).map_err(SourceError::from);
+        let signer = signer.inspect_err(|error| {
+            if options.cache != CacheUse::Skip && !matches!(error, SourceError::Cancelled(_)) {
+                forget(url, sum, places, report, cancel);
+            }
+        })?;
+        report.phase(&format!("it is signed by {signer}"));
+    }
     if let Some(demand) = &demand {
         report.phase(&format!("its SHA-256 sum is the one of {}", demand.by));
     }
     match &demand {
         Some(Demand { safe: true, .. }) => {}
+        _ if signature.is_some() => {}
         Some(demand) => report.warn(&format!(
             "anybody on the way may have changed both '{url}' and {}: give its sum with --sha256",
             demand.by
@@ -122,6 +174,7 @@ pub(super) fn plan(
     if sum.is_none() {
         check_safe(url, options.verify)?;
     }
+    let keyrings = keys_for(url, options, places, &())?;
     let kept = match options.cache {
         CacheUse::Skip => String::new(),
         CacheUse::Use => format!(
@@ -132,11 +185,18 @@ pub(super) fn plan(
     };
     let mut steps = vec![format!("download '{url}'{kept}")];
     let lists = || format!("'{}' or '{}'", url.with_ending(".sha256"), url.beside("SHA256SUMS"));
+    if !keyrings.is_empty() {
+        steps.push(format!(
+            "check that it is signed by a key of {}",
+            signed::names(&keyrings)
+        ));
+    }
     steps.extend(match (sum, options.verify) {
         (Some(sum), _) => Some(format!("check that its SHA-256 sum is {sum}")),
+        (None, _) if !keyrings.is_empty() => None,
         (None, Verify::Offered) => Some(format!("check its SHA-256 sum, if it stands in {}", lists())),
         (None, Verify::Checksum) => Some(format!("check its SHA-256 sum, which has to stand in {}", lists())),
-        (None, Verify::No) => None,
+        (None, Verify::Signature | Verify::No) => None,
     });
     Ok(steps)
 }
@@ -209,6 +269,7 @@ fn offered(
                     sum,
                     by: format!("'{list}'"),
                     safe: list.is_https(),
+                    signed: false,
                 }));
             }
             None if *list == own => report.warn(&format!("'{list}' has no SHA-256 sum")),
@@ -332,6 +393,7 @@ fn told(error: TransferError, url: &Url, cache: &Path) -> SourceError {
         },
         TransferError::Cancelled(cancelled) => cancelled.into(),
         TransferError::Server(reason) => failed(reason),
+        TransferError::Large(max) => failed(format!("it has more than {max} bytes")),
         TransferError::Missing(status @ (404 | 410)) => failed(format!("there is no such file (HTTP status {status})")),
         TransferError::Missing(status) => failed(format!("its server does not give it (HTTP status {status})")),
         TransferError::Write(error) => SourceError::io("write to", cache, error),

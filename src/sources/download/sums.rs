@@ -22,6 +22,16 @@ pub(super) fn of_its_file(list: &[u8], name: &str) -> Option<Sum> {
     sums.next().is_none().then_some(sum)
 }
 
+/// The same, for a list that is signed: one that names another file is about that, whatever it is called here.
+pub(super) fn of_no_other_file(list: &[u8], name: &str) -> Option<Sum> {
+    let is_alone = entries(list).all(|(_, named)| named.is_empty());
+    if is_alone {
+        of_its_file(list, name)
+    } else {
+        of_file(list, name)
+    }
+}
+
 /// Sums and the names behind them, which are empty where a sum stands alone.
 fn entries(list: &[u8]) -> impl Iterator<Item = (Sum, String)> {
     let text = String::from_utf8_lossy(list).into_owned();
@@ -62,5 +72,10 @@ mod tests {
         assert_eq!(alone(&format!("{a}  x\n{b}  y\n")), None);
         assert_eq!(alone(&format!("{a}  x\n{b}  web.tar\n")), Some(b));
         assert_eq!(alone(""), None);
+        let signed = |list: &str| of_no_other_file(list.as_bytes(), "web.tar").map(|sum| sum.to_string());
+        assert_eq!(signed(&format!("{a}\n")), Some(a.clone()));
+        assert_eq!(signed(&format!("{a}  build/web.tar\n")), Some(a.clone()));
+        assert_eq!(signed(&format!("{a}  build/output.tar\n")), None);
+        assert_eq!(signed(""), None);
     }
 }

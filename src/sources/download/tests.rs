@@ -7,6 +7,8 @@ use tempfile::TempDir;
 
 use super::*;
 
+mod signed;
+
 #[allow(dead_code, reason = "it is that of the tests on hosts")]
 #[path = "../../../tests/host/web.rs"]
 mod web;
@@ -26,6 +28,7 @@ impl Scene {
         Self {
             places: Places {
                 cache: dir.path().join("cache"),
+                keys: dir.path().join("keys"),
                 ..Places::default()
             },
             _dir: dir,

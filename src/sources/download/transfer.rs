@@ -64,6 +64,8 @@ pub(super) enum TransferError {
     Tls(String),
     /// It does not have the file.
     Missing(u16),
+    /// The file has more than so many bytes, and should be a small one.
+    Large(u64),
     /// The file that it is written to.
     Write(io::Error),
     /// It is larger than what is free: bytes that were to come, if known, and that may.
@@ -150,9 +152,7 @@ impl Transfer<'_> {
         while let Some(piece) = answer.piece()? {
             bytes.extend(piece);
             if bytes.len() as u64 > max {
-                return Err(Failed::For(TransferError::Server(format!(
-                    "it has more than {max} bytes"
-                ))));
+                return Err(Failed::For(TransferError::Large(max)));
             }
         }
         Ok(bytes)

@@ -6,6 +6,7 @@ readonly TREE_PACKAGES=(
     gpgv init iproute2 iputils-ping jq kmod less libcap2-bin libnss-myhostname libnss-mymachines libpam-systemd
     login mmdebstrap mount netbase nftables passwd polkitd procps python3-minimal strace sudo systemd
     systemd-container systemd-resolved systemd-sysv udev util-linux wget xfsprogs xz-utils zstd
+    gpg gpg-agent
 )
 # What bookworm does not have.
 readonly NEWER_PACKAGES=(ubuntu-keyring)

@@ -18,5 +18,6 @@ mod quota;
 mod rename_bad;
 mod secret_bad;
 mod storage;
+mod trust_bad;
 pub(crate) mod users;
 mod wait_faults;

@@ -1,0 +1,192 @@
+//! Signatures beside a download: over the file itself, or over a list that has its sum.
+
+use std::fs::File;
+use std::path::Path;
+
+use super::transfer::TransferError;
+use super::{Demand, DownloadOptions, Find, Verify, sums, told, transfer};
+use crate::machine::{Cancel, Report};
+use crate::sources::trust::{Keyring, Pin, SIGNATURE_MAX, Signature, Signer, TrustError, covering, pins, signed_text};
+use crate::sources::url::Url;
+use crate::sources::{Places, SourceError};
+
+/// What signatures are called, by the name of what they are over.
+const OF_FILE: &[&str] = &[".asc", ".sig", ".gpg"];
+const OF_LIST: &[&str] = &[".asc", ".gpg", ".sig", ".sign"];
+
+/// What has to sign a download: by a key of each of these. None if nobody has to.
+pub(in crate::sources) fn keys_for(
+    url: &Url,
+    options: &DownloadOptions,
+    places: &Places,
+    report: &dyn Report,
+) -> Result<Vec<Keyring>, TrustError> {
+    let pinned = pins(&places.keys);
+    if let Verify::Checksum | Verify::No = options.verify {
+        if let Some(pin) = pinned
+            .ok()
+            .as_deref()
+            .and_then(|pins| covering(pins, url).into_iter().next())
+        {
+            report.warn(&format!(
+                "the key that is pinned for '{}' is not asked: that is what --verify says",
+                pin.prefix
+            ));
+        }
+        return Ok(Vec::new());
+    }
+    let pinned = pinned?;
+    let mut keyrings = Vec::new();
+    if let Some(path) = &options.keyring {
+        keyrings.push(Keyring::read(path)?);
+    }
+    keyrings.extend(any_of(&covering(&pinned, url)));
+    if options.verify == Verify::Signature && keyrings.is_empty() {
+        return Err(TrustError::NoKey { url: url.to_string() });
+    }
+    Ok(keyrings)
+}
+
+/// One keyring of the keys of several pins.
+fn any_of(pins: &[&Pin]) -> Option<Keyring> {
+    let (first, rest) = pins.split_first()?;
+    Some(
+        rest.iter()
+            .fold(first.keyring.clone(), |all, pin| all.with(&pin.keyring)),
+    )
+}
+
+/// What keyrings are called together.
+pub(super) fn names(keyrings: &[Keyring]) -> String {
+    keyrings
+        .iter()
+        .map(Keyring::name)
+        .collect::<Vec<_>>()
+        .join(", and one of ")
+}
+
+/// What vouches for a file.
+pub(super) enum Vouched {
+    /// A signed list.
+    List(Demand),
+    /// A signature over the file.
+    File(OfFile),
+}
+
+/// A signature over a file that has not come yet.
+pub(super) struct OfFile {
+    signature: Signature,
+    /// Where it is.
+    at: Url,
+    keyrings: Vec<Keyring>,
+}
+
+impl OfFile {
+    pub(super) fn check(&self, file: &File, url: &Url, cancel: &Cancel) -> Result<Signer, TrustError> {
+        let names = (url.to_string(), self.at.to_string());
+        self.signature.check(file, &self.keyrings, (&names.0, &names.1), cancel)
+    }
+}
+
+/// Looks for signatures beside a file, the strongest first. The first that is one counts.
+pub(super) fn find(
+    url: &Url,
+    keyrings: Vec<Keyring>,
+    options: &DownloadOptions,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<Vouched, SourceError> {
+    report.phase(&format!("asking for the signature of {}", url.file_name()));
+    let look = Look {
+        options,
+        report,
+        cancel,
+    };
+    if let Some((signature, at)) = look.signature(url, OF_FILE)? {
+        return Ok(Vouched::File(OfFile {
+            signature,
+            at,
+            keyrings,
+        }));
+    }
+    let own = url.with_ending(".sha256");
+    let all = url.beside("SHA256SUMS");
+    let finds: [Find; 2] = [sums::of_no_other_file, sums::of_file];
+    for (list, find) in [&own, &all].into_iter().zip(finds) {
+        let Some((text, signer)) = look.list(list, &keyrings)? else {
+            continue;
+        };
+        if let Some(sum) = find(&text, url.file_name()) {
+            return Ok(Vouched::List(Demand {
+                sum,
+                by: format!("'{list}', signed by {signer}"),
+                safe: true,
+                signed: true,
+            }));
+        }
+        report.warn(&format!(
+            "'{list}' is signed, and does not tell the sum of {}",
+            url.file_name()
+        ));
+    }
+    Err(SourceError::from(TrustError::Unsigned {
+        url: url.to_string(),
+        looked: format!("there is neither '{url}.asc' (.sig, .gpg), nor is '{own}' or '{all}' signed"),
+        keys: names(&keyrings),
+    }))
+}
+
+struct Look<'a> {
+    options: &'a DownloadOptions,
+    report: &'a dyn Report,
+    cancel: &'a Cancel,
+}
+
+impl Look<'_> {
+    /// A small file, if there is one. A large one is something else: something has to be found in the end.
+    fn get(&self, at: &Url, max: u64) -> Result<Option<Vec<u8>>, SourceError> {
+        match transfer(at, self.options, &(), self.cancel).small(max) {
+            Err(TransferError::Large(_)) => Ok(None),
+            got => got.map_err(|error| told(error, at, Path::new(""))),
+        }
+    }
+
+    /// A signature over the file at an address.
+    fn signature(&self, over: &Url, endings: &[&str]) -> Result<Option<(Signature, Url)>, SourceError> {
+        for ending in endings {
+            let at = over.with_ending(ending);
+            let Some(bytes) = self.get(&at, SIGNATURE_MAX)? else {
+                continue;
+            };
+            match Signature::parse(&bytes) {
+                Ok(signature) => return Ok(Some((signature, at))),
+                Err(reason) => self.report.warn(&format!("'{at}' is no signature: {reason}")),
+            }
+        }
+        Ok(None)
+    }
+
+    /// What a signed list says, and who has signed it: with a signature beside it, or in it.
+    fn list(&self, list: &Url, keyrings: &[Keyring]) -> Result<Option<(Vec<u8>, Signer)>, SourceError> {
+        let text_in = |bytes: &[u8], at: &Url| signed_text(bytes, keyrings, &at.to_string(), self.cancel);
+        let bytes = self.get(list, sums::MAX)?;
+        if let Some(bytes) = &bytes
+            && let Some((text, signer)) = text_in(bytes, list)?
+        {
+            return Ok(Some((text.into_bytes(), signer)));
+        }
+        let Some(bytes) = bytes else {
+            // One whose text stands with its signature may be there alone.
+            let at = list.with_ending(".asc");
+            let alone = self.get(&at, sums::MAX)?;
+            let signed = alone.map_or(Ok(None), |bytes| text_in(&bytes, &at))?;
+            return Ok(signed.map(|(text, signer)| (text.into_bytes(), signer)));
+        };
+        let Some((signature, at)) = self.signature(list, OF_LIST)? else {
+            return Ok(None);
+        };
+        let names = (list.to_string(), at.to_string());
+        let signer = signature.check_bytes(&bytes, keyrings, (&names.0, &names.1), self.cancel)?;
+        Ok(Some((bytes, signer)))
+    }
+}

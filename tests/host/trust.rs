@@ -1,0 +1,132 @@
+//! Downloads that are signed: by keys that gpg makes, from a server on loopback.
+
+use std::fs;
+
+use crate::download::{archive, served};
+use crate::sources::{Work, sum_of};
+use crate::support::{Guest, There, agree, machinist, run, sh, shared};
+use crate::web::{Page, Web};
+
+/// gpg with a home of its own, which nothing asks for a password.
+const GPG: &str = r#"home=$1; shift; mkdir -p -m 700 "$home"
+    exec gpg --homedir "$home" --batch --quiet --no-tty --pinentry-mode loopback --passphrase '' "$@""#;
+
+/// Keys of one's own.
+pub(crate) struct Keys {
+    pub(crate) work: Work,
+}
+
+impl Keys {
+    pub(crate) fn new() -> Self {
+        Self {
+            work: Work::new("keys"),
+        }
+    }
+
+    pub(crate) fn gpg(&self, words: &[&str]) {
+        let home = self.work.file("home");
+        sh(GPG, [&[home.as_str()], words].concat()).ok();
+    }
+
+    /// A new key; the file that has its public half.
+    pub(crate) fn make(&self, name: &str, options: &[&str]) -> String {
+        let (user, file) = (
+            format!("{name} <{name}@example.org>"),
+            self.work.file(&format!("{name}.asc")),
+        );
+        self.gpg(&[options, &["--quick-gen-key", &user, "ed25519", "sign", "1d"]].concat());
+        self.gpg(&["--armor", "--output", &file, "--export", name]);
+        file
+    }
+
+    /// A signature of what a file has, as gpg writes it: `--armor --detach-sign`, `--clear-sign`.
+    pub(crate) fn sign(&self, name: &str, what: &[&str], file: &str) -> Vec<u8> {
+        let made = self.work.file("made");
+        let _ = fs::remove_file(&made);
+        self.gpg(&[&["--local-user", name, "--output", &made], what, &[file]].concat());
+        fs::read(made).unwrap()
+    }
+
+    pub(crate) fn fingerprint(&self, name: &str) -> String {
+        let home = self.work.file("home");
+        let list = run("gpg", ["--homedir", &home, "--with-colons", "--list-keys", name]).ok();
+        let line = list.stdout.lines().find_map(|line| line.strip_prefix("fpr:::::::::"));
+        line.unwrap().trim_end_matches(':').to_owned()
+    }
+}
+
+impl Drop for Keys {
+    fn drop(&mut self) {
+        let home = self.work.file("home");
+        run("gpgconf", ["--homedir", &home, "--kill", "gpg-agent"]).any();
+    }
+}
+
+pub(crate) const ARMOR: &[&str] = &["--armor", "--detach-sign"];
+
+/// Puts a list of checksums to a file, and a signature of it as `SHA256SUMS.gpg`.
+pub(crate) fn put_signed_list(web: &Web, keys: &Keys, name: &str, file: &str) {
+    let list = keys.work.file("SHA256SUMS");
+    fs::write(&list, format!("{}  web.tar.zst\n", sum_of(file))).unwrap();
+    web.put("/x/SHA256SUMS", Page::new(fs::read(&list).unwrap()));
+    web.put(
+        "/x/SHA256SUMS.gpg",
+        Page::new(keys.sign(name, &["--detach-sign"], &list)),
+    );
+}
+
+#[test]
+fn a_signed_download_becomes_a_machine() {
+    let _host = shared();
+    let (work, web, file) = served();
+    let (keys, url) = (Keys::new(), web.url("/x/web.tar.zst"));
+    let alice = keys.make("alice", &[]);
+    let fingerprint = keys.fingerprint("alice");
+    let signer = format!("alice <alice@example.org> ({fingerprint})");
+    put_signed_list(&web, &keys, "alice", &file);
+    let guest = Guest::new("list");
+    machinist(["create", &guest.name, &url, "--keyring", &alice, "--start"])
+        .ok()
+        .stderr_has(&format!("SHA256SUMS', signed by {signer}"))
+        .lacks("vouches for");
+    agree(&guest.name, There::Running);
+    // One of its own is stronger.
+    web.put("/x/web.tar.zst.asc", Page::new(keys.sign("alice", ARMOR, &file)));
+    let second = Guest::new("own");
+    machinist(["create", &second.name, &url, "--keyring", &alice, "--verify=signature"])
+        .ok()
+        .stderr_has(&format!("it is signed by {signer}"))
+        .lacks("vouches for");
+    agree(&second.name, There::Stopped);
+    machinist(["create", "x", &url, "--keyring", &alice, "--dry-run"])
+        .ok()
+        .stdout_has(&format!("check that it is signed by a key of '{alice}'"));
+    // The list of this file alone, in one with its signature; and with sqv, where that is all there is.
+    let sum = work.file("sum");
+    fs::write(&sum, format!("{}  web.tar.zst\n", sum_of(&file))).unwrap();
+    web.put("/y/web.tar.zst", archive(&file));
+    web.put(
+        "/y/web.tar.zst.sha256.asc",
+        Page::new(keys.sign("alice", &["--clear-sign"], &sum)),
+    );
+    let (third, other) = (Guest::new("sqv"), web.url("/y/web.tar.zst"));
+    let script = "if [ -e /usr/bin/sqv ]; then mount --bind /dev/null /usr/bin/gpgv; fi
+        exec machinist create \"$@\"";
+    let create = [
+        "-m",
+        "--",
+        "sh",
+        "-euc",
+        script,
+        "sh",
+        &third.name,
+        &other,
+        "--keyring",
+        &alice,
+    ];
+    run("unshare", create)
+        .ok()
+        .stderr_has(&fingerprint)
+        .lacks("vouches for");
+    agree(&third.name, There::Stopped);
+}
