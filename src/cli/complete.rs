@@ -95,6 +95,20 @@ pub fn secrets() -> ArgValueCompleter {
     })
 }
 
+/// Completes addresses that keys are pinned to.
+#[must_use]
+pub fn pins() -> ArgValueCompleter {
+    ArgValueCompleter::new(|current: &std::ffi::OsStr| {
+        let typed = current.to_string_lossy();
+        let pinned = crate::sources::trust::pins(&Places::default().keys).unwrap_or_default();
+        let addresses = pinned.into_iter().map(|pin| pin.prefix.to_string());
+        addresses
+            .filter(|address| address.starts_with(&*typed))
+            .map(CompletionCandidate::new)
+            .collect()
+    })
+}
+
 /// Completes names of signals, as kill(1) has them.
 #[must_use]
 pub fn signals() -> ArgValueCompleter {

@@ -55,6 +55,7 @@ mod sweep;
 mod terminate;
 mod thaw;
 mod top;
+mod trust;
 mod version;
 mod wait;
 mod why;
@@ -152,6 +153,7 @@ enum Verb {
     Protect(protect::Args),
     Remove(remove::Args),
     Storage(storage::Args),
+    Trust(trust::Args),
     Clean(clean::Args),
     Completions(completions::Args),
     Man(man::Args),
@@ -233,6 +235,7 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Result<u8, CliError> {
         Verb::Protect(args) => protect::run(ctx, args).await,
         Verb::Remove(args) => remove::run(ctx, args).await,
         Verb::Storage(args) => storage::run(ctx, args).await,
+        Verb::Trust(args) => trust::run(ctx, args).await,
         Verb::Clean(args) => clean::run(ctx, args).await,
         Verb::Completions(args) => completions::run(ctx, &args),
         Verb::Man(args) => man::run(ctx, &args),

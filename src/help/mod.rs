@@ -17,10 +17,16 @@ pub struct Topic {
 }
 
 /// All topics, in the order they are listed.
-pub const TOPICS: &[Topic] = &[Topic {
-    name: "security",
-    markdown: include_str!("security.md"),
-}];
+pub const TOPICS: &[Topic] = &[
+    Topic {
+        name: "security",
+        markdown: include_str!("security.md"),
+    },
+    Topic {
+        name: "downloads",
+        markdown: include_str!("downloads.md"),
+    },
+];
 
 /// The topic of that name.
 #[must_use]

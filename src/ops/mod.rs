@@ -36,6 +36,7 @@ pub mod start;
 pub mod stop;
 pub mod survey;
 pub mod transaction;
+pub mod trust;
 pub mod wait;
 pub mod why;
 

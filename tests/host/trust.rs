@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::download::{archive, served};
-use crate::sources::{Work, sum_of};
+use crate::sources::{Work, is_nowhere, sum_of};
 use crate::support::{Guest, There, agree, machinist, run, sh, shared};
 use crate::web::{Page, Web};
 
@@ -129,4 +129,95 @@ fn a_signed_download_becomes_a_machine() {
         .stderr_has(&fingerprint)
         .lacks("vouches for");
     agree(&third.name, There::Stopped);
+}
+
+#[test]
+fn a_pinned_key_has_to_vouch_for_what_comes_from_there() {
+    let _host = shared();
+    let (_work, web, file) = served();
+    let (keys, url, prefix) = (Keys::new(), web.url("/x/web.tar.zst"), web.url("/x"));
+    let [alice, mallory] = ["alice", "mallory"].map(|name| keys.make(name, &[]));
+    let [of_alice, of_mallory] = ["alice", "mallory"].map(|name| keys.fingerprint(name));
+    let guest = Guest::new("pin");
+    let trust = |words: &[&str]| machinist([&["trust"], words].concat());
+    let pinned = |prefix: &str| {
+        let rows = trust(&["list", "--json", "--filter", &format!("prefix={prefix}")])
+            .ok()
+            .json();
+        rows.as_array()
+            .unwrap()
+            .iter()
+            .map(|row| row["fingerprint"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    trust(&["add", &prefix, &alice, "--dry-run"])
+        .ok()
+        .stdout_has(&format!("pin for '{prefix}': {of_alice} (alice <"));
+    assert!(pinned(&prefix).is_empty());
+    let said = trust(&["add", &prefix, &alice, "--json"]).ok().json();
+    assert_eq!(
+        (said[0]["result"].as_str(), said[0]["keys"][0]["fingerprint"].as_str()),
+        (Some("added"), Some(&*of_alice))
+    );
+    let pin = said[0]["file"].as_str().unwrap().to_owned();
+    assert!(pin.starts_with("/etc/machinist/keys.d/127.0.0.1-"), "{pin}");
+    // gpg reads it as it is.
+    run("gpg", ["--homedir", &keys.work.file("home"), "--show-keys", &pin])
+        .ok()
+        .stdout_has(&of_alice);
+    // A login in the address, a longer path, and no word of it.
+    let is_missing = format!("'{url}' is not signed: there is neither '{url}.asc'");
+    machinist(["create", &guest.name, &url])
+        .status(1)
+        .stderr_has(&is_missing)
+        .stderr_has(&pin);
+    web.put("/x/web.tar.zst.asc", Page::new(keys.sign("mallory", ARMOR, &file)));
+    let refused = machinist(["create", &guest.name, &url]).status(1);
+    refused
+        .stderr_has(&format!("by key {of_mallory}, which is not in '{pin}'"))
+        .stderr_has("trust add URL-PREFIX FILE --replace");
+    machinist(["run", &url, "--", "true"])
+        .status(125)
+        .stderr_has("which is not in");
+    is_nowhere(&guest);
+    // A change is refused, until somebody says that it is one.
+    trust(&["add", &prefix, &alice]).ok().stderr_has("pinned already for");
+    trust(&["add", &format!("{prefix}/"), &mallory])
+        .status(1)
+        .stderr_has(&format!("already: {of_alice} in '{pin}', and this is {of_mallory}"))
+        .stderr_has("--replace");
+    assert_eq!(pinned(&prefix), [of_alice.as_str()]);
+    trust(&["add", &prefix, &mallory, "--replace"])
+        .ok()
+        .stderr_has("replaced for");
+    assert_eq!(pinned(&prefix), [of_mallory]);
+    machinist(["create", &guest.name, &url, "--start"])
+        .ok()
+        .stderr_has("it is signed by mallory");
+    agree(&guest.name, There::Running);
+    trust(&["remove", &prefix, "--dry-run"])
+        .ok()
+        .stdout_has(&format!("remove '{pin}', the pin of '{prefix}'"));
+    trust(&["remove", &prefix]).ok();
+    assert!(pinned(&prefix).is_empty() && !std::path::Path::new(&pin).exists());
+    trust(&["remove", &prefix]).status(1).stderr_has("no key is pinned for");
+    // Everybody may look, root may change.
+    let nobody = |words: &str| {
+        sh(
+            &format!("exec setpriv --reuid=65534 --clear-groups machinist trust {words}"),
+            [""],
+        )
+    };
+    nobody("list").ok();
+    nobody(&format!("add {prefix} {alice}")).status(4);
+    nobody("remove 'http://*'").status(4);
+    for (prefix, key, status) in [
+        ("ftp://h/", &alice, 2),
+        ("http://h/?x", &alice, 2),
+        ("http://u:p@h/", &alice, 2),
+        (&*prefix, &file, 1),
+        (&*prefix, &"/no/such".to_owned(), 1),
+    ] {
+        trust(&["add", prefix, key]).status(status);
+    }
 }

@@ -157,13 +157,18 @@ impl TrustError {
         match self {
             Self::NoKeyring { .. } => hint("have them written out with `gpg --export --armor KEY`"),
             Self::BadPin { path, .. } => {
-                vec![format!("mend it, or remove it: '{}'", shown(path))]
+                vec![format!(
+                    "mend it, or remove it: '{}'; see `machinist help downloads`",
+                    shown(path)
+                )]
             }
             Self::NoKey { .. } => vec![
                 "name a file that has its publisher's keys with `--keyring FILE`".to_owned(),
-                "or have them asked for always: put them into /etc/machinist/keys.d".to_owned(),
+                "or have them asked for always: `machinist trust add URL-PREFIX FILE`".to_owned(),
             ],
-            Self::Unsigned { .. } => hint("`--verify=no` takes it all the same, whoever made it"),
+            Self::Unsigned { .. } => {
+                hint("see `machinist trust list`; `--verify=no` takes it all the same, whoever made it")
+            }
             Self::Refused {
                 refusal: Refusal::Unknown { .. },
                 ..
@@ -171,7 +176,7 @@ impl TrustError {
                 "nothing was made of it; if its publisher says that this key is right, name the file that has it with \
                  `--keyring FILE`"
                     .to_owned(),
-                "a key that is pinned is replaced in /etc/machinist/keys.d".to_owned(),
+                "a key that is pinned is replaced with `machinist trust add URL-PREFIX FILE --replace`".to_owned(),
             ],
             Self::Refused {
                 refusal: Refusal::ExpiredKey(_),
@@ -181,7 +186,7 @@ impl TrustError {
                 hint("nothing was made of it: try again in a while, and tell the publisher if it stays so")
             }
             Self::OtherKey { .. } => hint("if the publisher says that this is right, add `--replace`"),
-            Self::NoPin { .. } => hint("see /etc/machinist/keys.d"),
+            Self::NoPin { .. } => hint("see `machinist trust list`"),
             Self::NoProgram => hint("install one with `apt install gpgv`"),
             Self::Process(error) => error.hints(),
             Self::File(_) | Self::Io { .. } | Self::Cancelled(_) => Vec::new(),

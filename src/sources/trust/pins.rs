@@ -18,7 +18,7 @@ use crate::sys::files::{FileError, read_regular, write_atomic};
 const ENDING: &str = "asc";
 
 const HEADER: &str = "# What comes from this address or from below it has to be signed by one of these keys.\n\
-                      # See machinist-security(7).\n";
+                      # See machinist-downloads(7).\n";
 
 /// A pin.
 #[derive(Clone, Debug)]
