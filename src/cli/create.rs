@@ -46,6 +46,7 @@ use crate::sys::journal::audit;
   machinist create web debian:trixie --copy ./site:/srv/www --run setup.sh
   machinist create web debian:trixie --user alice --timezone=UTC --dns 9.9.9.9
   machinist create web https://example.org/rootfs.tar.xz --verify checksum --dry-run
+  machinist create web images:debian/13 --dry-run        Of the catalogue: `images --remote`
   machinist create web debian:trixie --network bridge=br0 --set Exec.Timezone=copy
   machinist create t template:busybox --dry-run          See what would be done")]
 pub(super) struct Args {
@@ -56,6 +57,7 @@ pub(super) struct Args {
     /// debian:SUITE, ubuntu:SUITE   bootstrapped; the second time a copy of the first
     /// FILE.tar[.gz|.xz|.zst|.bz2]  unpacked; `-` is an archive from standard input
     /// https://…, http://…          a tar archive, downloaded, checked and kept
+    /// images:DISTRO/RELEASE        an image of a catalogue, see `images --remote`
     /// DIR/, ./DIR                  a directory, copied; it is known by its slash
     /// machine:OTHER                a copy of a machine with its settings and a new identity, as `clone --full` makes it
     /// template:busybox             a tiny guest of the host's busybox

@@ -3,11 +3,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::Distro;
 use super::source::TAR_ENDINGS;
 use super::sum::Sum;
 use super::tarball::{Problem, TarballError};
-use super::trust::TrustError;
+use super::{Distro, catalogue::CatalogueError, trust::TrustError};
 use crate::machine::{MachineName, NameError, text};
 use crate::storage::StorageError;
 use crate::sys::files::{FileError, shown};
@@ -15,7 +14,7 @@ use crate::sys::process::{ProcessError, Tail};
 
 /// The forms that there are.
 const SOURCES: &str = "a source is debian:SUITE, ubuntu:SUITE, FILE.tar[.gz|.xz|.zst|.bz2], -, https://…, \
-                       DIR/, machine:NAME or template:busybox";
+                       images:DISTRO/RELEASE, DIR/, machine:NAME or template:busybox";
 
 /// Everything that can go wrong between a source string and a filled tree.
 #[derive(Debug, thiserror::Error)]
@@ -277,6 +276,9 @@ pub enum SourceError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// There is no such image in the catalogue.
+    #[error(transparent)]
+    Catalogue(#[from] CatalogueError),
     /// Nobody who is trusted vouches for it.
     #[error(transparent)]
     Trust(TrustError),
@@ -414,6 +416,7 @@ impl SourceError {
                 ..
             }) => vec!["name a directory that both lie in, or have the archive packed anew".to_owned()],
             Self::Trust(error) => error.hints(),
+            Self::Catalogue(error) => error.hints(),
             Self::NotStatic { .. } => vec!["install it with `apt install busybox-static`".to_owned()],
             _ => Vec::new(),
         }
@@ -481,7 +484,7 @@ fn of_machine(machine: Option<&str>, is_image: bool) -> String {
 }
 
 fn file_endings() -> String {
-    let mut endings: Vec<&str> = TAR_ENDINGS.to_vec();
+    let mut endings = TAR_ENDINGS.to_vec();
     endings.sort_unstable();
     format!("the name of a file must end in {}", endings.join(", "))
 }

@@ -8,6 +8,7 @@ pub mod archive;
 pub mod bootstrap;
 pub mod busybox;
 pub mod cache;
+pub mod catalogue;
 mod directory;
 pub mod download;
 pub mod error;
@@ -21,6 +22,7 @@ pub mod tarball;
 pub mod trust;
 pub mod url;
 
+use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
@@ -29,7 +31,9 @@ pub use error::SourceError;
 pub use source::{Distro, Source, Template};
 pub use url::Url;
 
+use download::Demand;
 use source::shown;
+use sum::Sum;
 
 use crate::machine::{Cancel, Report};
 use crate::storage;
@@ -71,6 +75,8 @@ pub struct Options {
     pub archive: tarball::Wanted,
     /// Of a download.
     pub download: DownloadOptions,
+    /// Of an image of a catalogue.
+    pub catalogue: catalogue::CatalogueOptions,
 }
 
 /// What shapes a bootstrap; the default is a small tree that boots and has network.
@@ -159,8 +165,9 @@ pub fn fill(
                 .map(drop)
                 .map_err(|error| SourceError::from(error).full_at(parent))
         }
-        Source::Url(url) => {
-            let (file, sum) = download::fetch(url, &options.download, options.archive.sum, places, report, cancel)?;
+        Source::Url(_) | Source::Image(_) => {
+            let (url, file, sum) = fetch(source, options, places, report, cancel)?;
+            let url = &url;
             // Compared once more while it is unpacked: what is kept may have rotted.
             let wanted = tarball::Wanted {
                 sum: Some(sum),
@@ -190,6 +197,33 @@ pub fn fill(
     }
 }
 
+/// Downloads what a source is, and checks it: the address, the file and its sum.
+fn fetch(
+    source: &Source,
+    options: &Options,
+    places: &Places,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<(Url, File, Sum), SourceError> {
+    let given = options.archive.sum;
+    let (url, demand) = match source {
+        Source::Image(name) => {
+            let found = catalogue::find(name, options, places, report, cancel)?;
+            // The catalogue's is always compared: with what the caller knows, already here.
+            given.map_or(Ok(()), |sum| Demand::given(sum).check(&found.url, found.demand.sum))?;
+            (found.url, Some(found.demand))
+        }
+        Source::Url(url) => (url.clone(), given.map(Demand::given)),
+        other => {
+            return Err(SourceError::NoSource {
+                given: shown(&other.to_string()),
+            });
+        }
+    };
+    let (file, sum) = download::fetch_as(&url, &options.download, demand, places, report, cancel)?;
+    Ok((url, file, sum))
+}
+
 /// What [`fill`] would do, one line per step. Touches nothing and asks no mirror, but finds what is missing on this host.
 pub fn plan(source: &Source, options: &Options, places: &Places) -> Result<Vec<String>, SourceError> {
     match source {
@@ -211,6 +245,15 @@ pub fn plan(source: &Source, options: &Options, places: &Places) -> Result<Vec<S
                 ..options.archive.clone()
             };
             steps.extend(unpacking(&format!("'{}'", shown(url.file_name())), &part));
+            Ok(steps)
+        }
+        Source::Image(name) => {
+            let mut steps = catalogue::plan(name, options, places)?;
+            let part = tarball::Wanted {
+                sum: None,
+                ..options.archive.clone()
+            };
+            steps.extend(unpacking("it", &part));
             Ok(steps)
         }
         Source::Directory(directory) => {

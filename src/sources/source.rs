@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use super::catalogue::ImageName;
 use super::{SourceError, Url, mirror};
 use crate::machine::MachineName;
 
@@ -28,6 +29,8 @@ pub enum Source {
     Stdin,
     /// The same, from a web server.
     Url(Url),
+    /// `images:DISTRO/RELEASE`: of a catalogue.
+    Image(ImageName),
     /// A directory.
     Directory(PathBuf),
     /// `machine:NAME`: not filled from here, but cloned.
@@ -64,6 +67,7 @@ impl FromStr for Source {
                 "template" => {
                     return Err(SourceError::UnknownTemplate { given: shown(rest) });
                 }
+                "images" => return Ok(Self::Image(rest.parse()?)),
                 "machine" => {
                     return rest
                         .parse()
@@ -119,7 +123,6 @@ impl FromStr for Source {
 const LATER_PREFIXES: &[(&str, &str)] = &[
     ("oci:", "OCI images"),
     ("docker:", "OCI images"),
-    ("images:", "the image catalogue"),
     ("ssh:", "remote machines as a source"),
 ];
 
@@ -197,6 +200,7 @@ impl fmt::Display for Source {
             Self::Tarball(path) | Self::Directory(path) => write!(f, "{}", path.display()),
             Self::Machine(name) => write!(f, "machine:{name}"),
             Self::Url(url) => write!(f, "{url}"),
+            Self::Image(name) => write!(f, "images:{name}"),
             Self::Stdin => f.write_str("-"),
             Self::Template(Template::Busybox) => f.write_str("template:busybox"),
         }
@@ -222,6 +226,7 @@ mod tests {
             "..",
             "machine:web",
             "https://example.org/a.tar.xz?x=1",
+            "images:alpine/3.20",
         ] {
             assert_eq!(text.parse::<Source>().unwrap().to_string(), text);
         }
@@ -266,7 +271,6 @@ mod tests {
             "disk.raw",
             "a.img.xz",
             "b.qcow2",
-            "images:alpine/3.20",
         ] {
             let error = text.parse::<Source>().unwrap_err();
             assert!(matches!(error, SourceError::Unsupported { .. }), "{text:?}: {error}");

@@ -86,6 +86,16 @@ impl Url {
         self.on_its_server(format!("{}{ending}", self.path()))
     }
 
+    /// What is at a path below it; `None` for one that leads elsewhere, or that is none.
+    pub(super) fn below(&self, path: &str) -> Option<Self> {
+        let is_plain = path
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#'));
+        let leads_up = path.split('/').any(|name| name == "..");
+        let base = self.path().trim_end_matches('/');
+        (is_plain && !leads_up).then(|| self.on_its_server(format!("{base}/{}", path.trim_start_matches('/'))))
+    }
+
     fn on_its_server(&self, text: String) -> Self {
         Self {
             text,

@@ -24,6 +24,7 @@ pub const KEYS: &[(&str, &str)] = &[
     ("Bootstrap", "UbuntuMirror"),
     ("Bootstrap", "Proxy"),
     ("Bootstrap", "Include"),
+    ("Images", "Server"),
     ("Manager", "Parallel"),
     ("Clean", "TrashAgeDays"),
 ];
@@ -41,6 +42,8 @@ pub struct Config {
     pub proxy: Option<String>,
     /// `[Bootstrap] Include=`: packages that every bootstrapped machine gets, separated by commas or blanks.
     pub include: Vec<String>,
+    /// `[Images] Server=`: the URL of the catalogue of images.
+    pub image_server: Option<String>,
     /// `[Manager] Parallel=`: how many machines a verb works on at once.
     pub parallel: usize,
     /// `[Clean] TrashAgeDays=`: `clean` removes trash older than this.
@@ -55,6 +58,7 @@ impl Default for Config {
             ubuntu_mirror: None,
             proxy: None,
             include: Vec::new(),
+            image_server: None,
             parallel: 64,
             trash_age: days(30),
         }
@@ -155,6 +159,7 @@ impl Config {
             "DebianMirror" => self.debian_mirror = text,
             "UbuntuMirror" => self.ubuntu_mirror = text,
             "Proxy" => self.proxy = text,
+            "Server" => self.image_server = text,
             "Include" if value.is_empty() => self.include.clear(),
             "Include" => {
                 let words = value.split([',', ' ', '\t']).filter(|word| !word.is_empty());

@@ -64,6 +64,10 @@ fn configuration_shows_the_defaults() {
         config.ubuntu_mirror.take().as_deref(),
         Some("http://archive.ubuntu.com/ubuntu")
     );
+    assert_eq!(
+        config.image_server.take().as_deref(),
+        Some(machinist::sources::catalogue::SERVER)
+    );
     assert_eq!(config, Config::default());
 }
 

@@ -21,6 +21,7 @@ mod agree;
 mod allow;
 mod backends;
 mod bind;
+mod catalogue;
 mod clone;
 mod config;
 mod config_show;

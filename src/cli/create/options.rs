@@ -6,6 +6,7 @@ use clap::ValueEnum;
 
 use crate::cli::error::CliError;
 use crate::limit::{DiskLimit, read_disk_limit};
+use crate::sources::catalogue::CatalogueOptions;
 use crate::sources::sum::Sum;
 use crate::sources::tarball::{Part, Subtree, Wanted};
 use crate::sources::{BootstrapOptions, Bootstrapper, CacheUse, Distro, DownloadOptions, Options, Source, Verify};
@@ -35,6 +36,9 @@ struct ArchiveArgs {
     /// How much of the disk it may take at most, such as 20G [default: almost all that is free]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     max_size: Option<u64>,
+    /// The server of the catalogue that images:… is of [default: https://images.linuxcontainers.org]
+    #[arg(long, value_name = "URL")]
+    server: Option<String>,
     /// What has to vouch for a download [default: signature, if a key is known; else checksum, if one is beside it]
     #[arg(long, value_enum, value_name = "CHECK")]
     verify: Option<VerifyArg>,
@@ -124,7 +128,6 @@ impl SourceArgs {
             ("--variant", bootstrap.variant.is_some()),
             ("--components", !bootstrap.components.is_empty()),
             ("--mirror", bootstrap.mirror.is_some()),
-            ("--arch", bootstrap.arch.is_some()),
             ("--bootstrapper", bootstrap.bootstrapper.is_some()),
         ];
         let for_both = [
@@ -133,14 +136,23 @@ impl SourceArgs {
             ("--no-cache", bootstrap.no_cache),
             ("--refresh", bootstrap.refresh),
         ];
+        let for_any_arch = [("--arch", bootstrap.arch.is_some())];
+        let for_catalogues = [("--server", archive.server.is_some())];
         let for_downloads = [("--verify", archive.verify.is_some())];
-        let is_url = matches!(source, Source::Url(_));
+        let is_image = matches!(source, Source::Image(_));
+        let is_url = is_image || matches!(source, Source::Url(_));
         let is_bootstrap = matches!(source, Source::Bootstrap { .. });
         let is_archive = is_url || matches!(source, Source::Tarball(_) | Source::Stdin);
         for (options, kinds, fits) in [
             (&for_archives[..], "tar archives", is_archive),
             (&for_downloads[..], "downloads", is_url),
+            (&for_catalogues[..], "images:DISTRO/RELEASE", is_image),
             (&for_bootstraps[..], "debian:SUITE and ubuntu:SUITE", is_bootstrap),
+            (
+                &for_any_arch[..],
+                "debian:SUITE, ubuntu:SUITE and images:DISTRO/RELEASE",
+                is_bootstrap || is_image,
+            ),
             (
                 &for_both[..],
                 "debian:SUITE, ubuntu:SUITE and downloads",
@@ -152,7 +164,13 @@ impl SourceArgs {
                 return Err(CliError::usage(message));
             }
         }
-        self.check_verify()
+        self.check_verify()?;
+        match self.archive.verify {
+            Some(VerifyArg::Checksum | VerifyArg::No) if is_image => Err(CliError::usage(
+                "the SHA-256 sums of a catalogue are always compared: --verify=signature is all that there is besides",
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Refuses what would be more and less than is asked for.
@@ -194,6 +212,10 @@ impl SourceArgs {
                     Some(VerifyArg::No) => Verify::No,
                 },
                 keyring: self.bootstrap.keyring.clone(),
+            },
+            catalogue: CatalogueOptions {
+                server: self.archive.server.clone().or_else(|| config.image_server.clone()),
+                arch: self.bootstrap.arch.clone(),
             },
         }
     }

@@ -9,7 +9,7 @@ use crate::sources::{Distro, SourceError};
 use crate::sys::process::{ProcessError, require_program};
 
 /// Debian's name of this host's architecture.
-pub(super) fn arch() -> &'static str {
+pub(in crate::sources) fn arch() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "x86" => "i386",
@@ -22,7 +22,7 @@ pub(super) fn arch() -> &'static str {
 }
 
 /// Whether programs of `arch` run here: natively, or by what is registered with the kernel's `binfmt_misc`.
-pub(super) fn check_arch(arch: &str) -> Result<(), SourceError> {
+pub(in crate::sources) fn check_arch(arch: &str) -> Result<(), SourceError> {
     let host = self::arch();
     if arch == host
         || matches!(

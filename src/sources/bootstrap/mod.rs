@@ -8,6 +8,7 @@ mod run;
 use std::path::{Path, PathBuf};
 
 pub(crate) use host::check_mount_flags;
+pub(super) use host::{arch as host_arch, check_arch};
 pub(crate) use run::build;
 
 use super::apt::AptSources;

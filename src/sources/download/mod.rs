@@ -7,14 +7,14 @@ mod signed;
 mod store;
 mod sums;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod transfer;
 
 use std::fs::File;
 use std::io::Seek as _;
 use std::path::{Path, PathBuf};
 
-pub(super) use signed::keys_for;
+pub(super) use signed::{keys_for, names};
 pub use store::{Download, clear, entries};
 
 use self::answer::Validators;
@@ -64,7 +64,7 @@ pub(super) struct Demand {
 }
 
 impl Demand {
-    fn given(sum: Sum) -> Self {
+    pub(super) fn given(sum: Sum) -> Self {
         Self {
             sum,
             by: "--sha256".to_owned(),
@@ -73,7 +73,7 @@ impl Demand {
         }
     }
 
-    fn check(&self, url: &Url, found: Sum) -> Result<(), SourceError> {
+    pub(super) fn check(&self, url: &Url, found: Sum) -> Result<(), SourceError> {
         if found == self.sum {
             return Ok(());
         }
@@ -87,7 +87,8 @@ impl Demand {
 }
 
 /// The file at `url`, at its beginning, and its sum, which was compared with `sum`, or with what vouches for it.
-pub(super) fn fetch(
+#[cfg(test)]
+fn fetch(
     url: &Url,
     options: &DownloadOptions,
     sum: Option<Sum>,
@@ -96,6 +97,17 @@ pub(super) fn fetch(
     cancel: &Cancel,
 ) -> Result<(File, Sum), SourceError> {
     fetch_as(url, options, sum.map(Demand::given), places, report, cancel)
+}
+
+/// A file of at most `max` bytes that is not kept, and that nothing vouches for; `None` if there is none.
+pub(super) fn small(
+    url: &Url,
+    max: u64,
+    options: &DownloadOptions,
+    cancel: &Cancel,
+) -> Result<Option<Vec<u8>>, SourceError> {
+    let got = transfer(url, options, &(), cancel).small(max);
+    got.map_err(|error| told(error, url, Path::new("")))
 }
 
 /// The same, of which a sum is known from elsewhere.

@@ -57,7 +57,7 @@ fn any_of(pins: &[&Pin]) -> Option<Keyring> {
 }
 
 /// What keyrings are called together.
-pub(super) fn names(keyrings: &[Keyring]) -> String {
+pub(in crate::sources) fn names(keyrings: &[Keyring]) -> String {
     keyrings
         .iter()
         .map(Keyring::name)

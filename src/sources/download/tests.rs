@@ -11,7 +11,7 @@ mod signed;
 
 #[allow(dead_code, reason = "it is that of the tests on hosts")]
 #[path = "../../../tests/host/web.rs"]
-mod web;
+pub(in crate::sources) mod web;
 
 use web::{Page, Web};
 
