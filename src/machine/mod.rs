@@ -4,6 +4,7 @@ pub mod condition;
 pub mod image;
 pub mod load;
 pub mod location;
+pub mod manifest;
 pub mod name;
 pub mod os_release;
 pub mod quota;

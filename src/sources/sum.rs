@@ -18,7 +18,7 @@ pub struct NoSum;
 
 impl Sum {
     /// Of what was added up.
-    pub(super) fn from_digest(sum: Sha256) -> Self {
+    pub(crate) fn from_digest(sum: Sha256) -> Self {
         Self(sum.finalize().into())
     }
 }

@@ -18,6 +18,9 @@ use super::sum::{Sum, Summed};
 use crate::machine::Cancel;
 
 mod decode;
+mod tap;
+
+pub use tap::Tap;
 
 /// How many first bytes are looked at: a tar header's magic ends at byte 263.
 const PEEK: usize = 512;
@@ -177,6 +180,21 @@ impl Contents {
     #[must_use]
     pub fn compression(&self) -> Compression {
         self.compression
+    }
+
+    /// The same, and what is read of it from here on is added up.
+    #[must_use]
+    pub fn tapped(self) -> (Self, Tap) {
+        let tap = Tap::default();
+        let reader = tap::Tapped {
+            inner: self.reader,
+            tap: tap.clone(),
+        };
+        let tapped = Self {
+            reader: Box::new(reader),
+            ..self
+        };
+        (tapped, tap)
     }
 
     /// A view of the progress, for use while the contents are being read.

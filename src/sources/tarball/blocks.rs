@@ -134,6 +134,14 @@ impl Blocks {
         self.padding = size.next_multiple_of(BLOCK as u64) - size;
     }
 
+    /// Passes over what was not read of the entry at hand, its padding included.
+    pub(super) fn pass(&mut self) -> Result<(), TarballError> {
+        self.skip(self.data + self.padding)?;
+        (self.data, self.padding) = (0, 0);
+        self.pieces.clear();
+        Ok(())
+    }
+
     pub(super) fn skip(&mut self, mut count: u64) -> Result<(), TarballError> {
         while count > 0 {
             let available = match self.contents.fill_buf() {

@@ -103,9 +103,7 @@ impl Blocks {
     pub(super) fn next(&mut self) -> Result<Option<Entry>, TarballError> {
         let mut extensions = Extensions::default();
         loop {
-            self.skip(self.data + self.padding)?;
-            (self.data, self.padding) = (0, 0);
-            self.pieces.clear();
+            self.pass()?;
             let Some(header) = self.header()? else {
                 if extensions.name.is_some() || extensions.link.is_some() || !extensions.pax.is_empty() {
                     return Err(self.truncated("after a header that describes the next entry"));

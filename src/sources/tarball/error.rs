@@ -215,6 +215,21 @@ pub enum Problem {
     /// A list of pieces that contradicts itself or the size.
     #[error("has an invalid list of sparse pieces")]
     SparseMap,
+    /// A name that came before: which of the two is meant, nobody knows.
+    #[error("is in it twice")]
+    Twice,
+    /// An exported machine has nothing of that name.
+    #[error("is nothing that an exported machine has")]
+    Stranger,
+    /// The tree is one piece, or its sum says nothing.
+    #[error("is of the tree, which had ended before")]
+    ScatteredTree,
+    /// A link or a device where a small file is expected.
+    #[error("is not a plain file")]
+    NotPlain,
+    /// More than settings can be.
+    #[error("is too large, or one too many, for settings of a machine: {0} bytes")]
+    HugeMember(u64),
     /// A later entry changed a link on the way to this directory.
     #[error("is a directory that a later entry moved away")]
     Moved,

@@ -23,6 +23,7 @@ use room::Room;
 use writer::Writer;
 
 mod blocks;
+pub mod bundle;
 mod entry;
 mod error;
 mod names;
@@ -201,12 +202,73 @@ fn unpack(
     report: &dyn Report,
     cancel: &Cancel,
 ) -> Result<Extracted, TarballError> {
-    let (position, part) = (contents.position(), &wanted.part);
+    let part = &wanted.part;
     // What goes into a machine that there is, its owner bounds.
     let room = match manner {
         None => Some(Room::new(wanted.max_size, target)?),
         Some(_) => None,
     };
+    let mut sieve = Ordinary { part, manner };
+    let extracted = unpack_sifted(contents, name, target, &mut sieve, room, report, cancel)?;
+    if extracted.entries == 0 && !part.is_all() {
+        return Err(TarballError::NothingLeft {
+            archive: name.to_path_buf(),
+            part: part.clone(),
+        });
+    }
+    Ok(extracted)
+}
+
+/// Says what becomes of each entry.
+trait Sieve {
+    /// Before the header of an entry is read, or the end.
+    fn before(&mut self, _: &mut Blocks) -> Result<(), TarballError> {
+        Ok(())
+    }
+
+    /// Adds to `out` what is to be unpacked, under the name that it gets; what it keeps itself it reads. Of entries with contents
+    /// only the one at hand, and last.
+    fn sift(&mut self, entry: Entry, blocks: &mut Blocks, out: &mut Vec<Entry>) -> Result<(), TarballError>;
+
+    /// The same when there is no further entry.
+    fn end(&mut self, _: &mut Vec<Entry>) -> Result<(), TarballError> {
+        Ok(())
+    }
+
+    /// Whether device nodes are left out wherever they are.
+    fn leaves_devices(&self) -> bool;
+}
+
+/// A part of an archive, in a manner.
+struct Ordinary<'a> {
+    part: &'a Part,
+    manner: Option<&'a Manner<'a>>,
+}
+
+impl Sieve for Ordinary<'_> {
+    fn sift(&mut self, mut entry: Entry, _: &mut Blocks, out: &mut Vec<Entry>) -> Result<(), TarballError> {
+        if let Some(manner) = self.manner {
+            manner.apply(&mut entry.attributes);
+        }
+        out.extend(self.part.take(entry)?);
+        Ok(())
+    }
+
+    fn leaves_devices(&self) -> bool {
+        self.manner.is_some()
+    }
+}
+
+fn unpack_sifted(
+    contents: Contents,
+    name: &Path,
+    target: &Path,
+    sieve: &mut dyn Sieve,
+    room: Option<Room>,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<Extracted, TarballError> {
+    let position = contents.position();
     let mut blocks = Blocks::new(contents, name);
     let place = Place::open(target)?;
     let writer = Writer::default();
@@ -220,7 +282,7 @@ fn unpack(
         let mut unpacking = Unpacking {
             place,
             writer: &writer,
-            manner,
+            leaves_devices: sieve.leaves_devices(),
             room,
             archive: name,
             target,
@@ -228,13 +290,20 @@ fn unpack(
             done: Extracted::default(),
             warned: false,
         };
-        let mut reported = 0;
-        while let Some(mut entry) = blocks.next()? {
-            if let Some(manner) = manner {
-                manner.apply(&mut entry.attributes);
+        let (mut reported, mut sifted) = (0, Vec::new());
+        loop {
+            sieve.before(&mut blocks)?;
+            let entry = blocks.next()?;
+            let ended = entry.is_none();
+            match entry {
+                Some(entry) => sieve.sift(entry, &mut blocks, &mut sifted)?,
+                None => sieve.end(&mut sifted)?,
             }
-            if let Some(entry) = part.take(entry)? {
+            for entry in sifted.drain(..) {
                 unpacking.unpack(&entry, &mut blocks, report)?;
+            }
+            if ended {
+                break;
             }
             if position.read() >= reported + REPORT_EVERY {
                 reported = position.read();
@@ -246,12 +315,6 @@ fn unpack(
     })?;
     writer.into_result()?;
     place.finish()?;
-    if extracted.entries == 0 && !part.is_all() {
-        return Err(TarballError::NothingLeft {
-            archive: name.to_path_buf(),
-            part: part.clone(),
-        });
-    }
     report.progress(position.read(), position.size());
     Ok(extracted)
 }
@@ -260,7 +323,7 @@ fn unpack(
 struct Unpacking<'a> {
     place: Place,
     writer: &'a Writer,
-    manner: Option<&'a Manner<'a>>,
+    leaves_devices: bool,
     room: Option<Room>,
     archive: &'a Path,
     target: &'a Path,
@@ -284,7 +347,7 @@ impl Unpacking<'_> {
                 self.done.skipped_sockets += 1;
                 return Ok(());
             }
-            Content::Device if self.manner.is_some() || entry.is_below(b"dev") => {
+            Content::Device if self.leaves_devices || entry.is_below(b"dev") => {
                 self.done.skipped_devices += 1;
                 return Ok(());
             }
