@@ -11,6 +11,7 @@
 //! | [`users`] | ranges of user numbers, and who has them |
 //! | [`assignment`] | `Section.Key=Value` of the command line |
 //! | [`edit`] | changes that touch only the lines they must |
+//! | [`reach`] | which settings reach beyond the machine |
 //! | [`switches`] | the command line of systemd-nspawn |
 //! | [`merge`] | that and the files merged, each value with its origin |
 
@@ -28,6 +29,7 @@ pub mod merge;
 pub(crate) mod names;
 pub(crate) mod number;
 mod patch;
+pub mod reach;
 pub mod schema;
 pub mod settings;
 mod suggest;

@@ -50,7 +50,7 @@ pub fn socket(name: &MachineName) -> PathBuf {
 }
 
 /// What a drop-in has beside `StandardInput=`: (section, key, value).
-const BESIDE: [(&str, &str, &str); 4] = [
+pub(super) const BESIDE: [(&str, &str, &str); 4] = [
     ("Service", "StandardOutput", TERMINAL),
     ("Service", "StandardError", "journal"),
     ("Unit", "Wants", "machinist-console@%i.service"),

@@ -96,7 +96,7 @@ pub const KEYS: &[UnitKey] = &[
 pub const STOP_SIGNAL: (&str, &str) = ("stop-signal", "Exec.KillSignal");
 
 /// The values of `Restart=`, see systemd.service(5).
-const RESTART: [&str; 7] = [
+pub(super) const RESTART: [&str; 7] = [
     "no",
     "on-success",
     "on-failure",

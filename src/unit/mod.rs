@@ -15,6 +15,7 @@
 //! | [`label`] | labels: `key=value` for people and their scripts |
 //! | [`layers`] | the units that mount a machine which lies on layers |
 //! | [`order`] | which machine starts after which |
+//! | [`reach`] | which settings reach beyond the machine |
 //! | [`secret`] | credentials that the command line of systemd-nspawn hands on |
 //! | [`drop_in`] | which assignments of several drop-ins are in force |
 
@@ -29,6 +30,7 @@ pub mod label;
 pub mod layers;
 pub mod merge;
 pub mod order;
+pub mod reach;
 pub mod secret;
 pub mod topic;
 pub mod value;
