@@ -22,11 +22,13 @@ mod enable;
 mod env_file;
 mod events;
 mod exec;
+mod export;
 mod freeze;
 mod group;
 mod help;
 mod history;
 mod images;
+mod import;
 mod kill;
 mod label;
 mod limit;
@@ -113,6 +115,8 @@ struct Global {
 enum Verb {
     Create(Box<create::Args>),
     Clone(clone::Args),
+    Export(export::Args),
+    Import(import::Args),
     Start(start::Args),
     Stop(stop::Args),
     Restart(restart::Args),
@@ -195,6 +199,8 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Result<u8, CliError> {
     match verb {
         Verb::Create(args) => create::run(ctx, *args).await,
         Verb::Clone(args) => clone::run(ctx, args).await,
+        Verb::Export(args) => export::run(ctx, args).await,
+        Verb::Import(args) => import::run(ctx, args).await,
         Verb::Start(args) => start::run(ctx, args).await,
         Verb::Stop(args) => stop::run(ctx, args).await,
         Verb::Restart(args) => restart::run(ctx, args).await,

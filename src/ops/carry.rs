@@ -266,6 +266,16 @@ impl Plan {
         self.files.iter().any(|file| is_unit_file(&file.to, places))
     }
 
+    /// Writes all of it.
+    pub(super) fn write(&self) -> Result<(), OpError> {
+        self.files.iter().try_for_each(Carried::write)
+    }
+
+    /// Takes back what was written.
+    pub(super) fn take_back(&self) -> Result<(), OpError> {
+        self.files.iter().rev().try_for_each(|file| file.written().take_back())
+    }
+
     /// Writes the list of what is going to be written.
     pub(super) fn note(&self, staging: &Staging) -> Result<(), OpError> {
         let list: Vec<Written> = self.files.iter().map(Carried::written).collect();

@@ -36,6 +36,7 @@ mod drop_ins;
 mod events;
 mod exec;
 mod exec_service;
+mod export;
 mod failures;
 mod freeze;
 mod history;

@@ -16,6 +16,8 @@ pub(super) struct Header {
     pub(super) gid: u32,
     /// Seconds since 1970.
     pub(super) mtime: i64,
+    /// Nanoseconds besides.
+    pub(super) nanos: u32,
     /// Bytes that follow.
     pub(super) size: u64,
     pub(super) device: (u32, u32),
@@ -42,8 +44,8 @@ impl Header {
                 records.extend(record(key, value.to_string().as_bytes()));
             }
         }
-        if self.mtime < 0 {
-            records.extend(record(b"mtime", self.mtime.to_string().as_bytes()));
+        if self.mtime < 0 || self.nanos > 0 {
+            records.extend(record(b"mtime", time(self.mtime, self.nanos).as_bytes()));
         }
         for (key, value) in &self.records {
             records.extend(record(key, value));
@@ -91,6 +93,18 @@ impl Header {
     }
 }
 
+/// Seconds since 1970 with their fraction.
+fn time(seconds: i64, nanos: u32) -> String {
+    let whole = i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
+    let (sign, whole) = (if whole < 0 { "-" } else { "" }, whole.unsigned_abs());
+    let (seconds, nanos) = (whole / 1_000_000_000, whole % 1_000_000_000);
+    if nanos == 0 {
+        format!("{sign}{seconds}")
+    } else {
+        format!("{sign}{seconds}.{nanos:09}")
+    }
+}
+
 /// `LENGTH KEY=VALUE\n`, where the length counts itself.
 fn record(key: &[u8], value: &[u8]) -> Vec<u8> {
     let rest = key.len() + value.len() + 3;
@@ -122,6 +136,12 @@ mod tests {
         assert_eq!((long.len(), &long[..4]), (101, &b"101 "[..]));
         let edge = record(b"path", &[b'x'; 90]);
         assert!(edge.starts_with(format!("{} ", edge.len()).as_bytes()), "{edge:?}");
+    }
+
+    #[test]
+    fn times_have_fractions_also_before_1970() {
+        assert_eq!([time(7, 0), time(7, 50), time(-7, 0)], ["7", "7.000000050", "-7"]);
+        assert_eq!([time(-1, 500_000_000), time(-2, 1)], ["-0.500000000", "-1.999999999"]);
     }
 
     #[test]

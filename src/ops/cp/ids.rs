@@ -20,16 +20,16 @@ const NOBODY: u32 = 65534;
 
 /// Numbers inside a machine, and what they are to the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Map(Vec<(u32, u32, u32)>);
+pub(in crate::ops) struct Map(Vec<(u32, u32, u32)>);
 
 impl Map {
     /// The host's own.
-    pub(super) fn identity() -> Self {
+    pub(in crate::ops) fn identity() -> Self {
         Self(vec![(0, 0, u32::MAX)])
     }
 
     /// Those of a tree that was given to users from `first` on.
-    pub(super) fn shifted(first: u32) -> Self {
+    pub(in crate::ops) fn shifted(first: u32) -> Self {
         if first == 0 {
             Self::identity()
         } else {
@@ -38,7 +38,7 @@ impl Map {
     }
 
     /// Reads a map of `user_namespaces(7)`.
-    pub(super) fn parse(text: &str) -> Self {
+    pub(in crate::ops) fn parse(text: &str) -> Self {
         let line = |line: &str| {
             let mut fields = line.split_whitespace().map(|field| field.parse().ok());
             Some((fields.next()??, fields.next()??, fields.next()??))
@@ -47,7 +47,7 @@ impl Map {
     }
 
     /// What a number of the machine is to the host.
-    pub(super) fn outside(&self, inside: u32) -> Option<u32> {
+    pub(in crate::ops) fn outside(&self, inside: u32) -> Option<u32> {
         self.0.iter().find_map(|(from, to, count)| {
             let offset = inside.checked_sub(*from).filter(|offset| offset < count)?;
             to.checked_add(offset)
@@ -55,7 +55,7 @@ impl Map {
     }
 
     /// What a number of the host is to the machine.
-    pub(super) fn inside(&self, outside: u32) -> Option<u32> {
+    pub(in crate::ops) fn inside(&self, outside: u32) -> Option<u32> {
         self.0.iter().find_map(|(to, from, count)| {
             let offset = outside.checked_sub(*from).filter(|offset| offset < count)?;
             to.checked_add(offset)
@@ -65,16 +65,16 @@ impl Map {
 
 /// Users and groups of one side.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Ids {
+pub(in crate::ops) struct Ids {
     /// Users.
-    pub(super) users: Map,
+    pub(in crate::ops) users: Map,
     /// Groups.
-    pub(super) groups: Map,
+    pub(in crate::ops) groups: Map,
 }
 
 impl Ids {
     /// The host's.
-    pub(super) fn host() -> Self {
+    pub(in crate::ops) fn host() -> Self {
         Self {
             users: Map::identity(),
             groups: Map::identity(),
@@ -82,37 +82,37 @@ impl Ids {
     }
 
     /// Whether there is a root at all: a user namespace need not have one.
-    pub(super) fn has_root(&self) -> bool {
+    pub(in crate::ops) fn has_root(&self) -> bool {
         self.users.outside(0).is_some() && self.groups.outside(0).is_some()
     }
 
     /// What root of this side is to the host.
-    pub(super) fn root(&self) -> (u32, u32) {
+    pub(in crate::ops) fn root(&self) -> (u32, u32) {
         let outside = |map: &Map| map.outside(0).unwrap_or(NOBODY);
         (outside(&self.users), outside(&self.groups))
     }
 
     /// Whether root of this side may do what it likes with a file of that owner: if the owner is one of its users, see
     /// user_namespaces(7). We may more, and must not where a guest chose the place.
-    pub(super) fn rules(&self, owner: &Stat) -> bool {
+    pub(in crate::ops) fn rules(&self, owner: &Stat) -> bool {
         self.users.inside(owner.st_uid).is_some() && self.groups.inside(owner.st_gid).is_some()
     }
 }
 
 /// From whose view to whose.
 #[derive(Clone, Debug)]
-pub(super) struct Translation {
+pub(in crate::ops) struct Translation {
     /// Where it is copied from.
-    pub(super) from: Ids,
+    pub(in crate::ops) from: Ids,
     /// Where it is copied to.
-    pub(super) to: Ids,
+    pub(in crate::ops) to: Ids,
     /// Whether file capabilities go along.
-    pub(super) capabilities: bool,
+    pub(in crate::ops) capabilities: bool,
 }
 
 impl Translation {
     /// The owner that a copy gets; what has no counterpart there is nobody's.
-    pub(super) fn owner(&self, uid: u32, gid: u32) -> (u32, u32) {
+    pub(in crate::ops) fn owner(&self, uid: u32, gid: u32) -> (u32, u32) {
         let inside = (
             self.from.users.inside(uid).unwrap_or(NOBODY),
             self.from.groups.inside(gid).unwrap_or(NOBODY),
@@ -121,13 +121,13 @@ impl Translation {
     }
 
     /// The same for numbers as the machine itself sees them.
-    pub(super) fn owner_inside(&self, uid: u32, gid: u32) -> (u32, u32) {
+    pub(in crate::ops) fn owner_inside(&self, uid: u32, gid: u32) -> (u32, u32) {
         let to = |map: &Map, id| map.outside(id).or_else(|| map.outside(NOBODY)).unwrap_or(NOBODY);
         (to(&self.to.users, uid), to(&self.to.groups, gid))
     }
 
     /// The value of an extended attribute in the copy; `None` if it means something to one side only, or is not to go along.
-    pub(super) fn attribute(&self, name: &[u8], value: &[u8]) -> Option<Vec<u8>> {
+    pub(in crate::ops) fn attribute(&self, name: &[u8], value: &[u8]) -> Option<Vec<u8>> {
         match name {
             b"system.posix_acl_access" | b"system.posix_acl_default" => self.acl(value),
             CAPABILITY if self.capabilities => self.capability(value),

@@ -5,17 +5,18 @@
 //! filesystems know its own users only, the host's root could make none.
 
 mod attributes;
-mod header;
-mod ids;
+pub(super) mod header;
+pub(super) mod ids;
 mod kernel;
-mod pack;
-mod side;
+pub(super) mod pack;
+pub(super) mod side;
 mod unpack;
 mod walk;
 
 use std::fs::File;
 use std::io::{self, BufWriter};
 use std::os::fd::AsFd as _;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
@@ -43,6 +44,8 @@ const DESCRIPTORS: u64 = 16 << 10;
 const STACK: usize = 32 << 20;
 /// Bytes that are written to a stream at once.
 const PIECE: usize = 256 << 10;
+/// What standard output is called.
+pub(super) const STDOUT: &str = "standard output";
 
 /// How it is copied.
 #[derive(Clone, Copy, Debug, Default)]
@@ -104,31 +107,15 @@ pub struct Copied {
 /// at all; what a directory that was there has got already stays. Blocks.
 pub fn copy(order: Order, places: &Places, report: &dyn Report, cancel: &Cancel) -> Result<Copied, OpError> {
     let copied = AtomicU64::new(0);
-    let (end, ended) = channel();
     let trees: Vec<Tree> = [&order.source_tree, &order.target_tree]
         .into_iter()
         .flatten()
         .cloned()
         .collect();
     // Whoever waits for the end of a stream has to hear of a machine's end, too.
-    let stop = Cancel::default();
-    let result = thread::scope(|scope| {
-        let (copied, stop) = (&copied, &stop);
-        let work = move || {
-            let result = work(order, places, report, stop, copied);
-            // Nobody may listen any more: that is no matter.
-            let _ = end.send(());
-            result
-        };
-        let thread = thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work);
-        let thread = thread.map_err(OpError::path("start", "a thread"))?;
-        while ended.recv_timeout(REPORT_EVERY) == Err(RecvTimeoutError::Timeout) {
-            if cancel.is_cancelled() || !trees.iter().all(Tree::lasts) {
-                stop.cancel();
-            }
-            report.progress(copied.load(Ordering::Relaxed), None);
-        }
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    let lasts = || trees.iter().all(Tree::lasts);
+    let result = deep(&copied, &lasts, report, cancel, |stop| {
+        work(order, places, report, stop, &copied)
     });
     match result {
         Err(error) if error.is_interruption() && !cancel.is_cancelled() => Err(OpError::Option {
@@ -137,6 +124,37 @@ pub fn copy(order: Order, places: &Places, report: &dyn Report, cancel: &Cancel)
         }),
         result => result,
     }
+}
+
+/// Does what walks down a tree on a thread with room for that, until it has ended, `cancel` is set, or what it walks through does
+/// not last; tells how much was copied meanwhile.
+pub(super) fn deep<T: Send>(
+    copied: &AtomicU64,
+    lasts: &dyn Fn() -> bool,
+    report: &dyn Report,
+    cancel: &Cancel,
+    work: impl FnOnce(&Cancel) -> Result<T, OpError> + Send,
+) -> Result<T, OpError> {
+    let (end, ended) = channel();
+    let stop = Cancel::default();
+    thread::scope(|scope| {
+        let stop = &stop;
+        let work = move || {
+            let result = work(stop);
+            // Nobody may listen any more: that is no matter.
+            let _ = end.send(());
+            result
+        };
+        let thread = thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work);
+        let thread = thread.map_err(OpError::path("start", "a thread"))?;
+        while ended.recv_timeout(REPORT_EVERY) == Err(RecvTimeoutError::Timeout) {
+            if cancel.is_cancelled() || !lasts() {
+                stop.cancel();
+            }
+            report.progress(copied.load(Ordering::Relaxed), None);
+        }
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// What [`copy`] would do; looks, and touches nothing.
@@ -255,7 +273,14 @@ fn work(
         let stdout = io::stdout().as_fd().try_clone_to_owned();
         let stdout = stdout.map_err(OpError::path("write", "standard output"))?;
         let out = BufWriter::with_capacity(PIECE, File::from(stdout));
-        let mut pack = Pack::new(out, options, ids(&from.ids, &Ids::host()), cancel, &check, copied);
+        let mut pack = Pack::new(
+            (out, Path::new(STDOUT)),
+            options,
+            ids(&from.ids, &Ids::host()),
+            cancel,
+            &check,
+            copied,
+        );
         pack.run(&found)?;
         check()?;
         return Ok(pack.done);
@@ -290,7 +315,7 @@ fn work(
 }
 
 /// Two descriptors for each directory on the way down.
-fn raise_descriptors() {
+pub(super) fn raise_descriptors() {
     let limit = getrlimit(Resource::Nofile);
     let wanted = limit.maximum.map_or(DESCRIPTORS, |maximum| maximum.min(DESCRIPTORS));
     if limit.current.is_some_and(|current| current < wanted) {

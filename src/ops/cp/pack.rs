@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::CStr;
-use std::io::{self, Write};
+use std::io::Write;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
@@ -35,29 +35,29 @@ const NAME_MAX: usize = 16 << 10;
 const LINKED_MAX: usize = 64 << 20;
 
 /// A stream that is written.
-pub(super) struct Pack<'a, W> {
-    pub(super) out: W,
-    pub(super) options: Options,
-    pub(super) ids: Translation,
-    pub(super) cancel: &'a Cancel,
-    pub(super) check: &'a dyn Fn() -> Result<(), OpError>,
-    pub(super) copied: &'a AtomicU64,
-    pub(super) done: Copied,
+pub(in crate::ops) struct Pack<'a, W> {
+    pub(in crate::ops) out: W,
+    /// What it is, for messages.
+    label: &'a Path,
+    /// Whether device nodes are written.
+    pub(in crate::ops) keeps_devices: bool,
+    pub(in crate::ops) options: Options,
+    pub(in crate::ops) ids: Translation,
+    pub(in crate::ops) cancel: &'a Cancel,
+    pub(in crate::ops) check: &'a dyn Fn() -> Result<(), OpError>,
+    pub(in crate::ops) copied: &'a AtomicU64,
+    pub(in crate::ops) done: Copied,
     /// The first name of a file with several.
-    pub(super) links: HashMap<(u64, u64), Vec<u8>>,
+    pub(in crate::ops) links: HashMap<(u64, u64), Vec<u8>>,
     /// Bytes of these names.
     linked: usize,
-    pub(super) scratch: xattr::Scratch,
-    pub(super) buffer: Vec<u8>,
-}
-
-fn written(error: io::Error) -> OpError {
-    OpError::path("write", "standard output")(error)
+    pub(in crate::ops) scratch: xattr::Scratch,
+    pub(in crate::ops) buffer: Vec<u8>,
 }
 
 impl<'a, W: Write> Pack<'a, W> {
-    pub(super) fn new(
-        out: W,
+    pub(in crate::ops) fn new(
+        (out, label): (W, &'a Path),
         options: Options,
         ids: Translation,
         cancel: &'a Cancel,
@@ -66,6 +66,8 @@ impl<'a, W: Write> Pack<'a, W> {
     ) -> Self {
         Self {
             out,
+            label,
+            keeps_devices: options.keep_special,
             options,
             ids,
             cancel,
@@ -80,15 +82,44 @@ impl<'a, W: Write> Pack<'a, W> {
     }
 
     /// Writes all of it, under its own name, or `.` for what is in a directory.
-    pub(super) fn run(&mut self, found: &Found) -> Result<(), OpError> {
-        refuse_kernels(found)?;
+    pub(in crate::ops) fn run(&mut self, found: &Found) -> Result<(), OpError> {
         let name = match &found.name {
             Some(name) if !found.contents => name.as_bytes().to_vec(),
             _ => b".".to_vec(),
         };
-        self.entry(&found.fd, &found.stat, &name, &found.label, 0)?;
-        self.out.write_all(&[0; 2 * BLOCK]).map_err(written)?;
-        self.out.flush().map_err(written)
+        self.tree(found, &name)?;
+        self.end()
+    }
+
+    /// Writes all of it under this name.
+    pub(in crate::ops) fn tree(&mut self, found: &Found, name: &[u8]) -> Result<(), OpError> {
+        refuse_kernels(found)?;
+        self.entry(&found.fd, &found.stat, name, &found.label, 0)
+    }
+
+    /// Writes a small file that is in no tree.
+    pub(in crate::ops) fn member(&mut self, name: &str, bytes: &[u8]) -> Result<(), OpError> {
+        let header = Header {
+            name: name.as_bytes().to_vec(),
+            kind: b'0',
+            mode: 0o600,
+            size: bytes.len() as u64,
+            ..Header::default()
+        };
+        let mut blocks = header.blocks();
+        blocks.extend(bytes);
+        blocks.resize(blocks.len().next_multiple_of(BLOCK), 0);
+        self.put(&blocks)
+    }
+
+    /// Writes the mark of the end.
+    pub(in crate::ops) fn end(&mut self) -> Result<(), OpError> {
+        self.put(&[0; 2 * BLOCK])?;
+        self.out.flush().map_err(OpError::path("write", self.label))
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<(), OpError> {
+        self.out.write_all(bytes).map_err(OpError::path("write", self.label))
     }
 
     fn entry(&mut self, fd: &OwnedFd, stat: &Stat, name: &[u8], label: &Path, depth: usize) -> Result<(), OpError> {
@@ -99,7 +130,7 @@ impl<'a, W: Write> Pack<'a, W> {
         let mut header = self.header(stat, kind, name);
         match kind {
             Kind::Socket => self.done.skipped.sockets += 1,
-            Kind::CharDevice | Kind::BlockDevice if !self.options.keep_special => self.done.skipped.devices += 1,
+            Kind::CharDevice | Kind::BlockDevice if !self.keeps_devices => self.done.skipped.devices += 1,
             Kind::CharDevice | Kind::BlockDevice | Kind::Fifo => {
                 header.kind = match kind {
                     Kind::CharDevice => b'3',
@@ -152,6 +183,7 @@ impl<'a, W: Write> Pack<'a, W> {
             uid,
             gid,
             mtime: stat.st_mtime,
+            nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
             ..Header::default()
         }
     }
@@ -165,11 +197,14 @@ impl<'a, W: Write> Pack<'a, W> {
             }
             Ok(())
         };
-        xattr::each(fd.as_fd(), &mut self.scratch, add)
+        xattr::each(fd.as_fd(), &mut self.scratch, add)?;
+        // The kernel lists them as they came: the same file is to make the same bytes.
+        header.records.sort();
+        Ok(())
     }
 
     fn write(&mut self, header: &Header) -> Result<(), OpError> {
-        self.out.write_all(&header.blocks()).map_err(written)
+        self.put(&header.blocks())
     }
 
     fn directory(
@@ -221,7 +256,13 @@ impl<'a, W: Write> Pack<'a, W> {
         let is_sparse = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512) < size;
         let mut pieces = vec![(0, size)];
         let mut map = Vec::new();
-        if is_sparse && let Some(found) = pieces_of(file, size).map_err(failed)? {
+        // A compressed file takes less than its size, and has no holes.
+        let found = if is_sparse {
+            pieces_of(file, size).map_err(failed)?
+        } else {
+            None
+        };
+        if let Some(found) = found.filter(|found| *found != pieces) {
             pieces = found;
             // The end is told by a piece without bytes.
             let mut told = pieces.clone();
@@ -240,12 +281,12 @@ impl<'a, W: Write> Pack<'a, W> {
         let data: u64 = pieces.iter().map(|(_, length)| length).sum();
         (header.kind, header.size) = (b'0', data + map.len() as u64);
         self.write(&header)?;
-        self.out.write_all(&map).map_err(written)?;
+        self.put(&map)?;
         for (offset, length) in pieces {
             self.piece(file, offset, length).map_err(failed)??;
         }
         let padding = usize::try_from(data.next_multiple_of(BLOCK as u64) - data).unwrap_or(0);
-        self.out.write_all(&[0; BLOCK][..padding]).map_err(written)?;
+        self.put(&[0; BLOCK][..padding])?;
         self.done.files += 1;
         self.done.bytes += size;
         Ok(())
@@ -267,7 +308,7 @@ impl<'a, W: Write> Pack<'a, W> {
                 read = wanted;
             }
             if let Err(error) = self.out.write_all(&self.buffer[..read]) {
-                return Ok(Err(written(error)));
+                return Ok(Err(OpError::path("write", self.label)(error)));
             }
             self.copied.fetch_add(read as u64, Ordering::Relaxed);
             offset += read as u64;

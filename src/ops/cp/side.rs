@@ -32,7 +32,7 @@ pub enum Tree {
 
 impl Tree {
     /// Whether nothing can stop what has this tree, or it has not yet.
-    pub(super) fn lasts(&self) -> bool {
+    pub(in crate::ops) fn lasts(&self) -> bool {
         match self {
             Self::Running(leader) => leader.is_alive(),
             Self::Stopped(_) | Self::Hidden(_) => true,
@@ -42,17 +42,17 @@ impl Tree {
 
 /// A tree that is open.
 #[derive(Debug)]
-pub(super) struct Side {
-    pub(super) root: Root,
-    pub(super) ids: Ids,
-    pub(super) name: Option<MachineName>,
+pub(in crate::ops) struct Side {
+    pub(in crate::ops) root: Root,
+    pub(in crate::ops) ids: Ids,
+    pub(in crate::ops) name: Option<MachineName>,
     leader: Option<Arc<Leader>>,
     /// Keep a machine that does not run from being started or changed by others.
     _locks: Option<(Lock, ImageLock)>,
 }
 
 impl Side {
-    pub(super) fn host() -> Result<Self, OpError> {
+    pub(in crate::ops) fn host() -> Result<Self, OpError> {
         Ok(Self {
             root: Root::open(Path::new("/"))?,
             ids: Ids::host(),
@@ -63,7 +63,7 @@ impl Side {
     }
 
     /// Opens the tree of a machine; one that does not run is locked if something `is_written` there.
-    pub(super) fn machine(
+    pub(in crate::ops) fn machine(
         name: &MachineName,
         tree: Tree,
         is_written: bool,
@@ -118,7 +118,7 @@ impl Side {
     }
 
     /// Fails once the machine has stopped: what is seen of its tree then is not all of it.
-    pub(super) fn check(&self) -> Result<(), OpError> {
+    pub(in crate::ops) fn check(&self) -> Result<(), OpError> {
         match (&self.leader, &self.name) {
             (Some(leader), Some(name)) if !leader.is_alive() => Err(OpError::Option {
                 message: format!("machine '{name}' stopped while it was copied"),
@@ -131,19 +131,19 @@ impl Side {
 
 /// What is to be copied.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(in crate::ops) struct Found {
     /// By `O_PATH`.
-    pub(super) fd: OwnedFd,
-    pub(super) stat: Stat,
+    pub(in crate::ops) fd: OwnedFd,
+    pub(in crate::ops) stat: Stat,
     /// Its own name; `None` for what has none, as `/`.
-    pub(super) name: Option<OsString>,
+    pub(in crate::ops) name: Option<OsString>,
     /// Whether what is in it is meant.
-    pub(super) contents: bool,
-    pub(super) label: PathBuf,
+    pub(in crate::ops) contents: bool,
+    pub(in crate::ops) label: PathBuf,
 }
 
 impl Found {
-    pub(super) fn kind(&self) -> Kind {
+    pub(in crate::ops) fn kind(&self) -> Kind {
         Kind::from_mode(self.stat.st_mode)
     }
 }
@@ -159,7 +159,7 @@ fn path_of(location: &Location) -> Result<PathBuf, OpError> {
 }
 
 /// Looks up what is to be copied; a link at the end is followed unless links are kept as they are.
-pub(super) fn find(side: &Side, location: &Location, keep_links: bool) -> Result<Found, OpError> {
+pub(in crate::ops) fn find(side: &Side, location: &Location, keep_links: bool) -> Result<Found, OpError> {
     let (path, label) = (path_of(location)?, location.label());
     let contents = means_contents(raw_path(location));
     // A slash at the end has the kernel follow a link, as has `/.`; std takes it for nothing.
@@ -188,7 +188,7 @@ fn raw_path(location: &Location) -> &Path {
 
 /// Where a copy goes.
 #[derive(Debug)]
-pub(super) enum Target {
+pub(in crate::ops) enum Target {
     /// Under this name in that directory.
     Named(OwnedFd, OsString, PathBuf),
     /// What is in the source goes into this directory.
@@ -196,7 +196,7 @@ pub(super) enum Target {
 }
 
 impl Target {
-    pub(super) fn label(&self) -> &Path {
+    pub(in crate::ops) fn label(&self) -> &Path {
         match self {
             Self::Named(_, _, label) | Self::Into(_, label) => label,
         }
@@ -224,7 +224,7 @@ fn refuse_link(side: &Side, location: &Location, path: &Path, label: &Path) -> R
 }
 
 /// Looks up where a copy goes, as cp(1) does: into a directory that exists, or under the name itself.
-pub(super) fn target(side: &Side, location: &Location, found: &Found, from: &Side) -> Result<Target, OpError> {
+pub(in crate::ops) fn target(side: &Side, location: &Location, found: &Found, from: &Side) -> Result<Target, OpError> {
     let (path, label) = (path_of(location)?, location.label());
     if side.name.is_none() && from.name.is_some() {
         refuse_link(side, location, &path, &label)?;
@@ -290,19 +290,19 @@ pub(super) fn target(side: &Side, location: &Location, found: &Found, from: &Sid
 }
 
 /// A directory that a stream is unpacked in: it exists.
-pub(super) fn directory(side: &Side, location: &Location) -> Result<(OwnedFd, PathBuf), OpError> {
+pub(in crate::ops) fn directory(side: &Side, location: &Location) -> Result<(OwnedFd, PathBuf), OpError> {
     let (path, label) = (path_of(location)?, location.label());
     let fd = side.root.open_at(&path, OFlags::RDONLY | OFlags::DIRECTORY);
     Ok((fd.map_err(FileError::io("unpack into", &label))?, label))
 }
 
 /// Device and inode.
-pub(super) fn identity(stat: &Stat) -> (u64, u64) {
+pub(in crate::ops) fn identity(stat: &Stat) -> (u64, u64) {
     (stat.st_dev, stat.st_ino)
 }
 
 /// Opens for reading what an `O_PATH` descriptor stands for.
-pub(super) fn reopen(found: &OwnedFd, flags: OFlags) -> Result<OwnedFd, Errno> {
+pub(in crate::ops) fn reopen(found: &OwnedFd, flags: OFlags) -> Result<OwnedFd, Errno> {
     let flags = flags | OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     fs::openat(
         fs::CWD,

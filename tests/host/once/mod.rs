@@ -7,6 +7,7 @@ mod cp;
 mod create_bad;
 mod exec_caller;
 mod exec_faults;
+mod export_bad;
 mod images;
 mod kill;
 mod limit_bad;

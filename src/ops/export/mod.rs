@@ -1,0 +1,242 @@
+//! A machine as one archive: its tree, and what is said of it besides.
+//!
+//! [`settings`] collects what is said, [`output`] is the file. The tree is packed as `cp` packs one: with the numbers of users that
+//! the machine sees, so that it can be taken in anywhere. Nothing but the machine decides about its bytes: names are in order, and
+//! there is no time of its making and no host in it.
+
+pub mod output;
+pub(super) mod settings;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
+
+use serde::Serialize;
+
+use self::output::{Format, Output, Target, part_of};
+use super::clone::Systemd;
+use super::config::settle;
+use super::cp::ids::{Ids, Translation};
+use super::cp::pack::Pack;
+use super::cp::side::{Side, find};
+use super::cp::{self, Copied, Tree};
+use super::lock::Lock;
+use super::transaction::{Record, Staging, Verb};
+use super::{OpError, Places, linked};
+use crate::machine::manifest::{ABOUT, About, FORMAT, MANIFEST, Manifest, TREE};
+use crate::machine::{Cancel, Location, MachineName, Report};
+use crate::storage;
+use crate::sys::files::{shown, sync_filesystem};
+use crate::sys::image_lock::{ImageLock, ImageLockError, Sharing};
+
+/// Bytes that are handed on to the compressor at once.
+const PIECE: usize = 64 << 10;
+
+/// What is to be exported.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The machine.
+    pub name: MachineName,
+    /// Its image.
+    pub image: PathBuf,
+    /// Where to.
+    pub target: Target,
+    /// How it is compressed.
+    pub format: Format,
+    /// Whether what is said of it goes along.
+    pub settings: bool,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Exported {
+    /// What is in the tree.
+    #[serde(flatten)]
+    pub tree: Copied,
+    /// The members that are no part of the tree.
+    pub settings: Vec<String>,
+    /// The sum of the tree, as it stands in the manifest.
+    pub sha256: String,
+}
+
+impl Request {
+    /// Refuses what is no directory.
+    fn check(&self) -> Result<(), OpError> {
+        if fs::metadata(&self.image).is_ok_and(|found| found.is_dir()) {
+            return Ok(());
+        }
+        let message = format!(
+            "machine '{}' is the disk image '{}', and only directories are exported",
+            self.name,
+            shown(&self.image)
+        );
+        Err(OpError::Option {
+            message,
+            hint: "copy the image itself while the machine does not run".to_owned(),
+        })
+    }
+}
+
+/// What [`export`] would do, one line per step; touches nothing.
+pub fn plan(request: &Request, running: bool, places: &Places) -> Result<Vec<String>, OpError> {
+    request.check()?;
+    request.target.check()?;
+    let (name, mut steps) = (&request.name, Vec::new());
+    let shares = storage::for_directory(&places.machines)?.shares();
+    let tree = format!("write the files of '{}'", shown(&request.image));
+    let still = (
+        format!("hold machine '{name}' still"),
+        format!("let machine '{name}' go on"),
+    );
+    steps.push(format!("lock the name '{name}'"));
+    match (running, shares) {
+        (true, true) => steps.extend([still.0, "copy its files at one moment".to_owned(), still.1, tree]),
+        (true, false) => steps.extend([still.0, tree, still.1]),
+        (false, _) => steps.push(tree),
+    }
+    if request.settings {
+        let members = settings::collect(name, &request.image, places, &())?;
+        steps.extend(members.iter().map(|(path, _)| format!("write '{path}'")));
+    }
+    steps.push("write the sums of all parts".to_owned());
+    if let Target::File(path, _) = &request.target {
+        steps.push(format!("name the archive '{}'", shown(path)));
+    }
+    Ok(steps)
+}
+
+/// Writes the archive; a file is there when it is whole, or not at all. Blocks.
+pub fn export(
+    request: &Request,
+    places: &Places,
+    systemd: &dyn Systemd,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<Exported, OpError> {
+    let name = &request.name;
+    let _lock = Lock::wait(&places.runtime, name.as_str(), report, cancel)?;
+    request.check()?;
+    request.target.check()?;
+    // A change of settings that was killed is no part of them.
+    if settle(name, places)? {
+        systemd.reload()?;
+    }
+    linked::make_visible(name, places, systemd)?;
+    let members = if request.settings {
+        settings::collect(name, &request.image, places, report)?
+    } else {
+        Vec::new()
+    };
+    // Held until all is written: it is not to be started meanwhile. A running one is locked by systemd-nspawn.
+    let image_lock = match ImageLock::take(&request.image, &places.image_locks(), Sharing::Exclusive) {
+        Err(ImageLockError::InUse { .. }) if systemd.is_running(name)? => None,
+        lock => Some(lock?),
+    };
+    let mut output = Output::create(&request.target, request.format)?;
+    let write = |output: &mut Output, image: &Path| write(request, &members, image, output, places, report, cancel);
+    let exported = if image_lock.is_some() {
+        write(&mut output, &request.image)?
+    } else {
+        report.phase(&format!("holding {name} still"));
+        let still = systemd.hold_still(name, &request.image)?;
+        // What it has written up to now.
+        sync_filesystem(&request.image)?;
+        let storage = storage::for_directory(&places.machines)?;
+        if storage.shares() && linked::top(name, places).is_none() {
+            let mut staging = Staging::create(places, &record(name), report, cancel)?;
+            storage.copy(&request.image, &staging.tree(), report, cancel)?;
+            still.end(name)?;
+            let exported = write(&mut output, &staging.tree())?;
+            staging.discard()?;
+            exported
+        } else {
+            let exported = write(&mut output, &request.image)?;
+            still.end(name)?;
+            exported
+        }
+    };
+    report.phase("writing to disk");
+    output.finish()?;
+    Ok(exported)
+}
+
+/// The copy that is made to be read, and then removed.
+fn record(name: &MachineName) -> Record {
+    Record {
+        verb: Verb::Survey,
+        name: name.to_string(),
+        settings: None,
+        unit: None,
+    }
+}
+
+fn write(
+    request: &Request,
+    members: &[settings::Member],
+    image: &Path,
+    output: &mut Output,
+    places: &Places,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<Exported, OpError> {
+    report.phase(&format!("exporting {}", request.name));
+    let copied = AtomicU64::new(0);
+    cp::deep(&copied, &|| true, report, cancel, |cancel| {
+        cp::raise_descriptors();
+        let tree = Tree::Stopped(image.to_owned());
+        let side = Side::machine(&request.name, tree, false, places, report, cancel)?;
+        let found = find(&side, &Location::Machine(request.name.clone(), "/.".into()), true)?;
+        let ids = Translation {
+            from: side.ids.clone(),
+            to: Ids::host(),
+            capabilities: true,
+        };
+        let options = cp::Options {
+            recursive: true,
+            archive: true,
+            keep_special: true,
+        };
+        let label = request.target.label();
+        let out = BufWriter::with_capacity(PIECE, output);
+        let mut pack = Pack::new((out, label), options, ids, cancel, &|| Ok(()), &copied);
+        // systemd-nspawn makes those that a machine may have.
+        pack.keeps_devices = false;
+        let flushed = |pack: &mut Pack<'_, BufWriter<&mut Output>>| {
+            std::io::Write::flush(&mut pack.out).map_err(OpError::path("write", label))
+        };
+        let about = About {
+            format: FORMAT,
+            machinist: env!("CARGO_PKG_VERSION").to_owned(),
+            name: request.name.to_string(),
+        };
+        let mut parts = BTreeMap::new();
+        let first = (ABOUT.to_owned(), json(&about)?);
+        for (path, bytes) in std::iter::once(&first).chain(members) {
+            pack.member(path, bytes)?;
+            parts.insert(path.clone(), part_of(bytes));
+        }
+        flushed(&mut pack)?;
+        pack.out.get_mut().begin_sum();
+        pack.tree(&found, TREE.as_bytes())?;
+        flushed(&mut pack)?;
+        let tree = pack.out.get_mut().end_sum();
+        let sha256 = tree.sha256.clone();
+        parts.insert(TREE.to_owned(), tree);
+        pack.member(MANIFEST, &json(&Manifest { about, parts })?)?;
+        pack.end()?;
+        Ok(Exported {
+            tree: pack.done,
+            settings: members.iter().map(|(path, _)| path.clone()).collect(),
+            sha256,
+        })
+    })
+}
+
+/// JSON that a person can read, too.
+fn json(value: &impl Serialize) -> Result<Vec<u8>, OpError> {
+    let mut text = serde_json::to_vec_pretty(value).map_err(|error| OpError::path("write", MANIFEST)(error.into()))?;
+    text.push(b'\n');
+    Ok(text)
+}

@@ -1,0 +1,194 @@
+//! The settings of a container of lxc, see lxc.container.conf(5).
+
+use super::foreign::{Foreign, quota};
+
+/// How many settings of links are read.
+const LINKS_MAX: usize = 200;
+
+/// Reads a `config`.
+pub(super) fn read(text: &str) -> Foreign {
+    let mut found = Foreign::default();
+    let mut links = Vec::new();
+    for line in text.lines().map(str::trim) {
+        let Some((key, value)) = line.split_once('=').filter(|_| !line.starts_with('#')) else {
+            continue;
+        };
+        let (key, value) = (key.trim(), value.trim());
+        match key.strip_prefix("lxc.net.").and_then(|rest| rest.split_once('.')) {
+            Some((number, what)) if links.len() < LINKS_MAX => links.push((number, what, value)),
+            Some(_) => found.untold("lxc.net"),
+            None => setting(&mut found, key, value),
+        }
+    }
+    network(&mut found, &links);
+    found
+}
+
+fn setting(found: &mut Foreign, key: &str, value: &str) {
+    let Some(name) = key.strip_prefix("lxc.") else {
+        return;
+    };
+    match name {
+        "uts.name" | "utsname" => found.name = Some(value.to_owned()),
+        "signal.halt" | "haltsignal" => found.nspawn("Exec", "KillSignal", value),
+        "environment" if value.contains('=') => found.nspawn("Exec", "Environment", value),
+        "group" => value.split(',').for_each(|group| found.group(group.trim())),
+        "cap.drop" => {
+            for capability in value.split_whitespace() {
+                found.nspawn("Exec", "DropCapability", format!("CAP_{}", capability.to_uppercase()));
+            }
+        }
+        "mount.entry" => mount(found, value),
+        // systemd-nspawn does what they say by itself, or needs none of it.
+        "rootfs.path"
+        | "rootfs"
+        | "rootfs.options"
+        | "arch"
+        | "include"
+        | "idmap"
+        | "id_map"
+        | "tty.max"
+        | "pty.max"
+        | "start.auto"
+        | "start.delay"
+        | "start.order"
+        | "mount.auto"
+        | "apparmor.profile"
+        | "apparmor.allow_nesting"
+        | "seccomp.profile"
+        | "log.file"
+        | "log.level"
+        | "autodev" => {}
+        _ => match (name.strip_prefix("prlimit."), cgroup(name, value)) {
+            (Some(limit), _) => found.nspawn("Exec", &format!("Limit{}", limit.to_uppercase()), value),
+            (None, Some((limit, amount))) => found.limit(limit, amount),
+            (None, None) => found.untold(key),
+        },
+    }
+}
+
+/// A limit by a file of the control group.
+fn cgroup(name: &str, value: &str) -> Option<(&'static str, String)> {
+    let file = name.strip_prefix("cgroup2.").or(name.strip_prefix("cgroup."))?;
+    let key = match file {
+        "memory.max" | "memory.limit_in_bytes" => "MemoryMax",
+        "memory.high" => "MemoryHigh",
+        "memory.low" => "MemoryLow",
+        "memory.min" => "MemoryMin",
+        "memory.swap.max" => "MemorySwapMax",
+        "pids.max" => "TasksMax",
+        "cpu.weight" => "CPUWeight",
+        "io.weight" => "IOWeight",
+        "cpuset.cpus" => "AllowedCPUs",
+        "cpuset.mems" => "AllowedMemoryNodes",
+        "cpu.max" => {
+            let (time, of) = value.split_once(' ').unwrap_or((value, "100000"));
+            return Some(("CPUQuota", quota(time.parse().ok()?, of.trim().parse().ok()?)?));
+        }
+        _ => return None,
+    };
+    let value = if value == "max" { "infinity" } else { value };
+    Some((key, value.to_owned()))
+}
+
+/// A line of fstab(5), whose place is in the container.
+fn mount(found: &mut Foreign, line: &str) {
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    let &[what, place, kind, options, ..] = &fields[..] else {
+        return found.untold("lxc.mount.entry");
+    };
+    let place = format!("/{}", place.trim_start_matches('/'));
+    let has = |option: &str| options.split(',').any(|one| one == option);
+    if (has("bind") || has("rbind")) && what.starts_with('/') {
+        let key = if has("ro") { "BindReadOnly" } else { "Bind" };
+        found.nspawn("Files", key, format!("{what}:{place}"));
+    } else if kind == "tmpfs" {
+        found.nspawn("Files", "TemporaryFileSystem", place);
+    } else {
+        found.untold("lxc.mount.entry");
+    }
+}
+
+fn network(found: &mut Foreign, links: &[(&str, &str, &str)]) {
+    let mut numbers: Vec<&str> = links.iter().map(|(number, ..)| *number).collect();
+    numbers.dedup();
+    for (at, number) in numbers.into_iter().enumerate() {
+        let of = |what: &str| {
+            let mut found = links.iter().filter(|(of, key, _)| *of == number && *key == what);
+            found.next_back().map(|(_, _, value)| *value)
+        };
+        let link = of("link").unwrap_or_default();
+        match of("type").unwrap_or_default() {
+            "veth" if at > 0 => found.untold("lxc.net"),
+            "veth" if !link.is_empty() => found.nspawn("Network", "Bridge", link),
+            "veth" => {}
+            "none" => {
+                found.nspawn("Network", "Private", "no");
+                found.nspawn("Network", "VirtualEthernet", "no");
+            }
+            "empty" => {
+                found.nspawn("Network", "Private", "yes");
+                found.nspawn("Network", "VirtualEthernet", "no");
+            }
+            "phys" => found.nspawn("Network", "Interface", link),
+            "macvlan" => found.nspawn("Network", "MACVLAN", link),
+            "ipvlan" => found.nspawn("Network", "IPVLAN", link),
+            _ => found.untold("lxc.net"),
+        }
+        if let Some(address) = of("hwaddr").filter(|_| at == 0) {
+            found.address(address);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_config_becomes_settings() {
+        let text = "# Template\nlxc.include = /usr/share/lxc/config/common.conf\nlxc.uts.name = web\n\
+            lxc.net.0.type = veth\nlxc.net.0.link = lxcbr0\nlxc.net.0.hwaddr = 00:16:3e:00:00:07\n\
+            lxc.cgroup2.memory.max = 512M\nlxc.cgroup2.cpu.max = 50000 100000\nlxc.cgroup2.pids.max = max\n\
+            lxc.cap.drop = sys_module mac_admin\nlxc.mount.entry = /srv/data srv/data none bind,ro 0 0\n\
+            lxc.hook.pre-start = /bin/evil\nlxc.environment = A=b\nlxc.prlimit.nofile = 1024\nlxc.group = onboot,shop\n";
+        let found = read(text);
+        assert_eq!(found.machine_name(), Some("web".parse().unwrap()));
+        assert_eq!(found.left(), ["lxc.hook.pre-start"]);
+        let wishes = found.wishes(262);
+        let said: Vec<(String, bool)> = wishes
+            .asked
+            .iter()
+            .map(|asked| (format!("{}={}", asked.key, asked.value), asked.reaches))
+            .collect();
+        let expected = [
+            ("MemoryMax=512M", false),
+            ("CPUQuota=50%", false),
+            ("TasksMax=infinity", false),
+            ("DropCapability=CAP_SYS_MODULE", false),
+            ("DropCapability=CAP_MAC_ADMIN", false),
+            ("Environment=A=b", false),
+            ("LimitNOFILE=1024", false),
+            ("BindReadOnly=/srv/data:/srv/data", true),
+            ("Bridge=lxcbr0", true),
+            ("Group=onboot", false),
+            ("Group=shop", false),
+            ("Environment=SYSTEMD_NSPAWN_NETWORK_MAC=00:16:3e:00:00:07", false),
+        ];
+        for (text, reaches) in expected {
+            assert!(said.contains(&(text.to_owned(), reaches)), "no {text} in {said:?}");
+        }
+        assert_eq!((said.len(), wishes.ignored), (expected.len(), 0), "{said:?}");
+    }
+
+    #[test]
+    fn the_hosts_network_is_not_to_be_had_for_nothing() {
+        let wishes = read("lxc.net.0.type = none\n").wishes(262);
+        assert!(wishes.asked.len() == 2 && wishes.asked.iter().all(|asked| asked.reaches));
+        let wishes = read("lxc.net.0.type = empty\n").wishes(262);
+        assert!(wishes.asked.len() == 2 && wishes.asked.iter().all(|asked| !asked.reaches));
+        // A value cannot bring lines of its own.
+        let wishes = read("lxc.environment = A=b\u{b}[Files]\u{c}Bind=/\n").wishes(262);
+        assert_eq!((wishes.asked.len(), wishes.ignored), (0, 1));
+    }
+}
