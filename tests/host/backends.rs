@@ -47,7 +47,14 @@ pub(crate) fn live(storage: &str, linked: Option<&str>) {
         format!("one\n{copy}\n")
     );
     assert_eq!(exec(&guest, "cat /root/mine"), "one\n");
+    // As it is at one moment, in an archive.
+    let file = format!("/root/{name}.tar.zst");
+    machinist(["export", name, &file]).ok();
     machinist(["stop", name, copy]).ok();
+    machinist(["import", &file, &other.name]).ok();
+    assert_eq!(fs::read_to_string(other.image().join("root/mine")).unwrap(), "one\n");
+    machinist(["remove", "-y", &other.name]).ok();
+    fs::remove_file(&file).unwrap();
 
     // A copy that is gone at the end, and leaves what it is of as it was.
     machinist([

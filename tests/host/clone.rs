@@ -217,21 +217,25 @@ fn what_is_said_of_a_machine_holds_for_its_clone() {
     machinist(["secret", "remove", name, "token"]).ok();
 }
 
-#[test]
-fn a_running_machine_is_copied_at_one_moment() {
-    let _host = shared();
-    let guest = Guest::busybox("torn");
-    let name = guest.name.as_str();
-    // Two files that differ by one at most, if nothing is torn; many others lie between them.
+/// Has an image count in two files, which differ by one at most if nothing is torn; many others lie between them.
+pub(crate) fn make_it_count(image: &Path) {
     let script = "#!/bin/sh\ni=0\nwhile :; do i=$((i+1)); echo $i >/a/count; echo $i >/z/count; done\n";
-    let image = guest.image();
     write_program(&image.join("bin/counts"), script);
     fs::write(image.join("etc/inittab"), "::respawn:/bin/counts\n").unwrap();
     for directory in ["a", "z", "m"] {
         fs::create_dir(image.join(directory)).unwrap();
     }
     let many = "cd \"$1/m\"; for i in $(seq 60); do mkdir $i; for j in $(seq 40); do echo $i >$i/$j; done; done";
-    sh(many, [&image]).ok();
+    sh(many, [image]).ok();
+}
+
+#[test]
+fn a_running_machine_is_copied_at_one_moment() {
+    let _host = shared();
+    let guest = Guest::busybox("torn");
+    let name = guest.name.as_str();
+    let image = guest.image();
+    make_it_count(&image);
     guest.start();
     // There is nothing before the machine's first round.
     let count = |image: &Path, directory: &str| -> Option<u64> {

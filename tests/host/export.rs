@@ -5,11 +5,10 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
 
-use crate::clone::{freezer, read};
+use crate::clone::{freezer, make_it_count, read};
 use crate::create::traces;
 use crate::support::{
     Guest, There, agree, machinist, make_busybox_image, newest_entry, run, sh, shared, unit_property, wait_until,
-    write_program,
 };
 
 /// A directory for archives, that goes with the test.
@@ -232,15 +231,7 @@ fn a_running_machine_is_exported_at_one_moment() {
     let guest = Guest::busybox("ext");
     let (name, image) = (guest.name.as_str(), guest.image());
     let shelf = Shelf::new(&guest);
-    // Two files that differ by one at most, if nothing is torn; many others lie between them.
-    let script = "#!/bin/sh\ni=0\nwhile :; do i=$((i+1)); echo $i >/a/count; echo $i >/z/count; done\n";
-    write_program(&image.join("bin/counts"), script);
-    fs::write(image.join("etc/inittab"), "::respawn:/bin/counts\n").unwrap();
-    for directory in ["a", "z", "m"] {
-        fs::create_dir(image.join(directory)).unwrap();
-    }
-    let many = "cd \"$1/m\"; for i in $(seq 60); do mkdir $i; for j in $(seq 40); do echo $i >$i/$j; done; done";
-    sh(many, [&image]).ok();
+    make_it_count(&image);
     guest.start();
     let now = || {
         fs::read_to_string(image.join("z/count"))

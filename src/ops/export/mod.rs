@@ -77,6 +77,17 @@ impl Request {
             hint: "copy the image itself while the machine does not run".to_owned(),
         })
     }
+
+    /// The image, if a copy of it beside the others is made at once.
+    fn shared(&self, places: &Places) -> Result<Option<PathBuf>, OpError> {
+        let image = self.image.canonicalize();
+        let image = image.map_err(OpError::path("look at", &self.image))?;
+        let is_beside = image.parent() == places.machines.canonicalize().ok().as_deref();
+        let is_shared = is_beside
+            && linked::top(&self.name, places).is_none()
+            && storage::for_directory(&places.machines)?.shares();
+        Ok(is_shared.then_some(image))
+    }
 }
 
 /// What [`export`] would do, one line per step; touches nothing.
@@ -84,7 +95,7 @@ pub fn plan(request: &Request, running: bool, places: &Places) -> Result<Vec<Str
     request.check()?;
     request.target.check()?;
     let (name, mut steps) = (&request.name, Vec::new());
-    let shares = storage::for_directory(&places.machines)?.shares();
+    let shares = request.shared(places)?.is_some();
     let tree = format!("write the files of '{}'", shown(&request.image));
     let still = (
         format!("hold machine '{name}' still"),
@@ -143,10 +154,9 @@ pub fn export(
         let still = systemd.hold_still(name, &request.image)?;
         // What it has written up to now.
         sync_filesystem(&request.image)?;
-        let storage = storage::for_directory(&places.machines)?;
-        if storage.shares() && linked::top(name, places).is_none() {
+        if let Some(image) = request.shared(places)? {
             let mut staging = Staging::create(places, &record(name), report, cancel)?;
-            storage.copy(&request.image, &staging.tree(), report, cancel)?;
+            storage::for_directory(&places.machines)?.copy(&image, &staging.tree(), report, cancel)?;
             still.end(name)?;
             let exported = write(&mut output, &staging.tree())?;
             staging.discard()?;

@@ -3,11 +3,13 @@
 //! Secrets are no part of it: they are encrypted with a key of this host, and are nobody else's.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use crate::machine::manifest::SETTINGS;
 use crate::machine::{MachineName, Report};
 use crate::nspawn::document::Document;
+use crate::nspawn::edit::Edit;
 use crate::ops::config::files::{MAX_BYTES, of_image};
 use crate::ops::linked::{edits_for_own_files, top};
 use crate::ops::{OpError, Places};
@@ -67,13 +69,17 @@ fn nspawn(name: &MachineName, image: &Path, places: &Places) -> Result<Option<Ve
         document.comment_out_untrusted();
     }
     // The archive has the numbers that the machine sees: there is nobody any more whose the tree would be.
-    if top(name, places).is_some() {
-        for edit in edits_for_own_files() {
-            document.apply(&edit).map_err(|error| OpError::Option {
-                message: format!("'{}' cannot be exported: {error}", shown(&file.path)),
-                hint: format!("see `machinist config check {name}`"),
-            })?;
-        }
+    let is_given = fs::metadata(image).is_ok_and(|found| found.uid() != 0);
+    let edits = match top(name, places) {
+        Some(_) => edits_for_own_files(),
+        None if is_given => vec![Edit::remove("Files", "PrivateUsersOwnership", Some("off".to_owned()))],
+        None => Vec::new(),
+    };
+    for edit in &edits {
+        document.apply(edit).map_err(|error| OpError::Option {
+            message: format!("'{}' cannot be exported: {error}", shown(&file.path)),
+            hint: format!("see `machinist config check {name}`"),
+        })?;
     }
     Ok(Some(document.as_bytes().to_vec()))
 }
