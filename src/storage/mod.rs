@@ -126,6 +126,14 @@ fn create_directory(path: &Path) -> Result<(), StorageError> {
     set_permissions(path, Permissions::from_mode(0o755)).map_err(|e| failed()(e))
 }
 
+/// Makes `target`, which must not exist, a root with what is in `source`, a tree from elsewhere whose owner may mean harm: no
+/// device of it is made, and of the extended attributes only those that mean nothing to this host. Blocks.
+pub fn copy_foreign(source: &Path, target: &Path, report: &dyn Report, cancel: &Cancel) -> Result<(), StorageError> {
+    let parent = target.parent().unwrap_or(Path::new("."));
+    for_directory(parent)?.create(target)?;
+    tree::fill_foreign(source, target, report, cancel)
+}
+
 /// A copy file by file into a new directory, which is removed if that fails.
 fn copy_to_directory(
     source: &Path,

@@ -37,7 +37,25 @@ pub(super) fn fill(
     report: &dyn Report,
     cancel: &Cancel,
 ) -> Result<(), StorageError> {
-    let copier = Copier::new(source, target, how, cancel)?;
+    copy(Copier::new(source, target, how, cancel)?, report)
+}
+
+/// The same of a tree from elsewhere: without devices, without extended attributes that mean something to this host, and
+/// without flags that keep files from being changed.
+pub(super) fn fill_foreign(
+    source: &Path,
+    target: &Path,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<(), StorageError> {
+    let copier = Copier {
+        foreign: true,
+        ..Copier::new(source, target, Data::Copy, cancel)?
+    };
+    copy(copier, report)
+}
+
+fn copy(copier: Copier<'_>, report: &dyn Report) -> Result<(), StorageError> {
     let threads = thread::available_parallelism()
         .map_or(1, usize::from)
         .clamp(2, MAX_THREADS);
@@ -79,6 +97,8 @@ struct State {
     /// Immutable and append-only files are made so at the end: before, they could get no second name.
     locked: Vec<(PathBuf, IFlags)>,
     mounts: Vec<PathBuf>,
+    /// Devices of a foreign tree that were left out; those of `/dev` are none that would be missed.
+    devices: u64,
 }
 
 impl State {
@@ -102,6 +122,7 @@ struct Copier<'a> {
     target_root: Arc<OwnedFd>,
     target_inode: (u64, u64),
     how: Data,
+    foreign: bool,
     cancel: &'a Cancel,
     copied: AtomicU64,
     state: Mutex<State>,
@@ -148,6 +169,7 @@ impl<'a> Copier<'a> {
             target_root: to,
             target_inode,
             how,
+            foreign: false,
             cancel,
             copied: AtomicU64::new(0),
             state: Mutex::new(state),
@@ -159,7 +181,11 @@ impl<'a> Copier<'a> {
     fn work(&self) {
         let mut scratch = Scratch {
             data: vec![0; data::BUFFER],
-            xattr: xattr::Scratch::default(),
+            xattr: if self.foreign {
+                xattr::Scratch::foreign()
+            } else {
+                xattr::Scratch::default()
+            },
         };
         let mut entries = vec![MaybeUninit::uninit(); 32 << 10];
         while let Some(job) = self.next() {
@@ -285,6 +311,9 @@ impl<'a> Copier<'a> {
                 fs::symlinkat(text, place.target, name)?;
                 attributes::copy_by_name(place.source, place.target, name, &stat, &mut scratch.xattr)
             })?,
+            FileType::CharacterDevice | FileType::BlockDevice if self.foreign && !is_whiteout(&stat) => {
+                self.lock().devices += u64::from(!place.path.starts_with("dev"));
+            }
             kind => self.linked(place, name, &stat, || {
                 let device = fs::makedev(stat.stx_rdev_major, stat.stx_rdev_minor);
                 fs::mknodat(place.target, name, kind, Mode::from_raw_mode(0o600), device)?;
@@ -348,7 +377,8 @@ impl<'a> Copier<'a> {
 
     fn remember_locked(&self, stat: &Statx, path: impl FnOnce() -> PathBuf) {
         let locked = attributes::locked(stat);
-        if !locked.is_empty() {
+        // EROFS says of all that it has that it cannot be changed.
+        if !locked.is_empty() && !self.foreign {
             self.lock().locked.push((path(), locked));
         }
     }
@@ -362,6 +392,9 @@ impl<'a> Copier<'a> {
         for mount in state.mounts {
             let mount = self.source.join(mount);
             report.warn(&format!("what is mounted on '{}' is not copied", shown(&mount)));
+        }
+        if state.devices > 0 {
+            report.warn(&format!("{} device nodes outside of /dev are left out", state.devices));
         }
         for (path, locked) in state.locked {
             attributes::lock(&self.target_root, &path, locked)
@@ -395,6 +428,12 @@ impl Drop for Idle<'_, '_> {
 
 fn stat_fd(fd: &OwnedFd) -> Result<Statx, Errno> {
     fs::statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)
+}
+
+/// What an overlay has in place of a file that was removed: no device, and part of what containers in the tree are made of.
+fn is_whiteout(stat: &Statx) -> bool {
+    FileType::from_raw_mode(stat.stx_mode.into()) == FileType::CharacterDevice
+        && (stat.stx_rdev_major, stat.stx_rdev_minor) == (0, 0)
 }
 
 fn inode(stat: &Statx) -> (u64, u64) {

@@ -11,6 +11,7 @@ use tar::{EntryType, GnuExtSparseHeader, Header};
 use super::blocks::{BLOCK, Blocks};
 use super::pax::{self, Records, Sparse};
 use super::{Problem, TarballError};
+use crate::sys::files::xattr::is_harmless;
 
 /// The longest extended header or long name that is held in memory, in bytes.
 const MAX_EXTENSION: u64 = 8 << 20;
@@ -18,17 +19,6 @@ const MAX_EXTENSION: u64 = 8 << 20;
 /// `S_IFMT` and `S_IFSOCK` of inode(7): star and old tars write the whole `st_mode`.
 const TYPE_MASK: u32 = 0o170_000;
 const TYPE_SOCKET: u32 = 0o140_000;
-
-/// Extended attributes that are kept; everything else means something to the host, or nothing at all.
-fn is_kept(xattr: &[u8]) -> bool {
-    xattr.starts_with(b"user.")
-        || [
-            &b"security.capability"[..],
-            b"system.posix_acl_access",
-            b"system.posix_acl_default",
-        ]
-        .contains(&xattr)
-}
 
 /// What an entry is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,7 +163,7 @@ impl Blocks {
             acl_text: false,
         };
         for (name, value) in records.with_prefix(pax::XATTR) {
-            if is_kept(name) {
+            if is_harmless(name) {
                 entry.attributes.xattrs.push((name.to_vec(), value.to_vec()));
             } else {
                 entry.skipped_xattrs += 1;

@@ -9,11 +9,34 @@ use rustix::io::Errno;
 /// The most bytes that the kernel gives for a list of names or for a value (`XATTR_LIST_MAX`, `XATTR_SIZE_MAX`).
 const MAX: usize = 64 << 10;
 
+/// Attributes that mean the same in a tree from elsewhere; everything else means something to this host, or nothing at all.
+pub(crate) fn is_harmless(name: &[u8]) -> bool {
+    name.starts_with(b"user.")
+        || [
+            &b"security.capability"[..],
+            b"system.posix_acl_access",
+            b"system.posix_acl_default",
+        ]
+        .contains(&name)
+}
+
 /// Buffers for the names and one value, for use again and again.
 #[derive(Debug)]
 pub(crate) struct Scratch {
     names: Vec<u8>,
     value: Vec<u8>,
+    /// Whether only harmless ones are copied.
+    foreign: bool,
+}
+
+impl Scratch {
+    /// For what comes from elsewhere: of the attributes those that are harmless.
+    pub(crate) fn foreign() -> Self {
+        Self {
+            foreign: true,
+            ..Self::default()
+        }
+    }
 }
 
 impl Default for Scratch {
@@ -21,6 +44,7 @@ impl Default for Scratch {
         Self {
             names: vec![0; MAX],
             value: vec![0; MAX],
+            foreign: false,
         }
     }
 }
@@ -31,7 +55,7 @@ pub(crate) fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, scratch: &mut Scrat
         Err(Errno::OPNOTSUPP) => return Ok(()),
         result => result?,
     };
-    for name in names(&scratch.names[..length]) {
+    for name in names(&scratch.names[..length], scratch.foreign) {
         let length = fs::fgetxattr(from, name, &mut scratch.value[..])?;
         set(name, || {
             fs::fsetxattr(to, name, &scratch.value[..length], XattrFlags::empty())
@@ -50,7 +74,7 @@ pub(crate) fn each<E: From<Errno>>(
         Err(Errno::OPNOTSUPP) => return Ok(()),
         result => result?,
     };
-    for name in names(&scratch.names[..length]) {
+    for name in names(&scratch.names[..length], scratch.foreign) {
         match fs::fgetxattr(from, name, &mut scratch.value[..]) {
             Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
             length => show(name, &scratch.value[..length?])?,
@@ -72,7 +96,7 @@ pub(crate) fn copy_by_name(
         Err(Errno::OPNOTSUPP) => return Ok(()),
         result => result?,
     };
-    for name in names(&scratch.names[..length]) {
+    for name in names(&scratch.names[..length], scratch.foreign) {
         let length = fs::lgetxattr(&from, name, &mut scratch.value[..])?;
         set(name, || {
             fs::lsetxattr(&to, name, &scratch.value[..length], XattrFlags::empty())
@@ -90,9 +114,10 @@ fn set(name: &CStr, act: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno
     }
 }
 
-fn names(list: &[u8]) -> impl Iterator<Item = &CStr> {
+fn names(list: &[u8], foreign: bool) -> impl Iterator<Item = &CStr> {
     list.split_inclusive(|byte| *byte == 0)
         .filter_map(|name| CStr::from_bytes_with_nul(name).ok())
+        .filter(move |name| !foreign || is_harmless(name.to_bytes()))
 }
 
 fn below(directory: BorrowedFd<'_>, name: &OsStr) -> OsString {
