@@ -42,6 +42,7 @@ use crate::sys::journal::audit;
   machinist create db rootfs.tar.zst --ssh-key ~/.ssh/id_ed25519.pub
   machinist create db - --strip 1 <backup.tar.xz         Its files lie below one directory
   machinist create db ./rootfs                           A directory, as debootstrap makes it
+  machinist create pi disk.img.xz --extract              The root filesystem of a disk image
   machinist create web-2 machine:web --start             A copy, started at once
   machinist create web debian:trixie --copy ./site:/srv/www --run setup.sh
   machinist create web debian:trixie --user alice --timezone=UTC --dns 9.9.9.9
@@ -56,7 +57,9 @@ pub(super) struct Args {
     ///
     /// debian:SUITE, ubuntu:SUITE   bootstrapped; the second time a copy of the first
     /// FILE.tar[.gz|.xz|.zst|.bz2]  unpacked; `-` is an archive from standard input
-    /// https://…, http://…          a tar archive, downloaded, checked and kept
+    /// FILE.img, .raw, .qcow2       a disk image: --extract unpacks its root filesystem
+    /// FILE.squashfs, .iso, .cpio   the same without asking; of an ISO image live/*.squashfs
+    /// https://…, http://…          any of these files, downloaded, checked and kept
     /// images:DISTRO/RELEASE        an image of a catalogue, see `images --remote`
     /// DIR/, ./DIR                  a directory, copied; it is known by its slash
     /// machine:OTHER                a copy of a machine with its settings and a new identity, as `clone --full` makes it

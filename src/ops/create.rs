@@ -327,7 +327,14 @@ fn describe_settings(request: &Request, file: &Path) -> String {
         Source::Bootstrap { .. } if !asked_for => {
             "write no .nspawn file: nothing differs from the template unit".into()
         }
-        Source::Tarball(_) | Source::Stdin | Source::Url(_) | Source::Image(_) | Source::Directory(_) if !asked_for => {
+        Source::Tarball(_)
+        | Source::Disk(_)
+        | Source::Stdin
+        | Source::Url(_)
+        | Source::Image(_)
+        | Source::Directory(_)
+            if !asked_for =>
+        {
             format!("write '{}' unless its init is systemd", shown(file))
         }
         _ => format!("write '{}'", shown(file)),

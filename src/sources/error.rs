@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::disk::DiskError;
 use super::source::TAR_ENDINGS;
 use super::sum::Sum;
 use super::tarball::{Problem, TarballError};
@@ -13,8 +14,8 @@ use crate::sys::files::{FileError, shown};
 use crate::sys::process::{ProcessError, Tail};
 
 /// The forms that there are.
-const SOURCES: &str = "a source is debian:SUITE, ubuntu:SUITE, FILE.tar[.gz|.xz|.zst|.bz2], -, https://…, \
-                       images:DISTRO/RELEASE, DIR/, machine:NAME or template:busybox";
+const SOURCES: &str = "a source is debian:SUITE, ubuntu:SUITE, FILE.tar[.gz|.xz|.zst|.bz2], FILE.img[.xz|…], -, \
+                       https://…, images:DISTRO/RELEASE, DIR/, machine:NAME or template:busybox";
 
 /// Everything that can go wrong between a source string and a filled tree.
 #[derive(Debug, thiserror::Error)]
@@ -266,6 +267,9 @@ pub enum SourceError {
     /// The archive could not be unpacked.
     #[error(transparent)]
     Tarball(TarballError),
+    /// Nothing could be made of the disk image.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     /// A file of ours or of the host.
     #[error("cannot {action} '{}'", .path.display())]
     Io {
@@ -295,6 +299,15 @@ impl SourceError {
             Self::DiskFull { path }
         } else {
             Self::Io { action, path, source }
+        }
+    }
+
+    /// Whether it is about the bytes of a file, and another of that name may be better.
+    pub(super) fn is_of_bytes(&self) -> bool {
+        match self {
+            Self::Tarball(error) => error.is_of_bytes(),
+            Self::Disk(error) => error.is_of_bytes(),
+            _ => false,
         }
     }
 
@@ -356,7 +369,7 @@ impl SourceError {
             }
             Self::OfMachine { machine: None, .. } => vec!["copy one of them with `machinist create NAME machine:NAME`".to_owned()],
             Self::UnknownTemplate { .. } => vec!["there is template:busybox".to_owned()],
-            Self::UnknownSuite { distro, .. } => unknown_suite_hints(*distro),
+            Self::UnknownSuite { distro, .. } => distro.suite_hints(),
             Self::Unreachable { .. } => vec![
                 "check the network and the name, or choose another mirror with `--mirror URL`".to_owned(),
                 "behind a proxy: `--proxy URL`, or set http_proxy".to_owned(),
@@ -417,6 +430,7 @@ impl SourceError {
             }) => vec!["name a directory that both lie in, or have the archive packed anew".to_owned()],
             Self::Trust(error) => error.hints(),
             Self::Catalogue(error) => error.hints(),
+            Self::Disk(error) => error.hints(),
             Self::NotStatic { .. } => vec!["install it with `apt install busybox-static`".to_owned()],
             _ => Vec::new(),
         }
@@ -486,18 +500,9 @@ fn of_machine(machine: Option<&str>, is_image: bool) -> String {
 fn file_endings() -> String {
     let mut endings = TAR_ENDINGS.to_vec();
     endings.sort_unstable();
-    format!("the name of a file must end in {}", endings.join(", "))
-}
-
-fn unknown_suite_hints(distro: Distro) -> Vec<String> {
-    match distro {
-        Distro::Debian => vec![
-            "Debian's suites are stable, testing, sid and code names such as trixie or bookworm".to_owned(),
-            "suites that are no longer supported are on `--mirror http://archive.debian.org/debian`".to_owned(),
-        ],
-        Distro::Ubuntu => vec![
-            "Ubuntu's suites are code names such as noble or jammy".to_owned(),
-            "suites that are no longer supported are on `--mirror http://old-releases.ubuntu.com/ubuntu`".to_owned(),
-        ],
-    }
+    let disks = super::disk::ENDINGS.join(", ");
+    format!(
+        "the name of a file must end in {}, or in {disks}, which may be compressed",
+        endings.join(", ")
+    )
 }

@@ -10,6 +10,7 @@ pub mod busybox;
 pub mod cache;
 pub mod catalogue;
 mod directory;
+pub mod disk;
 pub mod download;
 pub mod error;
 pub mod guest;
@@ -73,6 +74,8 @@ pub struct Options {
     pub bootstrap: BootstrapOptions,
     /// Of an archive.
     pub archive: tarball::Wanted,
+    /// Of a disk image.
+    pub disk: disk::DiskOptions,
     /// Of a download.
     pub download: DownloadOptions,
     /// Of an image of a catalogue.
@@ -148,6 +151,11 @@ pub fn fill(
             let recipe = bootstrap::Recipe::new(*distro, suite, &options.bootstrap)?;
             cache::fill(&recipe, options.bootstrap.cache, places, target, report, cancel)
         }
+        Source::Disk(image) => {
+            let file = archive::open(image).map_err(|error| SourceError::io("open", image, error))?;
+            disk::fill(file, image, options.disk, options.archive.sum, target, report, cancel)
+                .map_err(|error| error.full_at(parent))
+        }
         Source::Tarball(archive) => {
             storage::for_directory(parent)?.create(target)?;
             let extracted = tarball::extract(archive, target, &options.archive, report, cancel);
@@ -159,6 +167,11 @@ pub fn fill(
             let name = Path::new(STDIN);
             let opened = std::io::stdin().as_fd().try_clone_to_owned();
             let opened = opened.map_err(|error| SourceError::io("open", name, error))?;
+            if options.disk.extract {
+                let sum = options.archive.sum;
+                return disk::fill(opened.into(), name, options.disk, sum, target, report, cancel)
+                    .map_err(|error| error.full_at(parent));
+            }
             storage::for_directory(parent)?.create(target)?;
             let extracted = tarball::extract_file(opened.into(), name, target, &options.archive, report, cancel);
             extracted
@@ -173,18 +186,19 @@ pub fn fill(
                 sum: Some(sum),
                 ..options.archive.clone()
             };
-            storage::for_directory(parent)?.create(target)?;
             let name = Path::new(url.file_name());
-            let extracted = tarball::extract_file(file, name, target, &wanted, report, cancel);
+            let filled = if source.is_disk() || options.disk.extract {
+                disk::fill(file, name, options.disk, Some(sum), target, report, cancel)
+            } else {
+                storage::for_directory(parent)?.create(target)?;
+                let extracted = tarball::extract_file(file, name, target, &wanted, report, cancel);
+                extracted.map(drop).map_err(SourceError::from)
+            };
             // Else the same would be unpacked in vain again and again, as long as the server has nothing else.
-            if options.download.cache != CacheUse::Skip
-                && extracted.as_ref().is_err_and(tarball::TarballError::is_of_bytes)
-            {
+            if options.download.cache != CacheUse::Skip && filled.as_ref().is_err_and(SourceError::is_of_bytes) {
                 download::forget(url, sum, places, report, cancel);
             }
-            extracted
-                .map(drop)
-                .map_err(|error| SourceError::from(error).full_at(parent))
+            filled.map_err(|error| error.full_at(parent))
         }
         Source::Directory(directory) => {
             directory::fill(directory, places, target, report, cancel).map_err(|error| error.full_at(parent))
@@ -237,6 +251,11 @@ pub fn plan(source: &Source, options: &Options, places: &Places) -> Result<Vec<S
             std::fs::metadata(archive).map_err(|error| SourceError::io("open", archive, error))?;
             Ok(unpacking(&format!("'{}'", files::shown(archive)), &options.archive))
         }
+        Source::Disk(image) => {
+            std::fs::metadata(image).map_err(|error| SourceError::io("open", image, error))?;
+            Ok(unpacking_disk(&format!("'{}'", files::shown(image)), options))
+        }
+        Source::Stdin if options.disk.extract => Ok(unpacking_disk(STDIN, options)),
         Source::Stdin => Ok(unpacking(STDIN, &options.archive)),
         Source::Url(url) => {
             let mut steps = download::plan(url, &options.download, options.archive.sum, places)?;
@@ -244,7 +263,12 @@ pub fn plan(source: &Source, options: &Options, places: &Places) -> Result<Vec<S
                 sum: None,
                 ..options.archive.clone()
             };
-            steps.extend(unpacking(&format!("'{}'", shown(url.file_name())), &part));
+            let name = format!("'{}'", shown(url.file_name()));
+            if source.is_disk() || options.disk.extract {
+                steps.push(disk::describe(&name, options.disk));
+                return Ok(steps);
+            }
+            steps.extend(unpacking(&name, &part));
             Ok(steps)
         }
         Source::Image(name) => {
@@ -275,6 +299,13 @@ fn unpacking(archive: &str, wanted: &tarball::Wanted) -> Vec<String> {
         format!("unpack what {archive} has below {}", wanted.part)
     }];
     steps.extend(wanted.sum.map(|sum| format!("check that its SHA-256 sum is {sum}")));
+    steps
+}
+
+fn unpacking_disk(image: &str, options: &Options) -> Vec<String> {
+    let mut steps = vec![disk::describe(image, options.disk)];
+    let sum = options.archive.sum;
+    steps.extend(sum.map(|sum| format!("check that its SHA-256 sum is {sum}")));
     steps
 }
 

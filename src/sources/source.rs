@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::catalogue::ImageName;
-use super::{SourceError, Url, mirror};
+use super::{SourceError, Url, disk, mirror};
 use crate::machine::MachineName;
 
 /// Endings of archives that are taken, longest first.
@@ -25,6 +25,8 @@ pub enum Source {
     },
     /// A local `.tar`, compressed or not.
     Tarball(PathBuf),
+    /// A local disk image, or what else [`disk`] takes.
+    Disk(PathBuf),
     /// The same, from standard input.
     Stdin,
     /// The same, from a web server.
@@ -93,17 +95,13 @@ impl FromStr for Source {
                 given: mirror::without_password(&shown(text)),
                 reason,
             })?;
-            let name = url.file_name().to_ascii_lowercase();
-            return match LATER_ENDINGS.iter().find(|(ending, _)| name.ends_with(ending)) {
-                Some((_, kind)) => Err(unsupported(kind)),
-                None => Ok(Self::Url(url)),
-            };
+            return Ok(Self::Url(url));
         }
         if text.ends_with('/') || [".", ".."].contains(&text) {
             return Ok(Self::Directory(PathBuf::from(text)));
         }
-        if let Some((_, kind)) = LATER_ENDINGS.iter().find(|(ending, _)| lower.ends_with(ending)) {
-            return Err(unsupported(kind));
+        if disk::is_name(&lower) {
+            return Ok(Self::Disk(PathBuf::from(text)));
         }
         if TAR_ENDINGS
             .iter()
@@ -124,17 +122,6 @@ const LATER_PREFIXES: &[(&str, &str)] = &[
     ("oci:", "OCI images"),
     ("docker:", "OCI images"),
     ("ssh:", "remote machines as a source"),
-];
-
-/// The same, by how they end.
-const LATER_ENDINGS: &[(&str, &str)] = &[
-    (".raw", "disk images"),
-    (".img", "disk images"),
-    (".img.xz", "disk images"),
-    (".img.gz", "disk images"),
-    (".img.zst", "disk images"),
-    (".qcow2", "disk images"),
-    (".squashfs", "disk images"),
 ];
 
 fn bootstrap_source(distro: Distro, suite: &str, given: &str) -> Result<Source, SourceError> {
@@ -185,6 +172,21 @@ impl Distro {
             Self::Ubuntu => "noble",
         }
     }
+
+    /// What to do about a suite that there is not.
+    pub(super) fn suite_hints(self) -> Vec<String> {
+        match self {
+            Self::Debian => vec![
+                "Debian's suites are stable, testing, sid and code names such as trixie or bookworm".to_owned(),
+                "suites that are no longer supported are on `--mirror http://archive.debian.org/debian`".to_owned(),
+            ],
+            Self::Ubuntu => vec![
+                "Ubuntu's suites are code names such as noble or jammy".to_owned(),
+                "suites that are no longer supported are on `--mirror http://old-releases.ubuntu.com/ubuntu`"
+                    .to_owned(),
+            ],
+        }
+    }
 }
 
 impl fmt::Display for Distro {
@@ -193,11 +195,23 @@ impl fmt::Display for Distro {
     }
 }
 
+impl Source {
+    /// Whether it is a disk image by its name; what comes from elsewhere without one may be one all the same.
+    #[must_use]
+    pub fn is_disk(&self) -> bool {
+        match self {
+            Self::Disk(_) => true,
+            Self::Url(url) => disk::is_name(&url.file_name().to_ascii_lowercase()),
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bootstrap { distro, suite } => write!(f, "{distro}:{suite}"),
-            Self::Tarball(path) | Self::Directory(path) => write!(f, "{}", path.display()),
+            Self::Tarball(path) | Self::Disk(path) | Self::Directory(path) => write!(f, "{}", path.display()),
             Self::Machine(name) => write!(f, "machine:{name}"),
             Self::Url(url) => write!(f, "{url}"),
             Self::Image(name) => write!(f, "images:{name}"),
@@ -227,6 +241,10 @@ mod tests {
             "machine:web",
             "https://example.org/a.tar.xz?x=1",
             "images:alpine/3.20",
+            "https://example.org/a.img.xz?x=1",
+            "disk.raw",
+            "a.img.xz",
+            "B.qcow2",
         ] {
             assert_eq!(text.parse::<Source>().unwrap().to_string(), text);
         }
@@ -236,6 +254,11 @@ mod tests {
                 distro: Distro::Debian,
                 suite: "sid".to_owned()
             }
+        );
+        assert!(
+            "https://example.org/a.IMG.xz?x=1"
+                .parse::<Source>()
+                .is_ok_and(|source| source.is_disk())
         );
         // A file whose name has a colon is still a file.
         assert_eq!("a:b.tar".parse::<Source>().unwrap(), Source::Tarball("a:b.tar".into()));
@@ -264,14 +287,7 @@ mod tests {
 
     #[test]
     fn later_kinds_are_told_apart_from_nonsense() {
-        for text in [
-            "https://example.org/a.img.xz?x=1",
-            "oci:dir:latest",
-            "docker://x/y:1",
-            "disk.raw",
-            "a.img.xz",
-            "b.qcow2",
-        ] {
+        for text in ["oci:dir:latest", "docker://x/y:1"] {
             let error = text.parse::<Source>().unwrap_err();
             assert!(matches!(error, SourceError::Unsupported { .. }), "{text:?}: {error}");
         }

@@ -27,6 +27,7 @@ pub mod live_mount;
 pub mod loads;
 pub mod lock_file;
 pub mod logs;
+pub(crate) mod loop_mount;
 pub mod machines;
 pub mod netlink;
 pub mod overlay;

@@ -30,6 +30,7 @@ mod cp;
 mod cp_hostile;
 mod create;
 mod device;
+mod disk;
 mod doctor;
 mod download;
 mod drop_ins;

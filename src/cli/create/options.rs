@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use crate::cli::error::CliError;
 use crate::limit::{DiskLimit, read_disk_limit};
 use crate::sources::catalogue::CatalogueOptions;
+use crate::sources::disk::DiskOptions;
 use crate::sources::sum::Sum;
 use crate::sources::tarball::{Part, Subtree, Wanted};
 use crate::sources::{BootstrapOptions, Bootstrapper, CacheUse, Distro, DownloadOptions, Options, Source, Verify};
@@ -17,6 +18,8 @@ use crate::sys::files::shown;
 pub(super) struct SourceArgs {
     #[command(flatten)]
     archive: ArchiveArgs,
+    #[command(flatten)]
+    disk: DiskArgs,
     #[command(flatten)]
     bootstrap: BootstrapArgs,
 }
@@ -59,6 +62,17 @@ enum VerifyArg {
     Checksum,
     /// Nothing
     No,
+}
+
+#[derive(Debug, Default, clap::Args)]
+#[command(next_help_heading = "Disk image")]
+struct DiskArgs {
+    /// Unpack its root filesystem into a directory, whatever the source's name says
+    #[arg(long)]
+    extract: bool,
+    /// The partition that is its root, if that cannot be told
+    #[arg(long, value_name = "N", requires = "extract", value_parser = clap::value_parser!(u32).range(1..))]
+    partition: Option<u32>,
 }
 
 #[derive(Debug, Default, clap::Args)]
@@ -120,9 +134,10 @@ impl SourceArgs {
         let for_archives = [
             ("--strip", archive.strip.is_some()),
             ("--subtree", archive.subtree.is_some()),
-            ("--sha256", archive.sha256.is_some()),
             ("--max-size", archive.max_size.is_some()),
         ];
+        let for_files = [("--sha256", archive.sha256.is_some())];
+        let for_disks = [("--extract", self.disk.extract)];
         let for_bootstraps = [
             ("--include", !bootstrap.include.is_empty()),
             ("--variant", bootstrap.variant.is_some()),
@@ -142,9 +157,13 @@ impl SourceArgs {
         let is_image = matches!(source, Source::Image(_));
         let is_url = is_image || matches!(source, Source::Url(_));
         let is_bootstrap = matches!(source, Source::Bootstrap { .. });
-        let is_archive = is_url || matches!(source, Source::Tarball(_) | Source::Stdin);
+        let is_disk = source.is_disk() || self.disk.extract;
+        let is_archive = (is_url || matches!(source, Source::Tarball(_) | Source::Stdin)) && !is_disk;
+        let has_disk = is_url || matches!(source, Source::Disk(_) | Source::Stdin);
         for (options, kinds, fits) in [
+            (&for_disks[..], "disk images", has_disk),
             (&for_archives[..], "tar archives", is_archive),
+            (&for_files[..], "archives and disk images", is_archive || has_disk),
             (&for_downloads[..], "downloads", is_url),
             (&for_catalogues[..], "images:DISTRO/RELEASE", is_image),
             (&for_bootstraps[..], "debian:SUITE and ubuntu:SUITE", is_bootstrap),
@@ -201,6 +220,10 @@ impl SourceArgs {
                 },
                 sum: self.archive.sha256,
                 max_size: self.archive.max_size,
+            },
+            disk: DiskOptions {
+                extract: self.disk.extract,
+                partition: self.disk.partition,
             },
             download: DownloadOptions {
                 proxy: self.bootstrap.proxy.clone().or_else(|| config.proxy.clone()),

@@ -98,16 +98,13 @@ impl Blocks {
             if at == 0 {
                 return Err(self.not_tar(header.as_bytes()));
             }
-            return Err(TarballError::Damaged {
-                archive: self.archive.clone(),
-                offset: at,
-            });
+            return Err(self.damaged(at));
         }
         Ok(Some(header))
     }
 
     /// Reads to the end, which also lets the decompressor check its sums.
-    fn only_zeros(&mut self) -> Result<(), TarballError> {
+    pub(super) fn only_zeros(&mut self) -> Result<(), TarballError> {
         loop {
             let bytes = match self.contents.fill_buf() {
                 Ok(bytes) => bytes,
@@ -130,16 +127,38 @@ impl Blocks {
     }
 
     pub(super) fn data_follows(&mut self, size: u64) {
-        self.data = size;
-        self.padding = size.next_multiple_of(BLOCK as u64) - size;
+        self.data_follows_in(size, BLOCK as u64);
     }
 
-    /// Passes over what was not read of the entry at hand, its padding included.
-    pub(super) fn pass(&mut self) -> Result<(), TarballError> {
+    /// The same, where it ends at a multiple of another number of bytes.
+    pub(super) fn data_follows_in(&mut self, size: u64, block: u64) {
+        self.data = size;
+        self.padding = size.next_multiple_of(block) - size;
+    }
+
+    /// Skips what was not read of the last entry.
+    pub(super) fn end_entry(&mut self) -> Result<(), TarballError> {
         self.skip(self.data + self.padding)?;
         (self.data, self.padding) = (0, 0);
         self.pieces.clear();
         Ok(())
+    }
+
+    /// Bytes that were read.
+    pub(super) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    pub(super) fn archive(&self) -> &Path {
+        &self.archive
+    }
+
+    /// There is no header where one should be.
+    pub(super) fn damaged(&self, offset: u64) -> TarballError {
+        TarballError::Damaged {
+            archive: self.archive.clone(),
+            offset,
+        }
     }
 
     pub(super) fn skip(&mut self, mut count: u64) -> Result<(), TarballError> {

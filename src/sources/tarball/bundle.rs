@@ -13,7 +13,7 @@ use super::entry::{Content, Entry};
 use super::error::shortened;
 use super::names::split_any;
 use super::room::Room;
-use super::{Extracted, Part, Problem, Sieve, TarballError, unpack_sifted};
+use super::{Extracted, Part, Problem, Sieve, TarballError, tar, unpack_sifted};
 use crate::machine::{Cancel, Report};
 use crate::sources::archive::{Contents, Tap};
 use crate::sources::sum::Sum;
@@ -115,8 +115,17 @@ pub fn read(
         bundle: Bundle::default(),
     };
     let result = match target {
-        Some(target) => Room::new(None, target)
-            .and_then(|room| unpack_sifted(contents, name, target, &mut sieve, Some(room), report, cancel)),
+        Some(target) => Room::new(None, target).and_then(|room| {
+            unpack_sifted(
+                tar(contents, name),
+                name,
+                target,
+                &mut sieve,
+                Some(room),
+                report,
+                cancel,
+            )
+        }),
         None => look(contents, name, &mut sieve, cancel),
     };
     // Whatever a decompressor made of it.
@@ -171,7 +180,7 @@ struct Sifting<'a> {
 
 impl Sieve for Sifting<'_> {
     fn before(&mut self, blocks: &mut Blocks) -> Result<(), TarballError> {
-        blocks.pass()?;
+        blocks.end_entry()?;
         match self.stage {
             Stage::Before => self.tap.reset(),
             Stage::Inside => self.bundle.tree = Some(self.tap.sum()),

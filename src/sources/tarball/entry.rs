@@ -93,7 +93,7 @@ impl Blocks {
     pub(super) fn next(&mut self) -> Result<Option<Entry>, TarballError> {
         let mut extensions = Extensions::default();
         loop {
-            self.pass()?;
+            self.end_entry()?;
             let Some(header) = self.header()? else {
                 if extensions.name.is_some() || extensions.link.is_some() || !extensions.pax.is_empty() {
                     return Err(self.truncated("after a header that describes the next entry"));

@@ -57,6 +57,12 @@ pub enum TarballError {
         /// What its first bytes tell, if anything: "a zip archive".
         looks_like: Option<&'static str>,
     },
+    /// A cpio archive of a form that has no place for the numbers of today.
+    #[error("'{}' is a cpio archive of an old form: only newc is known", shown(archive))]
+    OldCpio {
+        /// The archive.
+        archive: PathBuf,
+    },
     /// A later header is damaged.
     #[error("archive '{}' is damaged: no valid header at byte {offset}", shown(archive))]
     Damaged {
@@ -206,6 +212,9 @@ pub enum Problem {
     /// Extended headers that no real archive has so many of.
     #[error("has too many records in its extended headers")]
     ManyRecords,
+    /// One of more hard links than memory should be spent on.
+    #[error("is one of too many hard links")]
+    ManyLinks,
     /// An extended attribute that no filesystem would take.
     #[error("has an extended attribute of {0} bytes")]
     HugeXattr(usize),

@@ -11,9 +11,10 @@ use std::thread;
 use crate::machine::{Cancel, Report};
 use crate::sys::files::shown;
 
-use super::archive::{self, Contents, FileSum};
+use super::archive::{self, Contents, FileSum, Position};
 use super::sum::Sum;
 use blocks::Blocks;
+pub(super) use cpio::Cpio;
 use entry::{Attributes, Content, Entry};
 use error::shortened;
 pub use error::{Problem, TarballError};
@@ -24,6 +25,7 @@ use writer::Writer;
 
 mod blocks;
 pub mod bundle;
+mod cpio;
 mod entry;
 mod error;
 mod names;
@@ -175,16 +177,67 @@ fn extract_checked(
     };
     let Some(sum) = wanted.sum else {
         let contents = Contents::from_file(file, cancel).map_err(unreadable)?;
-        return unpack(contents, name, target, wanted, manner, report, cancel);
+        return unpack(tar(contents, name), name, target, wanted, manner, report, cancel);
     };
     let (contents, found) = Contents::summed(file, cancel).map_err(unreadable)?;
-    let unpacked = unpack(contents, name, target, wanted, manner, report, cancel);
+    let unpacked = unpack(tar(contents, name), name, target, wanted, manner, report, cancel);
     cancel.check()?;
     // Whatever is wrong with it: that it is another archive than the one that was asked for is to be told first.
     check_sum(name, sum, &found).and(unpacked)
 }
 
-fn check_sum(name: &Path, wanted: Sum, found: &FileSum) -> Result<(), TarballError> {
+/// Unpacks a cpio archive as [`extract_file`] does one of tar: all of it.
+pub(super) fn extract_cpio(
+    contents: Contents,
+    name: &Path,
+    target: &Path,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<Extracted, TarballError> {
+    let position = contents.position();
+    let members = Members::Cpio(Box::new(Cpio::new(Blocks::new(contents, name))));
+    let unpacked = unpack(
+        (members, position),
+        name,
+        target,
+        &Wanted::default(),
+        None,
+        report,
+        cancel,
+    );
+    unpacked.map_err(|error| cancel.check().map_or_else(TarballError::from, |()| error))
+}
+
+/// What has entries.
+enum Members {
+    Tar(Box<Blocks>),
+    Cpio(Box<Cpio>),
+}
+
+impl Members {
+    fn next(&mut self) -> Result<Option<Entry>, TarballError> {
+        match self {
+            Self::Tar(blocks) => blocks.next(),
+            Self::Cpio(cpio) => cpio.next(),
+        }
+    }
+
+    /// The contents of the last entry.
+    fn blocks(&mut self) -> &mut Blocks {
+        match self {
+            Self::Tar(blocks) => blocks,
+            Self::Cpio(cpio) => &mut cpio.blocks,
+        }
+    }
+}
+
+fn tar(contents: Contents, name: &Path) -> (Members, Position) {
+    let position = contents.position();
+    (Members::Tar(Box::new(Blocks::new(contents, name))), position)
+}
+
+/// Compares the sum of an archive with the one that it should have; reads what nobody has read of it.
+pub(super) fn check_sum(name: &Path, wanted: Sum, found: &FileSum) -> Result<(), TarballError> {
     let archive = name.to_path_buf();
     match found.finish() {
         Ok(found) if found == wanted => Ok(()),
@@ -194,7 +247,7 @@ fn check_sum(name: &Path, wanted: Sum, found: &FileSum) -> Result<(), TarballErr
 }
 
 fn unpack(
-    contents: Contents,
+    members: (Members, Position),
     name: &Path,
     target: &Path,
     wanted: &Wanted,
@@ -209,7 +262,7 @@ fn unpack(
         Some(_) => None,
     };
     let mut sieve = Ordinary { part, manner };
-    let extracted = unpack_sifted(contents, name, target, &mut sieve, room, report, cancel)?;
+    let extracted = unpack_sifted(members, name, target, &mut sieve, room, report, cancel)?;
     if extracted.entries == 0 && !part.is_all() {
         return Err(TarballError::NothingLeft {
             archive: name.to_path_buf(),
@@ -260,7 +313,7 @@ impl Sieve for Ordinary<'_> {
 }
 
 fn unpack_sifted(
-    contents: Contents,
+    (mut members, position): (Members, Position),
     name: &Path,
     target: &Path,
     sieve: &mut dyn Sieve,
@@ -268,8 +321,6 @@ fn unpack_sifted(
     report: &dyn Report,
     cancel: &Cancel,
 ) -> Result<Extracted, TarballError> {
-    let position = contents.position();
-    let mut blocks = Blocks::new(contents, name);
     let place = Place::open(target)?;
     let writer = Writer::default();
     let workers = thread::available_parallelism().map_or(1, usize::from).clamp(1, 4);
@@ -292,15 +343,15 @@ fn unpack_sifted(
         };
         let (mut reported, mut sifted) = (0, Vec::new());
         loop {
-            sieve.before(&mut blocks)?;
-            let entry = blocks.next()?;
+            sieve.before(members.blocks())?;
+            let entry = members.next()?;
             let ended = entry.is_none();
             match entry {
-                Some(entry) => sieve.sift(entry, &mut blocks, &mut sifted)?,
+                Some(entry) => sieve.sift(entry, members.blocks(), &mut sifted)?,
                 None => sieve.end(&mut sifted)?,
             }
             for entry in sifted.drain(..) {
-                unpacking.unpack(&entry, &mut blocks, report)?;
+                unpacking.unpack(&entry, members.blocks(), report)?;
             }
             if ended {
                 break;

@@ -317,7 +317,6 @@ fn strings_that_are_no_source() {
         refused(2, &guest, source, &[]).stderr_has("does not name a suite of");
     }
     refused(2, &guest, "template:nosuch", &[]).fails_with("there is no template 'nosuch'", "template:busybox");
-    refused(2, &guest, "disk.qcow2", &[]).stderr_has("does not know disk images yet");
     refused(1, &guest, "/no/such/file.tar.gz", &[]).stderr_has("'/no/such/file.tar.gz'");
     for (option, value) in [
         ("--network", "vlan=3"),

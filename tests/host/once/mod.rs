@@ -5,6 +5,7 @@ mod clean;
 mod clone_bad;
 mod cp;
 mod create_bad;
+mod disk_bad;
 mod exec_caller;
 mod exec_faults;
 mod export_bad;

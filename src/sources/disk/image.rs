@@ -1,0 +1,166 @@
+//! An image as a file that can be read at any place: the user's own if that will do, else a copy without a name.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::ops::Range;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use super::DiskError;
+use crate::machine::{Cancel, Report};
+use crate::sources::SourceError;
+use crate::sources::archive::Position;
+use crate::storage::data::{self, BUFFER, Data};
+
+/// Zeros of that many bytes become a hole.
+const HOLE: usize = 4096;
+
+/// Bytes between two reports of the progress.
+const REPORT_EVERY: u64 = 8 << 20;
+
+/// A file of which a loop device can be made: whole blocks of any size that one may have.
+const ALIGNED: u64 = 4096;
+
+/// An image that is being taken apart.
+#[derive(Debug)]
+pub(super) struct Image {
+    /// What it is called, for messages.
+    pub(super) name: PathBuf,
+    pub(super) file: File,
+    pub(super) size: u64,
+    /// Whether nobody else has it, and it may be written to.
+    ours: bool,
+    /// Where copies are made.
+    place: PathBuf,
+}
+
+impl Image {
+    /// The user's own file, which is only read.
+    pub(super) fn borrowed(file: File, name: &Path, place: &Path) -> Result<Self, SourceError> {
+        let failed = |error| SourceError::io("look at", name, error);
+        let size = file.metadata().map_err(failed)?.len();
+        let image = Self {
+            name: name.to_owned(),
+            file,
+            size,
+            ours: false,
+            place: place.to_owned(),
+        };
+        Ok(image)
+    }
+
+    /// A new one, empty still: no name leads to it, so that nothing is left of it.
+    pub(super) fn new(name: &Path, place: &Path) -> Result<Self, SourceError> {
+        Ok(Self {
+            name: name.to_owned(),
+            file: tempfile::tempfile_in(place).map_err(|error| SourceError::io("create a file in", place, error))?,
+            size: 0,
+            ours: true,
+            place: place.to_owned(),
+        })
+    }
+
+    /// Another one beside it, empty still.
+    pub(super) fn another(&self) -> Result<Self, SourceError> {
+        Self::new(&self.name, &self.place)
+    }
+
+    /// Writes some of it, of which zeros stay holes.
+    pub(super) fn write(&self, bytes: &[u8], mut at: u64) -> Result<(), SourceError> {
+        for piece in bytes.chunks(HOLE) {
+            if piece.iter().any(|byte| *byte != 0) {
+                self.file
+                    .write_all_at(piece, at)
+                    .map_err(|error| SourceError::io("write to", &self.place, error))?;
+            }
+            at += piece.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Ends it, with a hole behind what was written.
+    pub(super) fn finish(&mut self, size: u64) -> Result<(), SourceError> {
+        let failed = |error| SourceError::io("write to", &self.place, error);
+        self.size = size;
+        let aligned = size.checked_next_multiple_of(ALIGNED).unwrap_or(size);
+        self.file.set_len(aligned).map_err(failed)
+    }
+
+    /// Fills it with all that comes.
+    pub(super) fn fill(
+        &mut self,
+        contents: &mut dyn Read,
+        position: &Position,
+        report: &dyn Report,
+        cancel: &Cancel,
+    ) -> Result<(), SourceError> {
+        let mut buffer = vec![0; BUFFER];
+        let (mut at, mut reported) = (0, 0);
+        loop {
+            cancel.check()?;
+            let read = match contents.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    // Whatever a decompressor made of it.
+                    cancel.check()?;
+                    return Err(self.unreadable(error));
+                }
+            };
+            self.write(&buffer[..read], at)?;
+            at += read as u64;
+            if at >= reported + REPORT_EVERY {
+                reported = at;
+                report.progress(position.read(), position.size());
+            }
+        }
+        report.progress(position.read(), position.size());
+        self.finish(at)
+    }
+
+    /// Makes it one that may be written to, and whose size a loop device can have.
+    pub(super) fn own(&mut self, cancel: &Cancel) -> Result<(), SourceError> {
+        if self.ours {
+            return Ok(());
+        }
+        let mut copy = self.another()?;
+        let file = data::File {
+            source: self.file.as_fd(),
+            target: copy.file.as_fd(),
+            size: self.size,
+            copied: None,
+        };
+        let copied = data::copy(&file, true, Data::Share, &mut vec![0; BUFFER], cancel);
+        cancel.check()?;
+        copied.map_err(|errno| SourceError::io("copy the image to", &self.place, errno.into()))?;
+        copy.finish(self.size)?;
+        *self = copy;
+        Ok(())
+    }
+
+    /// A range as a loop device can have it: in whole sectors. What ends with the file may end in the middle of one.
+    pub(super) fn sectors(&mut self, range: &Range<u64>, cancel: &Cancel) -> Result<Range<u64>, SourceError> {
+        let whole = range.start..range.end.next_multiple_of(512);
+        if whole.end > self.size && !self.size.is_multiple_of(512) {
+            self.own(cancel)?;
+        }
+        Ok(whole)
+    }
+
+    /// An error of reading it.
+    pub(super) fn unreadable(&self, source: io::Error) -> SourceError {
+        unreadable(&self.name, source)
+    }
+}
+
+/// An error of reading an image.
+pub(super) fn unreadable(name: &Path, source: io::Error) -> SourceError {
+    let image = name.to_owned();
+    if source.kind() == io::ErrorKind::UnexpectedEof {
+        let what = "it ends inside of its compressed data".to_owned();
+        return DiskError::Truncated { image, what }.into();
+    }
+    DiskError::Read { image, source }.into()
+}

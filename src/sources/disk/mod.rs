@@ -1,0 +1,179 @@
+//! Disk images: their root filesystem, found and unpacked.
+//!
+//! The image is hostile. What it is, and where its root is, is read here (`content`, `table`, `qcow2`, `iso`); its filesystem
+//! by the kernel, mounted where nobody sees it ([`crate::sys::loop_mount`]), and copied as a tree from elsewhere.
+
+mod content;
+mod error;
+mod image;
+mod iso;
+mod qcow2;
+mod root;
+mod table;
+
+use std::fs::File;
+use std::io::BufRead as _;
+use std::os::fd::AsFd as _;
+use std::path::Path;
+
+pub use error::{DiskError, MountError, Qcow2Problem};
+
+use image::{Image, unreadable};
+
+use super::SourceError;
+use super::archive::{Compression, Contents};
+use super::sum::Sum;
+use super::tarball::{self, Cpio};
+use crate::machine::{Cancel, Report};
+use crate::storage;
+use crate::sys::files::{magic_link, shown};
+
+/// Endings of disk images, and of what is unpacked as they are; a compression may follow.
+pub(super) const ENDINGS: &[&str] = &[".raw", ".img", ".qcow2", ".iso", ".squashfs", ".erofs", ".cpio"];
+
+/// Endings of compressed files.
+const COMPRESSIONS: &[&str] = &[".gz", ".xz", ".zst", ".bz2"];
+
+/// What becomes of a disk image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskOptions {
+    /// Whether its root filesystem is unpacked into a directory.
+    pub extract: bool,
+    /// The number of the partition that is its root; it is looked for if `None`.
+    pub partition: Option<u32>,
+}
+
+/// Whether a file of that name in lower case is a disk image.
+pub(super) fn is_name(lower: &str) -> bool {
+    let plain = COMPRESSIONS.iter().find_map(|ending| lower.strip_suffix(ending));
+    let plain = plain.unwrap_or(lower);
+    ENDINGS
+        .iter()
+        .any(|ending| plain.ends_with(ending) && plain.len() > ending.len())
+}
+
+/// What [`fill`] would do.
+pub(super) fn describe(image: &str, options: DiskOptions) -> String {
+    match options.partition {
+        None => format!("unpack the root filesystem of {image}"),
+        Some(number) => format!("unpack partition {number} of {image}"),
+    }
+}
+
+/// Unpacks the root filesystem of an image to `target`, which must not exist; its parent has room for a copy of the image.
+pub(super) fn fill(
+    file: File,
+    name: &Path,
+    options: DiskOptions,
+    sum: Option<Sum>,
+    target: &Path,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<(), SourceError> {
+    let short = shown(name.file_name().unwrap_or(name.as_os_str()));
+    report.phase(&format!("reading {short}"));
+    let Some(mut image) = open(file, name, sum, target, report, cancel)? else {
+        return Ok(());
+    };
+    if qcow2::is_qcow2(&image.file, image.size).map_err(|error| image.unreadable(error))? {
+        report.phase(&format!("converting {short}"));
+        image = qcow2::convert(&image, report, cancel)?;
+    }
+    if !options.extract && !root::is_tree(&image)? {
+        let image = name.to_owned();
+        return Err(DiskError::NotExtracted { image }.into());
+    }
+    let root = root::open(&mut image, options.partition, cancel)?;
+    let source = magic_link(root.as_fd());
+    let source = Path::new(&source);
+    storage::copy_foreign(source, target, report, cancel).map_err(|error| in_image(error.into(), source))
+}
+
+/// An image that can be read at any place; `None` if it was an archive, and is unpacked already.
+fn open(
+    file: File,
+    name: &Path,
+    sum: Option<Sum>,
+    target: &Path,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<Option<Image>, SourceError> {
+    let place = target.parent().unwrap_or(Path::new("."));
+    let found = file.metadata().map_err(|error| unreadable(name, error))?;
+    if found.is_file() && sum.is_none() {
+        let first = content::first(&file, &(0..found.len()), 512).map_err(|error| unreadable(name, error))?;
+        if Compression::detect(&first) == Compression::None && !Cpio::is(&first) && !first.is_empty() {
+            return Image::borrowed(file, name, place).map(Some);
+        }
+    }
+    let failed = |error| {
+        // Whatever a decompressor made of it.
+        cancel
+            .check()
+            .map_or_else(SourceError::from, |()| unreadable(name, error))
+    };
+    let (mut contents, sums) = match sum {
+        None => (Contents::from_file(file, cancel).map_err(failed)?, None),
+        Some(sum) => {
+            let (contents, found) = Contents::summed(file, cancel).map_err(failed)?;
+            (contents, Some((sum, found)))
+        }
+    };
+    let position = contents.position();
+    let first = contents.fill_buf().map_err(failed)?.to_vec();
+    // What is wrong with another file than the one that was asked for is of no interest.
+    let checked = |result: Result<Option<Image>, SourceError>| {
+        cancel.check()?;
+        if let Some((sum, found)) = &sums {
+            tarball::check_sum(name, *sum, found)?;
+        }
+        result
+    };
+    if Cpio::is(&first) {
+        storage::for_directory(place)?.create(target)?;
+        let unpacked = tarball::extract_cpio(contents, name, target, report, cancel);
+        return checked(unpacked.map(|_| None).map_err(SourceError::from));
+    }
+    let looks_like = content::looks_like(&first);
+    if first.is_empty() || looks_like.is_some() {
+        let looks_like = looks_like.or(Some("an empty file"));
+        let image = name.to_owned();
+        return checked(Err(DiskError::NotDisk { image, looks_like }.into()));
+    }
+    let mut image = Image::new(name, place)?;
+    let filled = image.fill(&mut contents, &position, report, cancel);
+    checked(filled.map(|()| Some(image)))
+}
+
+/// A path in a mount that is nowhere, as it is in the image.
+fn in_image(mut error: SourceError, mount: &Path) -> SourceError {
+    if let Some(path) = error.path_mut()
+        && let Ok(inside) = path.strip_prefix(mount)
+    {
+        *path = Path::new("/").join(inside);
+    }
+    error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_disk_images_may_have_a_compression() {
+        for name in [
+            "a.raw",
+            "a.img.xz",
+            "/x/a.b.qcow2",
+            "a.iso",
+            "a.cpio.gz",
+            "a.squashfs",
+            "a.img.bz2",
+        ] {
+            assert!(is_name(name), "{name}");
+        }
+        for name in [".raw", "raw", "a.tar.xz", "a.xz", "a.img.zip", ".img.xz", "a.raw/"] {
+            assert!(!is_name(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! Which part of an image is the root filesystem, and its mount.
+
+use std::fs::File;
+use std::ops::Range;
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use rustix::fs::{self, AtFlags, Mode, OFlags, ResolveFlags};
+
+use super::content::Content;
+use super::error::MountError;
+use super::image::Image;
+use super::table::Partition;
+use super::{DiskError, iso, table};
+use crate::machine::Cancel;
+use crate::machine::text::printable;
+use crate::sources::SourceError;
+use crate::sys::loop_mount::{Filesystem, LoopError, mount};
+
+/// What the root's partition or filesystem is called in images that are made for many machines.
+const LABELS: &[&str] = &["root", "rootfs", "cloudimg-rootfs", "linux-root", "writable", "/"];
+
+/// Where distributions have the root in a btrfs that has several subvolumes: Debian, openSUSE and Ubuntu, Fedora.
+const SUBVOLUMES: &[&str] = &["@rootfs", "@", "root"];
+
+/// A part of an image that may be mounted.
+struct Candidate {
+    /// "partition 2"
+    place: String,
+    range: Range<u64>,
+    kind: Filesystem,
+}
+
+/// Mounts the root filesystem of an image, which is not a qcow2 image, and returns its root directory.
+pub(super) fn open(image: &mut Image, number: Option<u32>, cancel: &Cancel) -> Result<OwnedFd, SourceError> {
+    let all = 0..image.size;
+    let content = content(image, &all)?;
+    match content {
+        Content::Iso => {
+            no_partition(image, number, "an ISO image")?;
+            let (place, range) = live(image)?;
+            let kind = Filesystem::Squashfs;
+            return enter(image, &Candidate { place, range, kind }, cancel);
+        }
+        Content::Filesystem { kind, .. } => {
+            no_partition(image, number, kind.as_str())?;
+            let candidate = usable(image, "all".to_owned(), all, &content)?;
+            return enter(image, &candidate, cancel);
+        }
+        _ => {}
+    }
+    let partitions = table::read(&image.file, image.size).map_err(|error| error.of(&image.name))?;
+    let Some(partitions) = partitions else {
+        let looks_like = super::content::looks_like(&peek(image)?);
+        return Err(match content {
+            Content::Other(what) => unusable(image, "all".to_owned(), what),
+            _ => DiskError::NotDisk {
+                image: image.name.clone(),
+                looks_like,
+            }
+            .into(),
+        });
+    };
+    let mut found = Vec::new();
+    for partition in partitions {
+        let content = self::content(image, &partition.range)?;
+        found.push((partition, content));
+    }
+    if let Some(number) = number {
+        let Some((partition, content)) = found.iter().find(|(it, _)| it.number == number) else {
+            let (image, there) = (image.name.clone(), list(&found));
+            return Err(DiskError::NoPartition { image, number, there }.into());
+        };
+        let candidate = usable(image, place(partition), partition.range.clone(), content)?;
+        return enter(image, &candidate, cancel);
+    }
+    choose(image, &found, cancel)
+}
+
+/// Whether an image has no disk but a single tree, of which nothing else can be made than a directory.
+pub(super) fn is_tree(image: &Image) -> Result<bool, SourceError> {
+    Ok(match content(image, &(0..image.size))? {
+        Content::Iso => true,
+        Content::Filesystem { kind, .. } => matches!(kind, Filesystem::Squashfs | Filesystem::Erofs),
+        _ => false,
+    })
+}
+
+type Found = (Partition, Content);
+
+/// By its type, else by its label, else by what is in it.
+fn choose(image: &mut Image, found: &[Found], cancel: &Cancel) -> Result<OwnedFd, SourceError> {
+    let several = |image: &Image, which: &[&Found]| DiskError::SeveralRoots {
+        image: image.name.clone(),
+        there: list(which.iter().copied()),
+    };
+    let typed: Vec<&Found> = found.iter().filter(|(partition, _)| partition.is_root).collect();
+    let labelled: Vec<&Found> = found.iter().filter(|found| is_labelled(found)).collect();
+    let chosen = match (typed.as_slice(), labelled.as_slice()) {
+        ([one], _) | ([], [one]) => Some(*one),
+        ([], _) => None,
+        _ => return Err(several(image, &typed).into()),
+    };
+    if let Some((partition, content)) = chosen {
+        let candidate = usable(image, place(partition), partition.range.clone(), content)?;
+        return enter(image, &candidate, cancel);
+    }
+    let mut roots = Vec::new();
+    let mut failed = None;
+    for one @ (partition, content) in found {
+        if !matches!(content, Content::Filesystem { .. }) {
+            continue;
+        }
+        let entered = usable(image, place(partition), partition.range.clone(), content)
+            .and_then(|candidate| enter(image, &candidate, cancel));
+        match entered {
+            Ok(root) if is_root(&root) => roots.push((one, root)),
+            Ok(_) => {}
+            // Only of interest if there is no other.
+            Err(SourceError::Disk(error)) => failed = failed.or(Some(error)),
+            Err(error) => return Err(error),
+        }
+    }
+    if roots.len() > 1 {
+        let which: Vec<&Found> = roots.iter().map(|(one, _)| *one).collect();
+        return Err(several(image, &which).into());
+    }
+    if let Some((_, root)) = roots.pop() {
+        return Ok(root);
+    }
+    if let Some(error) = failed {
+        return Err(error.into());
+    }
+    // What cannot be read may be it: a single one is told of by itself.
+    let closed =
+        |content: &Content| matches!(content, Content::Other(what) if !what.contains("FAT") && !what.contains("swap"));
+    let closed: Vec<&Found> = found.iter().filter(|(_, content)| closed(content)).collect();
+    if let [(partition, content)] = closed.as_slice() {
+        return Err(unusable(image, place(partition), &content.describe()));
+    }
+    let there = if found.is_empty() {
+        "it has no partitions".to_owned()
+    } else {
+        list(found)
+    };
+    let image = image.name.clone();
+    Err(DiskError::NoRoot { image, there }.into())
+}
+
+fn is_labelled((partition, content): &Found) -> bool {
+    let label = match content {
+        Content::Filesystem { label, .. } => label.as_str(),
+        _ => return false,
+    };
+    [label, &partition.name]
+        .iter()
+        .any(|name| LABELS.contains(&name.to_lowercase().as_str()))
+}
+
+fn place(partition: &Partition) -> String {
+    format!("partition {}", partition.number)
+}
+
+/// "partition 1 is a FAT filesystem, partition 2 is ext4 'rootfs'"
+fn list<'a>(found: impl IntoIterator<Item = &'a Found>) -> String {
+    let one = |(partition, content): &Found| {
+        let name = match partition.name.as_str() {
+            "" => String::new(),
+            name => format!(" '{}'", printable(name)),
+        };
+        format!("{}{name} is {}", place(partition), content.describe())
+    };
+    found.into_iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+fn content(image: &Image, range: &Range<u64>) -> Result<Content, SourceError> {
+    Content::of(&image.file, range).map_err(|error| image.unreadable(error))
+}
+
+fn peek(image: &Image) -> Result<Vec<u8>, SourceError> {
+    super::content::first(&image.file, &(0..image.size), 512).map_err(|error| image.unreadable(error))
+}
+
+fn no_partition(image: &Image, number: Option<u32>, what: &str) -> Result<(), SourceError> {
+    let Some(number) = number else { return Ok(()) };
+    let there = format!("all of it is {what}");
+    let image = image.name.clone();
+    Err(DiskError::NoPartition { image, number, there }.into())
+}
+
+fn unusable(image: &Image, place: String, what: &str) -> SourceError {
+    let (image, what) = (image.name.clone(), what.to_owned());
+    DiskError::Unusable { image, place, what }.into()
+}
+
+/// The image of a live system on an ISO image.
+fn live(image: &Image) -> Result<(String, Range<u64>), SourceError> {
+    let mut found = iso::find(&image.file, image.size).map_err(|error| image.unreadable(error))?;
+    // A live system may have others, to be laid over it.
+    let usual = found.iter().position(|it| it.name == "live/filesystem.squashfs");
+    if let Some(at) = usual.or((found.len() == 1).then_some(0)) {
+        let live = found.swap_remove(at);
+        return Ok((format!("'{}'", printable(&live.name)), live.range));
+    }
+    let names: Vec<String> = found
+        .iter()
+        .map(|live| format!("'{}'", printable(&live.name)))
+        .collect();
+    let image = image.name.clone();
+    Err(if names.is_empty() {
+        let there = "it is an ISO image without live/*.squashfs".to_owned();
+        DiskError::NoRoot { image, there }.into()
+    } else {
+        let there = names.join(", ");
+        DiskError::SeveralRoots { image, there }.into()
+    })
+}
+
+/// What is to be mounted, unless it cannot be, or is cut off.
+fn usable(image: &Image, place: String, range: Range<u64>, content: &Content) -> Result<Candidate, SourceError> {
+    let Content::Filesystem { kind, size, .. } = content else {
+        let what = match content {
+            Content::Unknown => "no filesystem that is known here".to_owned(),
+            other => other.describe(),
+        };
+        return Err(unusable(image, place, &what));
+    };
+    let there = range.end - range.start;
+    if let Some(size) = size.filter(|size| *size > there) {
+        let what = format!(
+            "{} of {place} has {size} bytes, of which {there} are there",
+            kind.as_str()
+        );
+        let image = image.name.clone();
+        return Err(DiskError::Truncated { image, what }.into());
+    }
+    Ok(Candidate {
+        place,
+        range,
+        kind: *kind,
+    })
+}
+
+/// Mounts it, and returns its root directory.
+fn enter(image: &mut Image, candidate: &Candidate, cancel: &Cancel) -> Result<OwnedFd, SourceError> {
+    let Candidate { place, range, kind } = candidate;
+    let range = image.sectors(range, cancel)?;
+    let try_out = |file: &File, writable| mount(file, &range, *kind, writable);
+    let mounted = match try_out(&image.file, false) {
+        // What is in its journal goes into a copy.
+        Err(LoopError::Dirty) => {
+            image.own(cancel)?;
+            try_out(&image.file, true)
+        }
+        result => result,
+    };
+    let mounted = mounted.map_err(|error| DiskError::Mount {
+        image: image.name.clone(),
+        place: place.clone(),
+        source: MountError(error),
+    })?;
+    if *kind == Filesystem::Btrfs && !is_root(&mounted) {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let how = ResolveFlags::NO_SYMLINKS | ResolveFlags::BENEATH;
+        let open = |name: &&str| fs::openat2(&mounted, *name, flags, Mode::empty(), how).ok();
+        if let Some(root) = SUBVOLUMES.iter().filter_map(open).find(is_root) {
+            return Ok(root);
+        }
+    }
+    Ok(mounted)
+}
+
+/// Whether a directory looks like the root of a system. Nothing that is a link counts: it may lead anywhere.
+fn is_root(directory: &OwnedFd) -> bool {
+    let has = |name: &str| {
+        fs::statat(directory.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW)
+            .is_ok_and(|found| fs::FileType::from_raw_mode(found.st_mode) == fs::FileType::Directory)
+    };
+    has("usr") && has("etc")
+}
