@@ -239,6 +239,12 @@ pub enum Problem {
     /// More than settings can be.
     #[error("is too large, or one too many, for settings of a machine: {0} bytes")]
     HugeMember(u64),
+    /// A marker that hides nothing that can be named, or everything; or something that lies in a marker.
+    #[error("is no valid whiteout: it names no file of a layer below")]
+    Whiteout,
+    /// A layer that has more to be remembered than memory should be spent on.
+    #[error("is one too many: a layer may have {0} files")]
+    ManyNames(usize),
     /// A later entry changed a link on the way to this directory.
     #[error("is a directory that a later entry moved away")]
     Moved,

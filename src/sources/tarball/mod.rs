@@ -18,6 +18,8 @@ pub(super) use cpio::Cpio;
 use entry::{Attributes, Content, Entry};
 use error::shortened;
 pub use error::{Problem, TarballError};
+pub use layer::Depth;
+use layer::{Made, Marker};
 pub use part::{Part, Subtree};
 use place::Place;
 use room::Room;
@@ -28,6 +30,7 @@ pub mod bundle;
 mod cpio;
 mod entry;
 mod error;
+mod layer;
 mod names;
 mod part;
 mod pax;
@@ -99,7 +102,32 @@ pub fn extract_file(
     report: &dyn Report,
     cancel: &Cancel,
 ) -> Result<Extracted, TarballError> {
-    extract_in_manner(file, name, target, wanted, None, report, cancel)
+    extract_in_manner(file, name, target, wanted, Way::Machine, report, cancel)
+}
+
+/// Like [`extract_file`], for a layer of an image: what it says to hide of the layers below, which are in `target`, is
+/// removed, and what it has takes the place of whatever they have.
+pub fn extract_layer(
+    file: File,
+    name: &Path,
+    target: &Path,
+    wanted: &Wanted,
+    depth: Depth,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<Extracted, TarballError> {
+    extract_in_manner(file, name, target, wanted, Way::Layer(depth), report, cancel)
+}
+
+/// What an archive is unpacked for.
+#[derive(Clone, Copy)]
+enum Way<'a> {
+    /// The root of a machine.
+    Machine,
+    /// A tree that a guest may change meanwhile.
+    Guest(&'a Manner<'a>),
+    /// The root of a machine in which there are other layers.
+    Layer(Depth),
 }
 
 /// The value that an extended attribute gets, by its name and value; `None` leaves it out.
@@ -141,7 +169,15 @@ pub fn extract_stream(
     report: &dyn Report,
     cancel: &Cancel,
 ) -> Result<Extracted, TarballError> {
-    extract_in_manner(file, name, target, &Wanted::default(), Some(manner), report, cancel)
+    extract_in_manner(
+        file,
+        name,
+        target,
+        &Wanted::default(),
+        Way::Guest(manner),
+        report,
+        cancel,
+    )
 }
 
 fn extract_in_manner(
@@ -149,11 +185,11 @@ fn extract_in_manner(
     name: &Path,
     target: &Path,
     wanted: &Wanted,
-    manner: Option<&Manner<'_>>,
+    way: Way<'_>,
     report: &dyn Report,
     cancel: &Cancel,
 ) -> Result<Extracted, TarballError> {
-    extract_checked(file, name, target, wanted, manner, report, cancel).map_err(|error| match cancel.check() {
+    extract_checked(file, name, target, wanted, way, report, cancel).map_err(|error| match cancel.check() {
         // Whatever a decompressor made of it.
         Err(cancelled) => cancelled.into(),
         Ok(()) => error,
@@ -165,7 +201,7 @@ fn extract_checked(
     name: &Path,
     target: &Path,
     wanted: &Wanted,
-    manner: Option<&Manner<'_>>,
+    way: Way<'_>,
     report: &dyn Report,
     cancel: &Cancel,
 ) -> Result<Extracted, TarballError> {
@@ -177,10 +213,10 @@ fn extract_checked(
     };
     let Some(sum) = wanted.sum else {
         let contents = Contents::from_file(file, cancel).map_err(unreadable)?;
-        return unpack(tar(contents, name), name, target, wanted, manner, report, cancel);
+        return unpack(tar(contents, name), name, target, wanted, way, report, cancel);
     };
     let (contents, found) = Contents::summed(file, cancel).map_err(unreadable)?;
-    let unpacked = unpack(tar(contents, name), name, target, wanted, manner, report, cancel);
+    let unpacked = unpack(tar(contents, name), name, target, wanted, way, report, cancel);
     cancel.check()?;
     // Whatever is wrong with it: that it is another archive than the one that was asked for is to be told first.
     check_sum(name, sum, &found).and(unpacked)
@@ -201,7 +237,7 @@ pub(super) fn extract_cpio(
         name,
         target,
         &Wanted::default(),
-        None,
+        Way::Machine,
         report,
         cancel,
     );
@@ -251,17 +287,17 @@ fn unpack(
     name: &Path,
     target: &Path,
     wanted: &Wanted,
-    manner: Option<&Manner<'_>>,
+    way: Way<'_>,
     report: &dyn Report,
     cancel: &Cancel,
 ) -> Result<Extracted, TarballError> {
     let part = &wanted.part;
     // What goes into a machine that there is, its owner bounds.
-    let room = match manner {
-        None => Some(Room::new(wanted.max_size, target)?),
-        Some(_) => None,
+    let room = match way {
+        Way::Guest(_) => None,
+        Way::Machine | Way::Layer(_) => Some(Room::new(wanted.max_size, target)?),
     };
-    let mut sieve = Ordinary { part, manner };
+    let mut sieve = Ordinary { part, way };
     let extracted = unpack_sifted(members, name, target, &mut sieve, room, report, cancel)?;
     if extracted.entries == 0 && !part.is_all() {
         return Err(TarballError::NothingLeft {
@@ -290,17 +326,22 @@ trait Sieve {
 
     /// Whether device nodes are left out wherever they are.
     fn leaves_devices(&self) -> bool;
+
+    /// Where a layer of an image lies; `None` for what is none.
+    fn depth(&self) -> Option<Depth> {
+        None
+    }
 }
 
-/// A part of an archive, in a manner.
+/// A part of an archive.
 struct Ordinary<'a> {
     part: &'a Part,
-    manner: Option<&'a Manner<'a>>,
+    way: Way<'a>,
 }
 
 impl Sieve for Ordinary<'_> {
     fn sift(&mut self, mut entry: Entry, _: &mut Blocks, out: &mut Vec<Entry>) -> Result<(), TarballError> {
-        if let Some(manner) = self.manner {
+        if let Way::Guest(manner) = self.way {
             manner.apply(&mut entry.attributes);
         }
         out.extend(self.part.take(entry)?);
@@ -308,7 +349,14 @@ impl Sieve for Ordinary<'_> {
     }
 
     fn leaves_devices(&self) -> bool {
-        self.manner.is_some()
+        matches!(self.way, Way::Guest(_))
+    }
+
+    fn depth(&self) -> Option<Depth> {
+        match self.way {
+            Way::Layer(depth) => Some(depth),
+            Way::Machine | Way::Guest(_) => None,
+        }
     }
 }
 
@@ -321,7 +369,8 @@ fn unpack_sifted(
     report: &dyn Report,
     cancel: &Cancel,
 ) -> Result<Extracted, TarballError> {
-    let place = Place::open(target)?;
+    let mut place = Place::open(target)?;
+    place.made = (sieve.depth() == Some(Depth::Upper)).then(Made::default);
     let writer = Writer::default();
     let workers = thread::available_parallelism().map_or(1, usize::from).clamp(1, 4);
     let (mut place, extracted) = thread::scope(|scope| {
@@ -333,6 +382,7 @@ fn unpack_sifted(
         let mut unpacking = Unpacking {
             place,
             writer: &writer,
+            is_layer: sieve.depth().is_some(),
             leaves_devices: sieve.leaves_devices(),
             room,
             archive: name,
@@ -374,6 +424,7 @@ fn unpack_sifted(
 struct Unpacking<'a> {
     place: Place,
     writer: &'a Writer,
+    is_layer: bool,
     leaves_devices: bool,
     room: Option<Room>,
     archive: &'a Path,
@@ -386,6 +437,12 @@ struct Unpacking<'a> {
 impl Unpacking<'_> {
     fn unpack(&mut self, entry: &Entry, blocks: &mut Blocks, report: &dyn Report) -> Result<(), TarballError> {
         self.cancel.check()?;
+        if self.is_layer {
+            let marker = Marker::of(&entry.name)?;
+            if marker != Marker::None {
+                return self.place.heed(&marker, &entry.name);
+            }
+        }
         self.done.skipped_xattrs += entry.skipped_xattrs;
         if let Some(room) = &mut self.room {
             room.file(self.archive, self.target)?;
@@ -409,6 +466,7 @@ impl Unpacking<'_> {
             Content::Fifo => self.place.fifo(entry)?,
             Content::File { .. } => self.file(entry, blocks)?,
         }
+        self.place.note(&entry.name)?;
         self.done.directories += u64::from(entry.content == Content::Directory);
         self.done.links += u64::from(matches!(entry.content, Content::Symlink(_)));
         self.done.entries += 1;

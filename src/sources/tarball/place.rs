@@ -11,6 +11,7 @@ use rustix::fs::{self, AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, 
 use rustix::io::Errno;
 
 use super::entry::{Attributes, Content, Entry};
+use super::layer::Made as MadeNames;
 use super::names::{Split, split, split_any, walk};
 use super::writer::{Made, set_attributes, timestamps};
 use super::{Problem, TarballError, shortened};
@@ -31,12 +32,14 @@ pub(super) struct Place {
     root: Arc<OwnedFd>,
     path: PathBuf,
     /// Directories by their name in the archive, without `.` and doubled slashes.
-    open: HashMap<Vec<u8>, Arc<OwnedFd>>,
+    pub(super) open: HashMap<Vec<u8>, Arc<OwnedFd>>,
     /// Directories get their attributes at the end, when nothing is made in them any more.
     directories: Vec<Pending>,
     /// Where a directory stands in that list, by device and inode: several names may lead to it.
     pending: HashMap<(u64, u64), usize>,
     pending_bytes: usize,
+    /// What was made here, if it lies on what others have made.
+    pub(super) made: Option<MadeNames>,
 }
 
 struct Pending {
@@ -62,6 +65,7 @@ impl Place {
             directories: Vec::new(),
             pending: HashMap::new(),
             pending_bytes: 0,
+            made: None,
         })
     }
 
@@ -272,7 +276,7 @@ impl Place {
 
     /// A directory by its path in the archive; links on the way are followed as a guest would, but may not climb out:
     /// then `EXDEV`.
-    fn lookup(&mut self, path: &[u8]) -> Result<Arc<OwnedFd>, Errno> {
+    pub(super) fn lookup(&mut self, path: &[u8]) -> Result<Arc<OwnedFd>, Errno> {
         if path.is_empty() {
             return Ok(Arc::clone(&self.root));
         }
@@ -314,6 +318,11 @@ impl Place {
         };
         let result = match act() {
             Err(Errno::EXIST) if self.kind(parent, split)? == Kind::Directory => {
+                // That of a lower layer goes.
+                if self.made.as_ref().is_some_and(|made| !made.has(&split.path)) {
+                    self.remove_whole(parent, split)?;
+                    return act().map_err(|errno| self.failed("create", split, errno));
+                }
                 return Err(TarballError::entry(&entry.name, Problem::ReplacesDirectory(kind)));
             }
             Err(Errno::EXIST) => {
@@ -332,7 +341,7 @@ impl Place {
         fs::unlinkat(parent, &split.name, AtFlags::empty()).map_err(|errno| self.failed("replace", split, errno))
     }
 
-    fn kind(&self, parent: &OwnedFd, split: &Split) -> Result<Kind, TarballError> {
+    pub(super) fn kind(&self, parent: &OwnedFd, split: &Split) -> Result<Kind, TarballError> {
         fs::statat(parent, &split.name, AtFlags::SYMLINK_NOFOLLOW)
             .map(|stat| Kind::from_mode(stat.st_mode))
             .map_err(|errno| self.failed("look at", split, errno))
@@ -362,7 +371,7 @@ impl Place {
         TarballError::io(action, &self.full(&split.path))(errno)
     }
 
-    fn full(&self, path: &[u8]) -> PathBuf {
+    pub(super) fn full(&self, path: &[u8]) -> PathBuf {
         self.path.join(OsStr::from_bytes(path))
     }
 }

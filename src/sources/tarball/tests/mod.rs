@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use super::*;
 
 mod hostile;
+mod layers;
 mod ordinary;
 mod part;
 
@@ -134,6 +135,17 @@ impl Scene {
         let path = self.outside.path().join("archive");
         fs::File::create(&path).unwrap().write_all(archive).unwrap();
         let result = extract(&path, &self.target, wanted, &(), &Cancel::default());
+        fs::remove_file(&path).unwrap();
+        self.assert_untouched();
+        result
+    }
+
+    fn extract_layer(&self, archive: &[u8], depth: Depth) -> Result<Extracted, TarballError> {
+        let path = self.outside.path().join("layer");
+        fs::write(&path, archive).unwrap();
+        let file = fs::File::open(&path).unwrap();
+        let wanted = Wanted::default();
+        let result = extract_layer(file, &path, &self.target, &wanted, depth, &(), &Cancel::default());
         fs::remove_file(&path).unwrap();
         self.assert_untouched();
         result
