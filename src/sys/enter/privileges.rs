@@ -80,6 +80,18 @@ fn number(status: &str, name: &str, radix: u32) -> io::Result<u64> {
     u64::from_str_radix(field(status, name)?, radix).map_err(|_: ParseIntError| invalid())
 }
 
+/// Whether a process of this status is another user than root in a user namespace of this map.
+fn is_ordinary(status: &str, map: &str) -> bool {
+    let ids = field(status, "Uid").unwrap_or_default();
+    let effective = ids.split_whitespace().nth(1);
+    let mut lines = map.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let root = lines.find(|fields| fields.len() == 3 && fields[0] == "0");
+    match (effective, root) {
+        (Some(effective), Some(root)) => effective != root[1],
+        _ => false,
+    }
+}
+
 /// Whether PID 1 of a process id namespace has this status: the last number it is known by is 1, and not the only one.
 pub(super) fn is_init(status: &str) -> bool {
     let numbers = field(status, "NSpid").unwrap_or_default();
@@ -97,13 +109,21 @@ impl Privileges {
             0 => Vec::new(),
             _ => filters_of(pid)?,
         };
+        let (bounding, no_new_privs) = (read("CapBnd", 16)?, read("NoNewPrivs", 10)? != 0);
+        let (mut permitted, mut effective) = (read("CapPrm", 16)?, read("CapEff", 16)?);
+        // With `User=` PID 1 has none, as it is not root; root of the machine, whom it can become by a program of root's
+        // (set-user-ID), has what is in the bounding set.
+        let map = fs::read_to_string(format!("/proc/{pid}/uid_map")).unwrap_or_default();
+        if permitted == 0 && !no_new_privs && is_ordinary(&status, &map) {
+            (permitted, effective) = (bounding, bounding);
+        }
         Ok(Self {
             inheritable: read("CapInh", 16)?,
-            permitted: read("CapPrm", 16)?,
-            effective: read("CapEff", 16)?,
-            bounding: read("CapBnd", 16)?,
+            permitted,
+            effective,
+            bounding,
             ambient: read("CapAmb", 16)?,
-            no_new_privs: read("NoNewPrivs", 10)? != 0,
+            no_new_privs,
             umask: u32::try_from(read("Umask", 8)?).unwrap_or(0o022),
             filters,
         })
@@ -351,6 +371,10 @@ mod tests {
 
     #[test]
     fn fields_are_found_by_their_whole_name() {
+        let map = "         0  861798400      65536\n";
+        let uid = |effective: u32| format!("Uid:\t861798400\t{effective}\t861798400\t861798400\n");
+        assert!(is_ordinary(&uid(861_798_433), map) && !is_ordinary(&uid(861_798_400), map));
+        assert!(!is_ordinary("", map) && !is_ordinary(&uid(5), ""));
         let status = "Seccomp_filters:\t3\nSeccomp:\t2\nCapBnd:\t00000000fdecafff\nUmask:\t0022\n";
         assert_eq!(number(status, "Seccomp", 10).unwrap(), 2);
         assert_eq!(number(status, "CapBnd", 16).unwrap(), 0xfdec_afff);
