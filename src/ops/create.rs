@@ -331,7 +331,7 @@ fn describe_settings(request: &Request, file: &Path) -> String {
         | Source::Disk(_)
         | Source::Stdin
         | Source::Url(_)
-        | Source::Image(_)
+        | Source::Catalogue(_)
         | Source::Directory(_)
             if !asked_for =>
         {

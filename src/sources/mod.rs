@@ -178,7 +178,7 @@ pub fn fill(
                 .map(drop)
                 .map_err(|error| SourceError::from(error).full_at(parent))
         }
-        Source::Url(_) | Source::Image(_) => {
+        Source::Url(_) | Source::Catalogue(_) => {
             let (url, file, sum) = fetch(source, options, places, report, cancel)?;
             let url = &url;
             // Compared once more while it is unpacked: what is kept may have rotted.
@@ -221,7 +221,7 @@ fn fetch(
 ) -> Result<(Url, File, Sum), SourceError> {
     let given = options.archive.sum;
     let (url, demand) = match source {
-        Source::Image(name) => {
+        Source::Catalogue(name) => {
             let found = catalogue::find(name, options, places, report, cancel)?;
             // The catalogue's is always compared: with what the caller knows, already here.
             given.map_or(Ok(()), |sum| Demand::given(sum).check(&found.url, found.demand.sum))?;
@@ -271,7 +271,7 @@ pub fn plan(source: &Source, options: &Options, places: &Places) -> Result<Vec<S
             steps.extend(unpacking(&name, &part));
             Ok(steps)
         }
-        Source::Image(name) => {
+        Source::Catalogue(name) => {
             let mut steps = catalogue::plan(name, options, places)?;
             let part = tarball::Wanted {
                 sum: None,

@@ -32,7 +32,7 @@ pub enum Source {
     /// The same, from a web server.
     Url(Url),
     /// `images:DISTRO/RELEASE`: of a catalogue.
-    Image(ImageName),
+    Catalogue(ImageName),
     /// A directory.
     Directory(PathBuf),
     /// `machine:NAME`: not filled from here, but cloned.
@@ -69,7 +69,7 @@ impl FromStr for Source {
                 "template" => {
                     return Err(SourceError::UnknownTemplate { given: shown(rest) });
                 }
-                "images" => return Ok(Self::Image(rest.parse()?)),
+                "images" => return Ok(Self::Catalogue(rest.parse()?)),
                 "machine" => {
                     return rest
                         .parse()
@@ -214,7 +214,7 @@ impl fmt::Display for Source {
             Self::Tarball(path) | Self::Disk(path) | Self::Directory(path) => write!(f, "{}", path.display()),
             Self::Machine(name) => write!(f, "machine:{name}"),
             Self::Url(url) => write!(f, "{url}"),
-            Self::Image(name) => write!(f, "images:{name}"),
+            Self::Catalogue(name) => write!(f, "images:{name}"),
             Self::Stdin => f.write_str("-"),
             Self::Template(Template::Busybox) => f.write_str("template:busybox"),
         }

@@ -154,8 +154,8 @@ impl SourceArgs {
         let for_any_arch = [("--arch", bootstrap.arch.is_some())];
         let for_catalogues = [("--server", archive.server.is_some())];
         let for_downloads = [("--verify", archive.verify.is_some())];
-        let is_image = matches!(source, Source::Image(_));
-        let is_url = is_image || matches!(source, Source::Url(_));
+        let is_catalogue = matches!(source, Source::Catalogue(_));
+        let is_url = is_catalogue || matches!(source, Source::Url(_));
         let is_bootstrap = matches!(source, Source::Bootstrap { .. });
         let is_disk = source.is_disk() || self.disk.extract;
         let is_archive = (is_url || matches!(source, Source::Tarball(_) | Source::Stdin)) && !is_disk;
@@ -165,12 +165,12 @@ impl SourceArgs {
             (&for_archives[..], "tar archives", is_archive),
             (&for_files[..], "archives and disk images", is_archive || has_disk),
             (&for_downloads[..], "downloads", is_url),
-            (&for_catalogues[..], "images:DISTRO/RELEASE", is_image),
+            (&for_catalogues[..], "images:DISTRO/RELEASE", is_catalogue),
             (&for_bootstraps[..], "debian:SUITE and ubuntu:SUITE", is_bootstrap),
             (
                 &for_any_arch[..],
                 "debian:SUITE, ubuntu:SUITE and images:DISTRO/RELEASE",
-                is_bootstrap || is_image,
+                is_bootstrap || is_catalogue,
             ),
             (
                 &for_both[..],
@@ -185,7 +185,7 @@ impl SourceArgs {
         }
         self.check_verify()?;
         match self.archive.verify {
-            Some(VerifyArg::Checksum | VerifyArg::No) if is_image => Err(CliError::usage(
+            Some(VerifyArg::Checksum | VerifyArg::No) if is_catalogue => Err(CliError::usage(
                 "the SHA-256 sums of a catalogue are always compared: --verify=signature is all that there is besides",
             )),
             _ => Ok(()),

@@ -53,7 +53,7 @@ impl Target {
 fn stem(source: &Source) -> String {
     let text = match source {
         Source::Bootstrap { suite, .. } => suite.clone(),
-        Source::Image(name) => name.as_str().split('/').next().unwrap_or_default().to_owned(),
+        Source::Catalogue(name) => name.as_str().split('/').next().unwrap_or_default().to_owned(),
         Source::Url(url) => url.file_name().split('.').next().unwrap_or_default().to_owned(),
         Source::Tarball(path) | Source::Disk(path) => {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
