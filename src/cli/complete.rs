@@ -60,7 +60,15 @@ pub fn sources() -> ArgValueCompleter {
             let named = machines.map(|name| format!("machine:{}", name.get_value().to_string_lossy()));
             return named.map(CompletionCandidate::new).collect();
         }
-        let forms = ["debian:", "ubuntu:", "images:", "machine:", "template:busybox"];
+        let forms = [
+            "debian:",
+            "ubuntu:",
+            "images:",
+            "machine:",
+            "oci:",
+            "docker://",
+            "template:busybox",
+        ];
         let named = forms.iter().filter(|form| form.starts_with(&*typed));
         named
             .map(CompletionCandidate::new)

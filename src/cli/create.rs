@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 
 use self::guest::GuestArgs;
 use self::options::SourceArgs;
-pub(super) use self::options::usual_options;
+pub(super) use self::options::{ImageArgs, usual_options};
 use super::complete;
 use super::context::Ctx;
 use super::error::{CliError, Kind};
@@ -43,6 +43,7 @@ use crate::sys::journal::audit;
   machinist create db - --strip 1 <backup.tar.xz         Its files lie below one directory
   machinist create db ./rootfs                           A directory, as debootstrap makes it
   machinist create pi disk.img.xz --extract              The root filesystem of a disk image
+  machinist create app oci:./images:app                  An image of a container, and what it starts
   machinist create web-2 machine:web --start             A copy, started at once
   machinist create web debian:trixie --copy ./site:/srv/www --run setup.sh
   machinist create web debian:trixie --user alice --timezone=UTC --dns 9.9.9.9
@@ -61,6 +62,8 @@ pub(super) struct Args {
     /// FILE.squashfs, .iso, .cpio   the same without asking; of an ISO image live/*.squashfs
     /// https://…, http://…          any of these files, downloaded, checked and kept
     /// images:DISTRO/RELEASE        an image of a catalogue, see `images --remote`
+    /// oci:DIR[:TAG]                an image of a container, in a directory; oci-archive:FILE, docker-archive:FILE
+    /// docker://[HOST/]NAME[:TAG]   the same, from a registry; its layers are kept
     /// DIR/, ./DIR                  a directory, copied; it is known by its slash
     /// machine:OTHER                a copy of a machine with its settings and a new identity, as `clone --full` makes it
     /// template:busybox             a tiny guest of the host's busybox

@@ -16,7 +16,7 @@ use self::target::{Target, has_shell, is_free, no_directory};
 use super::clone::{self, is_running};
 use super::complete;
 use super::context::Ctx;
-use super::create::{self, check_name, usual_options};
+use super::create::{self, ImageArgs, check_name, usual_options};
 use super::env_file;
 use super::error::{CliError, Kind};
 use super::exec;
@@ -29,7 +29,7 @@ use crate::ops::run::{Request, plan, private_users};
 use crate::ops::start::find_image;
 use crate::ops::{OpError, clone as cloning, create as creating};
 use crate::sources::guest::GuestOptions;
-use crate::sources::{self, Source};
+use crate::sources::{self, Options, Source};
 use crate::sys::bus::Bus;
 use crate::sys::journal::audit;
 
@@ -53,6 +53,7 @@ use crate::sys::journal::audit;
   machinist run -x web -- rm -r /var              In a copy that is gone afterwards
   machinist run -x web --network none --memory 512M -- env
   machinist run template:busybox -- uname -a      In a new machine that is gone afterwards
+  machinist run oci:./images:app -- env           In an image of a container, with the environment that it has
   machinist run -d template:busybox --name try    Boot one; `machinist stop try` ends it
   machinist run -x web --keep --name trial -- true
 
@@ -102,6 +103,8 @@ pub(super) struct Args {
     dry_run: bool,
     #[command(flatten)]
     settings: SettingArgs,
+    #[command(flatten)]
+    image: ImageArgs,
 }
 
 impl Args {
@@ -124,6 +127,7 @@ impl Args {
             let error = CliError::usage(format!("{option} is for a command, and there is none"));
             return Err(error.hint("give it after `--`"));
         }
+        self.image.check(target.source())?;
         let in_place = matches!(target, Target::Machine(_)) && !self.ephemeral;
         let of_copies = [("--name", self.name.is_some()), ("--keep", self.keep)];
         if let Some((option, _)) = of_copies.iter().find(|(_, given)| *given && in_place) {
@@ -156,10 +160,19 @@ struct Work {
     image: Option<PathBuf>,
     /// How it is connected; as its settings say if `None`.
     network: Option<Network>,
+    /// How a registry is asked.
+    registry: ImageArgs,
     request: Request,
 }
 
 impl Work {
+    /// What shapes the tree of a source.
+    fn options(&self, ctx: &Ctx, source: &Source) -> Result<Options, CliError> {
+        let mut options = usual_options(source, &ctx.config()?);
+        options.image.is_trusted = self.registry.is_trusted();
+        Ok(options)
+    }
+
     /// Whether the image, or copy, is gone at the end.
     fn is_scratch(&self, args: &Args) -> bool {
         !args.keep && (args.ephemeral || self.image.is_none())
@@ -271,6 +284,7 @@ async fn find(ctx: &Ctx, bus: &Bus, args: &mut Args, target: Target) -> Result<W
         target,
         image,
         network,
+        registry: args.image,
         request,
     })
 }
@@ -318,23 +332,23 @@ async fn scratch(ctx: &Ctx, bus: &Bus, work: &mut Work) -> Result<Scratch, CliEr
         .into());
     };
     let called = source.to_string();
-    let options = usual_options(&source, &ctx.config()?);
+    let options = work.options(ctx, &source)?;
     let network = work.network.clone().unwrap_or(Network::Veth).inside();
     let made = ctx
         .blocking(move || Scratch::from_source(&request, &source, &options, network, &places, &progress, &cancel))
         .await;
-    let (scratch, edit) = made?;
+    let (scratch, edits) = made?;
     if !work.request.boots {
         has_shell(&scratch.tree(), &called)?;
     }
-    work.request.edits.splice(..0, edit);
+    work.request.edits.splice(..0, edits);
     Ok(scratch)
 }
 
 fn to_create(ctx: &Ctx, work: &Work, source: &Source) -> Result<creating::Request, CliError> {
     Ok(creating::Request {
         name: work.request.name.clone(),
-        options: usual_options(source, &ctx.config()?),
+        options: work.options(ctx, source)?,
         source: source.clone(),
         guest: GuestOptions::default(),
         network: work.network.clone().unwrap_or(Network::Veth),
@@ -389,7 +403,7 @@ async fn steps(ctx: &Ctx, bus: &Bus, args: &Args, work: &mut Work) -> Result<Vec
         }
         (Target::Source(source), _) => {
             let places = ctx.places.for_sources();
-            let made = sources::plan(source, &usual_options(source, &ctx.config()?), &places);
+            let made = sources::plan(source, &work.options(ctx, source)?, &places);
             steps.extend(made.map_err(OpError::from)?);
         }
         (Target::Machine(like), Some(request)) if args.keep => {

@@ -21,7 +21,8 @@ use crate::nspawn::assignment::Assignment;
 use crate::nspawn::document::Document;
 use crate::nspawn::edit::Edit;
 use crate::sources::guest::{GuestError, GuestNetwork, GuestOptions, prepare};
-use crate::sources::{self, Options, Source};
+use crate::sources::oci::{Runs, Settled};
+use crate::sources::{self, Filled, Options, Source};
 use crate::sys::files::{Root, shown, sync_filesystem, write_atomic};
 
 /// How a machine is connected, as `--network` says it.
@@ -91,6 +92,7 @@ pub struct Request {
 struct Slots {
     lock: Option<Lock>,
     staging: Option<Staging>,
+    filled: Filled,
     settings: Vec<u8>,
 }
 
@@ -215,30 +217,23 @@ fn transaction<'a>(
 
     steps.step(Step::new(source_plan.join("\n"), move || {
         let tree = hold().staging()?.tree();
-        Ok(sources::fill(
-            &request.source,
-            &request.options,
-            &source_places,
-            &tree,
-            report,
-            cancel,
-        )?)
+        let (source, options) = (&request.source, &request.options);
+        let filled = sources::fill(source, options, &source_places, &tree, report, cancel)?;
+        hold().filled = filled;
+        Ok(())
     }));
 
     steps.step(Step::new(describe_guest(request), move || {
         report.phase("preparing the guest");
         let mut slots = hold();
-        let tree = slots.staging()?.tree();
-        let guest = prepare(
-            &Root::open(&tree)?,
-            name.as_str(),
-            request.network.inside(),
-            &request.guest,
-        )?;
-        for note in &guest.notes {
+        let root = Root::open(&slots.staging()?.tree())?;
+        let is_named = request.settings.iter().any(|one| one.key.path() == "Exec.Parameters");
+        let (settled, guest) = settle(&root, &slots.filled, is_named, &request.guest)?;
+        let guest = prepare(&root, name.as_str(), request.network.inside(), &guest)?;
+        for note in guest.notes.iter().chain(&settled.notes) {
             report.warn(note);
         }
-        slots.settings = settings(request, guest.init.kill_signal())?;
+        slots.settings = settings(request, guest.init.kill_signal(), &settled)?;
         let staged = slots.staging()?.paper("settings");
         Ok(write_atomic(&staged, &slots.settings, 0o644)?)
     }));
@@ -281,6 +276,28 @@ fn transaction<'a>(
         Ok(())
     }));
     Ok(steps)
+}
+
+/// What follows from an image of a container: settings, and whether it is no guest that boots. `is_named` tells that the
+/// user says what it starts.
+pub(super) fn settle(
+    root: &Root,
+    filled: &Filled,
+    is_named: bool,
+    guest: &GuestOptions,
+) -> Result<(Settled, GuestOptions), OpError> {
+    let Some(program) = &filled.program else {
+        return Ok((Settled::default(), guest.clone()));
+    };
+    let runs = match program.runs(root)? {
+        Runs::Program if is_named => Runs::Other,
+        runs => runs,
+    };
+    let guest = GuestOptions {
+        application: runs != Runs::Init,
+        ..guest.clone()
+    };
+    Ok((program.settle(root, runs)?, guest))
 }
 
 fn describe_guest(request: &Request) -> String {
@@ -332,6 +349,7 @@ fn describe_settings(request: &Request, file: &Path) -> String {
         | Source::Stdin
         | Source::Url(_)
         | Source::Catalogue(_)
+        | Source::Image(_)
         | Source::Directory(_)
             if !asked_for =>
         {
@@ -352,7 +370,7 @@ fn kept_from_host(request: &Request) -> Vec<(&'static str, &'static str)> {
 }
 
 /// The text of the .nspawn file; empty if the template's defaults do.
-fn settings(request: &Request, kill_signal: Option<&str>) -> Result<Vec<u8>, OpError> {
+fn settings(request: &Request, kill_signal: Option<&str>, settled: &Settled) -> Result<Vec<u8>, OpError> {
     let set = |section: &str, key: &str, value: &str| Edit::Set {
         section: section.to_owned(),
         key: key.to_owned(),
@@ -361,6 +379,7 @@ fn settings(request: &Request, kill_signal: Option<&str>) -> Result<Vec<u8>, OpE
     let mut edits: Vec<Edit> = Vec::new();
     // Without this the guest ignores the request to power off, and is killed after the unit's timeout.
     edits.extend(kill_signal.map(|signal| set("Exec", "KillSignal", signal)));
+    edits.extend(settled.settings.iter().cloned().map(Assignment::into_edit));
     edits.extend(
         kept_from_host(request)
             .into_iter()
@@ -374,10 +393,11 @@ fn settings(request: &Request, kill_signal: Option<&str>) -> Result<Vec<u8>, OpE
             .map(|(key, value)| set("Network", key, value)),
     );
     edits.extend(request.settings.iter().cloned().map(Assignment::into_edit));
-    if edits.is_empty() {
+    if edits.is_empty() && settled.comments.is_empty() {
         return Ok(Vec::new());
     }
-    let head = format!("# Settings of machine '{}', see systemd.nspawn(5).\n", request.name);
+    let mut head = format!("# Settings of machine '{}', see systemd.nspawn(5).\n", request.name);
+    head.extend(settled.comments.iter().map(|comment| format!("# {comment}\n")));
     let mut document = Document::parse(head.as_bytes());
     for edit in &edits {
         document

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::disk::DiskError;
+use super::oci::OciError;
 use super::source::TAR_ENDINGS;
 use super::sum::Sum;
 use super::tarball::{Problem, TarballError};
@@ -15,7 +16,8 @@ use crate::sys::process::{ProcessError, Tail};
 
 /// The forms that there are.
 const SOURCES: &str = "a source is debian:SUITE, ubuntu:SUITE, FILE.tar[.gz|.xz|.zst|.bz2], FILE.img[.xz|…], -, \
-                       https://…, images:DISTRO/RELEASE, DIR/, machine:NAME or template:busybox";
+                       https://…, images:DISTRO/RELEASE, DIR/, oci:DIR[:TAG], docker://NAME[:TAG], machine:NAME or \
+                       template:busybox";
 
 /// Everything that can go wrong between a source string and a filled tree.
 #[derive(Debug, thiserror::Error)]
@@ -270,6 +272,9 @@ pub enum SourceError {
     /// Nothing could be made of the disk image.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// The image could not be had.
+    #[error(transparent)]
+    Oci(#[from] OciError),
     /// A file of ours or of the host.
     #[error("cannot {action} '{}'", .path.display())]
     Io {
@@ -431,6 +436,7 @@ impl SourceError {
             Self::Trust(error) => error.hints(),
             Self::Catalogue(error) => error.hints(),
             Self::Disk(error) => error.hints(),
+            Self::Oci(error) => error.hints(),
             Self::NotStatic { .. } => vec!["install it with `apt install busybox-static`".to_owned()],
             _ => Vec::new(),
         }

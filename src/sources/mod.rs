@@ -15,6 +15,7 @@ pub mod download;
 pub mod error;
 pub mod guest;
 pub mod mirror;
+pub mod oci;
 pub mod password;
 mod shelf;
 mod source;
@@ -22,6 +23,10 @@ pub mod sum;
 pub mod tarball;
 pub mod trust;
 pub mod url;
+#[cfg(test)]
+#[allow(dead_code, reason = "it is that of the tests on hosts")]
+#[path = "../../tests/host/web.rs"]
+mod web;
 
 use std::fs::File;
 use std::os::fd::AsFd as _;
@@ -80,6 +85,15 @@ pub struct Options {
     pub download: DownloadOptions,
     /// Of an image of a catalogue.
     pub catalogue: catalogue::CatalogueOptions,
+    /// Of an image of a container.
+    pub image: oci::ImageOptions,
+}
+
+/// What came of filling a tree, besides the tree.
+#[derive(Clone, Debug, Default)]
+pub struct Filled {
+    /// What it starts if it is to: images of containers say so.
+    pub program: Option<oci::Program>,
 }
 
 /// What shapes a bootstrap; the default is a small tree that boots and has network.
@@ -139,12 +153,41 @@ pub fn fill(
     target: &Path,
     report: &dyn Report,
     cancel: &Cancel,
-) -> Result<(), SourceError> {
-    cancel.check()?;
-    let parent = match target.parent() {
+) -> Result<Filled, SourceError> {
+    if let Source::Image(image) = source {
+        let parent = parent_of(target);
+        bootstrap::check_mount_flags(parent)?;
+        let program = oci::fill(image, options, places, target, report, cancel);
+        let program = program.map_err(|error| error.full_at(parent))?;
+        return Ok(Filled { program: Some(program) });
+    }
+    fill_tree(source, options, places, target, report, cancel)?;
+    // What an archive has may be an image: its name does not tell.
+    let is_archive = matches!(source, Source::Tarball(_) | Source::Stdin | Source::Url(_));
+    if !is_archive || !options.archive.part.is_all() || !oci::is_image(target) {
+        return Ok(Filled::default());
+    }
+    let program = oci::unfold(&shown(&source.to_string()), options, target, report, cancel)?;
+    Ok(Filled { program: Some(program) })
+}
+
+fn parent_of(target: &Path) -> &Path {
+    match target.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
-    };
+    }
+}
+
+fn fill_tree(
+    source: &Source,
+    options: &Options,
+    places: &Places,
+    target: &Path,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<(), SourceError> {
+    cancel.check()?;
+    let parent = parent_of(target);
     bootstrap::check_mount_flags(parent)?;
     match source {
         Source::Bootstrap { distro, suite } => {
@@ -203,6 +246,7 @@ pub fn fill(
         Source::Directory(directory) => {
             directory::fill(directory, places, target, report, cancel).map_err(|error| error.full_at(parent))
         }
+        Source::Image(image) => oci::fill(image, options, places, target, report, cancel).map(drop),
         Source::Machine(name) => Err(SourceError::IsMachine { name: name.clone() }),
         Source::Template(Template::Busybox) => {
             storage::for_directory(parent)?.create(target)?;
@@ -284,6 +328,7 @@ pub fn plan(source: &Source, options: &Options, places: &Places) -> Result<Vec<S
             let found = directory::find(directory, places)?;
             Ok(vec![format!("copy directory '{}'", files::shown(&found))])
         }
+        Source::Image(image) => oci::plan(image, options, places),
         Source::Machine(name) => Err(SourceError::IsMachine { name: name.clone() }),
         Source::Template(Template::Busybox) => {
             let program = busybox::find()?;

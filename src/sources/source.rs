@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::catalogue::ImageName;
+use super::oci::Image;
 use super::{SourceError, Url, disk, mirror};
 use crate::machine::MachineName;
 
@@ -35,6 +36,8 @@ pub enum Source {
     Catalogue(ImageName),
     /// A directory.
     Directory(PathBuf),
+    /// An image of a container.
+    Image(Image),
     /// `machine:NAME`: not filled from here, but cloned.
     Machine(MachineName),
     /// `template:NAME`.
@@ -79,6 +82,9 @@ impl FromStr for Source {
                 _ => {}
             }
         }
+        if let Some(image) = Image::parse(text) {
+            return Ok(Self::Image(image?));
+        }
         if text == "-" {
             return Ok(Self::Stdin);
         }
@@ -118,11 +124,7 @@ impl FromStr for Source {
 }
 
 /// Kinds of sources that this version recognises but cannot read yet, by what they begin with.
-const LATER_PREFIXES: &[(&str, &str)] = &[
-    ("oci:", "OCI images"),
-    ("docker:", "OCI images"),
-    ("ssh:", "remote machines as a source"),
-];
+const LATER_PREFIXES: &[(&str, &str)] = &[("ssh:", "remote machines as a source")];
 
 fn bootstrap_source(distro: Distro, suite: &str, given: &str) -> Result<Source, SourceError> {
     // debootstrap and apt put it into URLs and file names; '/' is what "buster/updates" has, which is no suite to start from.
@@ -215,6 +217,7 @@ impl fmt::Display for Source {
             Self::Machine(name) => write!(f, "machine:{name}"),
             Self::Url(url) => write!(f, "{url}"),
             Self::Catalogue(name) => write!(f, "images:{name}"),
+            Self::Image(image) => write!(f, "{image}"),
             Self::Stdin => f.write_str("-"),
             Self::Template(Template::Busybox) => f.write_str("template:busybox"),
         }
@@ -239,6 +242,10 @@ mod tests {
             "/srv/rootfs",
             "..",
             "machine:web",
+            "oci:dir:latest",
+            "oci-archive:a.tar",
+            "docker-archive:/srv/a b.tar:x",
+            "docker://quay.io/y:1",
             "https://example.org/a.tar.xz?x=1",
             "images:alpine/3.20",
             "https://example.org/a.img.xz?x=1",
@@ -266,7 +273,7 @@ mod tests {
 
     #[test]
     fn what_is_no_source_says_what_would_be() {
-        for text in ["", "web", "debian", ".tar", "fedora:42", "a\nb", "rootfs.zip"] {
+        for text in ["", "web", "debian", ".tar", "fedora:42", "a\nb", "rootfs.zip", "oci:"] {
             let error = text.parse::<Source>().unwrap_err();
             assert!(matches!(error, SourceError::NoSource { .. }), "{text:?}: {error}");
             let hints = error.hints();
@@ -287,7 +294,7 @@ mod tests {
 
     #[test]
     fn later_kinds_are_told_apart_from_nonsense() {
-        for text in ["oci:dir:latest", "docker://x/y:1"] {
+        for text in ["ssh:host", "ssh:host/machine"] {
             let error = text.parse::<Source>().unwrap_err();
             assert!(matches!(error, SourceError::Unsupported { .. }), "{text:?}: {error}");
         }

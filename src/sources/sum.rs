@@ -17,6 +17,11 @@ pub struct Sum([u8; 32]);
 pub struct NoSum;
 
 impl Sum {
+    /// Of these bytes.
+    pub(super) fn of(bytes: &[u8]) -> Self {
+        Self::from_digest(Sha256::new_with_prefix(bytes))
+    }
+
     /// Of what was added up.
     pub(crate) fn from_digest(sum: Sha256) -> Self {
         Self(sum.finalize().into())

@@ -63,6 +63,54 @@ impl Url {
         self.text.starts_with("https://")
     }
 
+    /// Scheme, host and port, in lower case.
+    pub(super) fn origin(&self) -> String {
+        let start = self.text.find("://").map_or(0, |at| at + 3);
+        let end = self.text[start..]
+            .find(['/', '?'])
+            .map_or(self.text.len(), |at| start + at);
+        self.text[..end].to_ascii_lowercase()
+    }
+
+    /// Whether it is on this host.
+    pub(super) fn is_loopback(&self) -> bool {
+        let origin = self.origin();
+        let host = origin.split_once("://").map_or("", |(_, host)| host);
+        let name = match host.strip_prefix('[') {
+            Some(rest) => rest.split(']').next().unwrap_or_default(),
+            None => host.split(':').next().unwrap_or_default(),
+        };
+        name == "localhost"
+            || name
+                .parse()
+                .is_ok_and(|address: std::net::IpAddr| address.is_loopback())
+    }
+
+    /// Where `Location: there` leads from here. The user and password of this one do not go along.
+    pub(super) fn joined(&self, there: &str) -> Result<Self, &'static str> {
+        let origin = self.origin();
+        let scheme = origin.split("://").next().unwrap_or_default();
+        if there
+            .split(['/', '?', '#'])
+            .next()
+            .is_some_and(|first| first.contains(':'))
+        {
+            return there.parse();
+        }
+        if there.starts_with("//") {
+            return format!("{scheme}:{there}").parse();
+        }
+        if there.starts_with('/') {
+            return format!("{origin}{there}").parse();
+        }
+        let path = self.path();
+        let directory = path
+            .get(origin.len()..)
+            .and_then(|path| path.rfind('/'))
+            .map_or("", |end| &path[origin.len()..origin.len() + end]);
+        format!("{origin}{directory}/{there}").parse()
+    }
+
     /// The last name of its path; the host, if there is none.
     #[must_use]
     pub fn file_name(&self) -> &str {
@@ -212,6 +260,45 @@ mod tests {
         assert_eq!(of("test:123%C2%A3").unwrap(), "Basic dGVzdDoxMjPCow==");
         assert_eq!(of("ab").unwrap(), "Basic YWI6");
         assert!("http://a%3Ab:c@h".parse::<Url>().is_err());
+    }
+
+    #[test]
+    fn redirections_lead_where_they_say() {
+        let url: Url = "https://u:p@Example.org:5000/v2/a/blobs/x?y=/z".parse().unwrap();
+        assert_eq!(url.origin(), "https://example.org:5000");
+        for (there, wanted) in [
+            ("/b?c=d", "https://example.org:5000/b?c=d"),
+            ("z", "https://example.org:5000/v2/a/blobs/z"),
+            ("//cdn/x", "https://cdn/x"),
+            ("http://cdn/x", "http://cdn/x"),
+        ] {
+            let joined = url.joined(there).unwrap();
+            assert_eq!(
+                (joined.to_string().as_str(), joined.authorization()),
+                (wanted, None),
+                "{there}"
+            );
+        }
+        for bad in ["file:///etc/passwd", "javascript:x", "http://", "a b"] {
+            assert!(url.joined(bad).is_err(), "{bad}");
+        }
+        let is_loopback = |text: &str| text.parse::<Url>().unwrap().is_loopback();
+        for here in [
+            "http://localhost:5000/x",
+            "http://127.3.2.1",
+            "https://[::1]:5000/",
+            "http://LOCALHOST",
+        ] {
+            assert!(is_loopback(here), "{here}");
+        }
+        for other in [
+            "http://localhost.example.org",
+            "http://10.0.0.1",
+            "http://127.0.0.1.example.org",
+            "http://[::2]/",
+        ] {
+            assert!(!is_loopback(other), "{other}");
+        }
     }
 
     #[test]

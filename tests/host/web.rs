@@ -17,6 +17,8 @@ pub(crate) struct Page {
     pub(crate) location: Option<String>,
     /// What it takes to get it: the value of `Authorization`.
     pub(crate) login: Option<&'static str>,
+    /// What is answered to who has not that: the value of `WWW-Authenticate`; that there is nothing, if `None`.
+    pub(crate) challenge: Option<String>,
     /// The length that is told instead of that of the body.
     pub(crate) length: Option<u64>,
     /// A part is given of whatever is there, whatever `If-Range` says.
@@ -107,10 +109,21 @@ fn answer(mut stream: TcpStream, pages: &Pages) -> Option<()> {
             now
         })
     };
-    let page = page.filter(|page| {
+    let is_known = |page: &Page| {
         page.login
             .is_none_or(|login| headers.get("authorization").is_some_and(|is| is == login))
-    });
+    };
+    if let Some(challenge) = page
+        .as_ref()
+        .filter(|page| !is_known(page))
+        .and_then(|page| page.challenge.as_ref())
+    {
+        let head = format!(
+            "HTTP/1.1 401 x\r\nContent-Length: 0\r\nConnection: close\r\nWWW-Authenticate: {challenge}\r\n\r\n"
+        );
+        return stream.write_all(head.as_bytes()).ok();
+    }
+    let page = page.filter(is_known);
     let Some(page) = page else {
         return write!(
             stream,

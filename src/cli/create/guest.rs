@@ -117,6 +117,7 @@ impl GuestArgs {
             dns: self.dns,
             disabled_units: self.disable_unit,
             masked_units: self.mask_unit,
+            application: false,
         })
     }
 }

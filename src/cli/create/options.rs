@@ -8,6 +8,7 @@ use crate::cli::error::CliError;
 use crate::limit::{DiskLimit, read_disk_limit};
 use crate::sources::catalogue::CatalogueOptions;
 use crate::sources::disk::DiskOptions;
+use crate::sources::oci::{Image, ImageOptions};
 use crate::sources::sum::Sum;
 use crate::sources::tarball::{Part, Subtree, Wanted};
 use crate::sources::{BootstrapOptions, Bootstrapper, CacheUse, Distro, DownloadOptions, Options, Source, Verify};
@@ -22,6 +23,41 @@ pub(super) struct SourceArgs {
     disk: DiskArgs,
     #[command(flatten)]
     bootstrap: BootstrapArgs,
+    #[command(flatten)]
+    image: ImageArgs,
+}
+
+/// Of images of containers.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Registry")]
+pub(in crate::cli) struct ImageArgs {
+    /// Whether a registry has to prove who it is; `no` is for one on this host, which may then speak http [default: yes]
+    #[arg(long, value_enum, value_name = "WHETHER")]
+    tls_verify: Option<YesNo>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum YesNo {
+    #[value(alias = "true")]
+    Yes,
+    #[value(alias = "false")]
+    No,
+}
+
+impl ImageArgs {
+    /// Refuses what was given, and is not for this source.
+    pub(in crate::cli) fn check(self, source: Option<&Source>) -> Result<(), CliError> {
+        let is_registry = matches!(source, Some(Source::Image(Image::Registry(_))));
+        if self.tls_verify.is_some() && !is_registry {
+            return Err(CliError::usage("--tls-verify is for docker://…"));
+        }
+        Ok(())
+    }
+
+    /// Whether a registry on this host is trusted as it is.
+    pub(in crate::cli) fn is_trusted(self) -> bool {
+        self.tls_verify == Some(YesNo::No)
+    }
 }
 
 #[derive(Debug, Default, clap::Args)]
@@ -93,7 +129,7 @@ struct BootstrapArgs {
     /// An HTTP proxy for the mirror, or a download
     #[arg(long, value_name = "URL")]
     proxy: Option<String>,
-    /// Architecture, as Debian calls it
+    /// Architecture, as Debian calls it; of an image for several, that one
     #[arg(long)]
     arch: Option<String>,
     /// The keys to trust the mirror by; of a download, those by one of which it has to be signed
@@ -147,16 +183,18 @@ impl SourceArgs {
         ];
         let for_both = [
             ("--proxy", bootstrap.proxy.is_some()),
-            ("--keyring", bootstrap.keyring.is_some()),
             ("--no-cache", bootstrap.no_cache),
             ("--refresh", bootstrap.refresh),
         ];
+        let for_signed = [("--keyring", bootstrap.keyring.is_some())];
         let for_any_arch = [("--arch", bootstrap.arch.is_some())];
         let for_catalogues = [("--server", archive.server.is_some())];
         let for_downloads = [("--verify", archive.verify.is_some())];
         let is_catalogue = matches!(source, Source::Catalogue(_));
         let is_url = is_catalogue || matches!(source, Source::Url(_));
         let is_bootstrap = matches!(source, Source::Bootstrap { .. });
+        let is_image = matches!(source, Source::Image(_));
+        let is_fetched = is_url || matches!(source, Source::Image(Image::Registry(_)));
         let is_disk = source.is_disk() || self.disk.extract;
         let is_archive = (is_url || matches!(source, Source::Tarball(_) | Source::Stdin)) && !is_disk;
         let has_disk = is_url || matches!(source, Source::Disk(_) | Source::Stdin);
@@ -169,13 +207,18 @@ impl SourceArgs {
             (&for_bootstraps[..], "debian:SUITE and ubuntu:SUITE", is_bootstrap),
             (
                 &for_any_arch[..],
-                "debian:SUITE, ubuntu:SUITE and images:DISTRO/RELEASE",
-                is_bootstrap || is_catalogue,
+                "debian:SUITE, ubuntu:SUITE, images:DISTRO/RELEASE and images of containers",
+                is_bootstrap || is_catalogue || is_image,
+            ),
+            (
+                &for_signed[..],
+                "debian:SUITE, ubuntu:SUITE and downloads",
+                is_bootstrap || is_url,
             ),
             (
                 &for_both[..],
                 "debian:SUITE, ubuntu:SUITE and downloads",
-                is_bootstrap || is_url,
+                is_bootstrap || is_fetched,
             ),
         ] {
             if let Some((option, _)) = options.iter().find(|(_, given)| *given && !fits) {
@@ -183,6 +226,7 @@ impl SourceArgs {
                 return Err(CliError::usage(message));
             }
         }
+        self.image.check(Some(source))?;
         self.check_verify()?;
         match self.archive.verify {
             Some(VerifyArg::Checksum | VerifyArg::No) if is_catalogue => Err(CliError::usage(
@@ -239,6 +283,10 @@ impl SourceArgs {
             catalogue: CatalogueOptions {
                 server: self.archive.server.clone().or_else(|| config.image_server.clone()),
                 arch: self.bootstrap.arch.clone(),
+            },
+            image: ImageOptions {
+                arch: self.bootstrap.arch.clone(),
+                is_trusted: self.image.is_trusted(),
             },
         }
     }

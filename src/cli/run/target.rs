@@ -40,6 +40,14 @@ impl Target {
         }
     }
 
+    /// What it is made from, if it is no machine.
+    pub(super) fn source(&self) -> Option<&Source> {
+        match self {
+            Self::Source(source) => Some(source),
+            Self::Machine(_) => None,
+        }
+    }
+
     /// A name for what is gone at the end.
     pub(super) fn new_name(&self) -> Result<MachineName, CliError> {
         match self {
@@ -60,6 +68,7 @@ fn stem(source: &Source) -> String {
             name.split('.').next().unwrap_or_default().to_owned()
         }
         Source::Directory(path) => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        Source::Image(image) => image.stem(),
         Source::Machine(name) => name.to_string(),
         Source::Stdin => "stdin".to_owned(),
         Source::Template(_) => "busybox".to_owned(),

@@ -30,10 +30,14 @@ fn files_to_copy_are_named_twice() {
 
 #[test]
 fn settings_say_only_what_differs_from_the_template() {
-    assert_eq!(settings(&request(Network::Veth, &[]), None).unwrap(), b"");
+    assert_eq!(
+        settings(&request(Network::Veth, &[]), None, &Settled::default()).unwrap(),
+        b""
+    );
     let text = settings(
         &request(Network::Bridge("br0".into()), &["Exec.Hostname=x"]),
         Some("SIGUSR2"),
+        &Settled::default(),
     )
     .unwrap();
     assert_eq!(
@@ -47,10 +51,10 @@ fn what_the_guest_was_given_the_host_does_not_replace() {
     let mut request = request(Network::Host, &[]);
     request.guest.timezone = Some("UTC".parse().unwrap());
     request.guest.dns = vec!["9.9.9.9".parse().unwrap()];
-    let text = String::from_utf8(settings(&request, None).unwrap()).unwrap();
+    let text = String::from_utf8(settings(&request, None, &Settled::default()).unwrap()).unwrap();
     assert!(text.contains("[Exec]\nTimezone=off\nResolvConf=off\n"), "{text}");
     request.network = Network::Veth;
-    let text = String::from_utf8(settings(&request, None).unwrap()).unwrap();
+    let text = String::from_utf8(settings(&request, None, &Settled::default()).unwrap()).unwrap();
     assert!(text.ends_with("[Exec]\nTimezone=off\n"), "{text}");
 }
 
@@ -194,7 +198,12 @@ fn a_plan_says_whether_settings_are_written() {
 
 #[test]
 fn what_the_user_sets_wins() {
-    let text = settings(&request(Network::Veth, &["Exec.KillSignal=SIGKILL"]), Some("SIGUSR2")).unwrap();
+    let text = settings(
+        &request(Network::Veth, &["Exec.KillSignal=SIGKILL"]),
+        Some("SIGUSR2"),
+        &Settled::default(),
+    )
+    .unwrap();
     assert!(
         String::from_utf8(text)
             .unwrap()

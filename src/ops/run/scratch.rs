@@ -4,14 +4,16 @@ use std::path::{Path, PathBuf};
 
 use super::Request;
 use crate::machine::{Cancel, Report};
+use crate::nspawn::assignment::Assignment;
 use crate::nspawn::edit::Edit;
 use crate::nspawn::users::{PrivateUsers, Taken, UserRange};
 use crate::ops::clone::Systemd;
 use crate::ops::config::users::HostUsers;
-use crate::ops::create::{in_users_words, make_machines_directory};
+use crate::ops::create::{in_users_words, make_machines_directory, settle};
 use crate::ops::transaction::{Record, Staging, Verb};
 use crate::ops::{OpError, Places};
 use crate::sources::guest::{GuestError, GuestNetwork, GuestOptions, prepare};
+use crate::sources::oci::Runs;
 use crate::sources::{self, Options, Source};
 use crate::storage::overlay::{self, OverlayError};
 use crate::storage::{self, Storage};
@@ -101,7 +103,7 @@ impl Scratch {
         })
     }
 
-    /// Makes a new one for a machine of that name, and returns what has to be set for its init. Blocks.
+    /// Makes a new one for a machine of that name, and returns what has to be set for what it runs. Blocks.
     pub fn from_source(
         request: &Request,
         source: &Source,
@@ -110,7 +112,7 @@ impl Scratch {
         places: &Places,
         report: &dyn Report,
         cancel: &Cancel,
-    ) -> Result<(Self, Option<Edit>), OpError> {
+    ) -> Result<(Self, Vec<Edit>), OpError> {
         make_machines_directory(&places.machines)?;
         let staging = stage(request, places, report, cancel)?;
         let made = fill(
@@ -123,13 +125,13 @@ impl Scratch {
             report,
             cancel,
         );
-        let edit = made.map_err(|error| in_users_words(error, source, &places.machines))?;
+        let edits = made.map_err(|error| in_users_words(error, source, &places.machines))?;
         let scratch = Self {
             staging,
             view: None,
             _locks: None,
         };
-        Ok((scratch, edit))
+        Ok((scratch, edits))
     }
 
     /// How it goes without us; `None` if systemd does not find our helper. Then the next sweep removes it.
@@ -187,28 +189,42 @@ fn fill(
     places: &Places,
     report: &dyn Report,
     cancel: &Cancel,
-) -> Result<Option<Edit>, OpError> {
+) -> Result<Vec<Edit>, OpError> {
     let source_places = places.for_sources();
-    sources::fill(source, options, &source_places, tree, report, cancel)?;
+    let filled = sources::fill(source, options, &source_places, tree, report, cancel)?;
     report.phase("preparing the guest");
-    let guest = match prepare(
-        &Root::open(tree)?,
-        request.name.as_str(),
-        network,
-        &GuestOptions::default(),
-    ) {
+    let (root, none) = (Root::open(tree)?, GuestOptions::default());
+    let is_named = request
+        .edits
+        .iter()
+        .any(|edit| matches!(edit, Edit::Set { key, .. } | Edit::Add { key, .. } if key == "Parameters"));
+    let (settled, options) = match &filled.program {
+        Some(program) if !request.boots => {
+            let application = GuestOptions {
+                application: true,
+                ..none
+            };
+            (program.settle(&root, Runs::Command)?, application)
+        }
+        _ => settle(&root, &filled, is_named, &none)?,
+    };
+    let guest = match prepare(&root, request.name.as_str(), network, &options) {
         // A command needs none.
-        Err(GuestError::NoInit { .. }) if !request.boots => return Ok(None),
+        Err(GuestError::NoInit { .. }) if !request.boots => return Ok(Vec::new()),
         guest => guest?,
     };
-    for note in guest.notes.iter().filter(|_| request.boots) {
+    let tells = request.boots || options.application;
+    for note in guest.notes.iter().filter(|_| tells).chain(&settled.notes) {
         report.warn(note);
     }
-    Ok(guest.init.kill_signal().map(|signal| Edit::Set {
-        section: "Exec".to_owned(),
-        key: "KillSignal".to_owned(),
-        value: signal.to_owned(),
-    }))
+    let mut edits: Vec<Edit> = settled.settings.into_iter().map(Assignment::into_edit).collect();
+    edits.extend(
+        guest
+            .init
+            .kill_signal()
+            .map(|signal| Edit::set("Exec", "KillSignal", signal.to_owned())),
+    );
+    Ok(edits)
 }
 
 /// Copies the image, which does not change meanwhile: a machine that runs on it stands still.

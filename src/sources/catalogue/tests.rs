@@ -3,8 +3,8 @@
 use tempfile::TempDir;
 
 use super::*;
-use crate::sources::download::tests::web::{Page, Web};
 use crate::sources::trust::write_pin;
+use crate::sources::web::{Page, Web};
 
 /// Of "data\n".
 const SUM: &str = "6667b2d1aab6a00caa5aee5af8ad9f1465e567abf1c209d15727d57b3e8f6e5f";

@@ -6,12 +6,15 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use ureq::http::Response;
-use ureq::http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, LAST_MODIFIED};
+use ureq::http::header::{
+    CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, LAST_MODIFIED, LOCATION, WWW_AUTHENTICATE,
+};
 use ureq::tls::{RootCerts, TlsConfig};
 use ureq::{Agent, Body};
 
 use crate::machine::{Cancel, Cancelled};
 use crate::sources::mirror::without_password;
+use crate::sources::source::shown;
 use crate::sources::url::Url;
 
 /// Bytes that are handed over at once, and how many pieces the thread may be ahead.
@@ -75,7 +78,30 @@ pub(super) struct Head {
     pub(super) length: Option<u64>,
     /// Where they belong: of `Content-Range`. The size of the whole is among the validators.
     pub(super) first: Option<u64>,
+    /// Of a registry.
+    pub(super) said: Said,
 }
+
+/// What matters in the answers of registries only.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Said {
+    /// `Content-Type`
+    pub(super) kind: Option<String>,
+    /// `Location`
+    pub(super) location: Option<String>,
+    /// `WWW-Authenticate`
+    pub(super) challenge: Option<String>,
+}
+
+/// How a server is asked to which credentials are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::sources) struct Guard {
+    /// Whether it has to prove who it is.
+    pub(in crate::sources) verify: bool,
+}
+
+/// How often a guarded request is sent elsewhere.
+const REDIRECTIONS: usize = 8;
 
 /// Why there is no answer, or no more of it.
 #[derive(Debug)]
@@ -104,6 +130,8 @@ pub(super) struct Request<'a> {
     pub(super) headers: Vec<(&'static str, String)>,
     /// When the whole answer has to be there.
     pub(super) deadline: Option<Instant>,
+    /// Whether it goes elsewhere over https only, or within this host, and without credentials.
+    pub(super) guard: Option<Guard>,
 }
 
 enum Message {
@@ -158,6 +186,18 @@ pub(super) enum Waited {
     Cancelled(Cancelled),
 }
 
+impl Waited {
+    /// An answer that is larger than it may be.
+    pub(super) fn too_long(most: u64) -> Self {
+        Self::Failed(Failure::new(format!("it has more than {most} bytes"), false))
+    }
+
+    /// One that ended early.
+    pub(super) fn cut() -> Self {
+        Self::Failed(Failure::new("the connection ended in the middle", true))
+    }
+}
+
 impl From<Cancelled> for Waited {
     fn from(cancelled: Cancelled) -> Self {
         Self::Cancelled(cancelled)
@@ -167,6 +207,44 @@ impl From<Cancelled> for Waited {
 impl<'a> Answer<'a> {
     /// Asks, and waits for the beginning of the answer.
     pub(super) fn wait(request: &Request<'_>, cancel: &'a Cancel) -> Result<(Head, Self), Waited> {
+        if request.guard.is_none() {
+            return Self::ask(request, cancel);
+        }
+        let fails = |reason: String| Err(Waited::Failed(Failure::new(reason, false)));
+        let (mut url, mut headers) = (request.url.clone(), request.headers.clone());
+        for _ in 0..REDIRECTIONS {
+            let now = Request {
+                url: &url,
+                headers: headers.clone(),
+                ..*request
+            };
+            let (head, answer) = Self::ask(&now, cancel)?;
+            let elsewhere = head
+                .said
+                .location
+                .as_deref()
+                .filter(|_| matches!(head.status, 301..=303 | 307 | 308));
+            let Some(there) = elsewhere else {
+                return Ok((head, answer));
+            };
+            let shown = without_password(&shown(there));
+            let next = match url.joined(there) {
+                Ok(next) => next,
+                Err(reason) => return fails(format!("it redirects to '{shown}': {reason}")),
+            };
+            let stays_here = next.is_loopback() && !url.is_https();
+            if !next.is_https() && !stays_here {
+                return fails(format!("it redirects to '{shown}', which is not https"));
+            }
+            if next.origin() != url.origin() {
+                headers.retain(|(name, _)| *name != "Authorization");
+            }
+            url = next;
+        }
+        fails("it redirects in a circle".to_owned())
+    }
+
+    fn ask(request: &Request<'_>, cancel: &'a Cancel) -> Result<(Head, Self), Waited> {
         let (sender, messages) = sync_channel(AHEAD);
         let agent = agent(request).map_err(Waited::Failed)?;
         let (url, headers) = (request.url.as_str().to_owned(), request.headers.clone());
@@ -240,7 +318,16 @@ fn agent(request: &Request<'_>) -> Result<Agent, Failure> {
         // Also of those that it redirects to.
         .https_only(request.url.is_https())
         // The authorities that the host trusts, not those that were known when this was built.
-        .tls_config(TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build())
+        .tls_config(
+            TlsConfig::builder()
+                .root_certs(RootCerts::PlatformVerifier)
+                .disable_verification(
+                    request
+                        .guard
+                        .is_some_and(|guard| !guard.verify && request.url.is_loopback()),
+                )
+                .build(),
+        )
         .timeout_connect(Some(CONNECT))
         .timeout_recv_response(Some(BEGIN))
         .timeout_per_read(Some(STALL))
@@ -250,6 +337,13 @@ fn agent(request: &Request<'_>) -> Result<Agent, Failure> {
         let given =
             given.map_err(|error| Failure::new(format!("proxy '{}': {error}", without_password(proxy)), false))?;
         config = config.proxy(Some(given));
+    }
+    if request.guard.is_some() {
+        config = config.max_redirects(0);
+        if request.url.is_loopback() {
+            // What is for this host is no proxy's business.
+            config = config.proxy(None);
+        }
     }
     Ok(Agent::new_with_config(config.build()))
 }
@@ -307,6 +401,11 @@ fn head(response: &Response<Body>) -> Head {
         },
         length,
         first: range.map(|(first, _)| first),
+        said: Said {
+            kind: text(CONTENT_TYPE),
+            location: text(LOCATION),
+            challenge: text(WWW_AUTHENTICATE),
+        },
     }
 }
 
@@ -414,6 +513,7 @@ mod tests {
             proxy: None,
             headers: Vec::new(),
             deadline: Some(Instant::now()),
+            guard: None,
         };
         let waited = Answer::wait(&request, &Cancel::default()).map(drop);
         assert!(matches!(waited, Err(Waited::Failed(Failure { passes: false, .. }))));

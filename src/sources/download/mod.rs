@@ -3,6 +3,7 @@
 //! `answer` is one request, `transfer` a file that takes several, `store` what is kept, `sums` and `signed` what vouches for it.
 
 mod answer;
+mod blob;
 mod signed;
 mod store;
 mod sums;
@@ -14,6 +15,8 @@ use std::fs::File;
 use std::io::Seek as _;
 use std::path::{Path, PathBuf};
 
+pub(super) use answer::Guard;
+pub(super) use blob::{Asked, Blob, BlobError, ask, forget_blob};
 pub(super) use signed::{keys_for, names};
 pub use store::{Download, clear, entries};
 
@@ -239,6 +242,9 @@ fn transfer<'a>(
 ) -> Transfer<'a> {
     Transfer {
         url,
+        headers: &[],
+        guard: None,
+        most: None,
         proxy: options.proxy.as_deref(),
         report,
         cancel,

@@ -62,10 +62,31 @@ pub(super) struct Shelf {
 
 impl Shelf {
     pub(super) fn lock(url: &Url, places: &Places, report: &dyn Report, cancel: &Cancel) -> Result<Self, SourceError> {
-        let dir = open(places)?;
         let key = hex(&Sha256::digest(url.as_str())[..16]);
+        Self::lock_key(key, url.file_name(), places, report, cancel)
+    }
+
+    /// The place of what is known by its sum.
+    pub(super) fn lock_sum(
+        sum: Sum,
+        called: &str,
+        places: &Places,
+        report: &dyn Report,
+        cancel: &Cancel,
+    ) -> Result<Self, SourceError> {
+        Self::lock_key(sum.to_string()[..32].to_owned(), called, places, report, cancel)
+    }
+
+    fn lock_key(
+        key: String,
+        called: &str,
+        places: &Places,
+        report: &dyn Report,
+        cancel: &Cancel,
+    ) -> Result<Self, SourceError> {
+        let dir = open(places)?;
         let lock = open_lock(&dir, &key)?;
-        let whom = || format!("download of {}", url.file_name());
+        let whom = || format!("download of {called}");
         wait_for(&dir, || lock.try_lock(), &whom, report, cancel)?;
         Ok(Self { dir, key, _lock: lock })
     }

@@ -6,14 +6,9 @@ use sha2::Digest as _;
 use tempfile::TempDir;
 
 use super::*;
+use crate::sources::web::{Page, Web};
 
 mod signed;
-
-#[allow(dead_code, reason = "it is that of the tests on hosts")]
-#[path = "../../../tests/host/web.rs"]
-pub(in crate::sources) mod web;
-
-use web::{Page, Web};
 
 /// A cache of its own.
 struct Scene {

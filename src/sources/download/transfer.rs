@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::fstatvfs;
 use sha2::{Digest as _, Sha256};
 
-use super::answer::{Answer, Failure, Head, Request, Validators, Waited};
+use super::answer::{Answer, Failure, Guard, Head, Request, Validators, Waited};
 use crate::machine::{Cancel, Cancelled, Report};
 use crate::sources::sum::Sum;
 use crate::sources::url::Url;
@@ -32,6 +32,11 @@ const LOOK: u64 = 16 << 20;
 /// How it is fetched.
 pub(super) struct Transfer<'a> {
     pub(super) url: &'a Url,
+    /// Besides those that the address and the file need.
+    pub(super) headers: &'a [(&'static str, String)],
+    pub(super) guard: Option<Guard>,
+    /// Bytes that the file has at the most.
+    pub(super) most: Option<u64>,
     pub(super) proxy: Option<&'a str>,
     pub(super) report: &'a dyn Report,
     pub(super) cancel: &'a Cancel,
@@ -205,6 +210,15 @@ impl Transfer<'_> {
         size: Option<u64>,
         mut answer: Answer<'_>,
     ) -> Result<Fetched, Failed> {
+        let is_too_much = |bytes: u64| self.most.is_some_and(|most| bytes > most);
+        let too_much = || {
+            Failed::For(TransferError::Server(
+                "it has more bytes than the image says".to_owned(),
+            ))
+        };
+        if is_too_much(size.unwrap_or(0)) {
+            return Err(too_much());
+        }
         check_room(&part.file, size.map(|size| size.saturating_sub(here)))?;
         let mut looked = here;
         let mut sum = Sha256::new();
@@ -217,9 +231,12 @@ impl Transfer<'_> {
             match answer.piece() {
                 Ok(None) => break None,
                 Ok(Some(piece)) => {
+                    done += piece.len() as u64;
+                    if is_too_much(done) {
+                        break Some(too_much());
+                    }
                     sum.update(&piece);
                     part.file.write_all(&piece)?;
-                    done += piece.len() as u64;
                     if done >= looked + LOOK {
                         looked = done;
                         check_room(&part.file, None)?;
@@ -238,8 +255,10 @@ impl Transfer<'_> {
 
     fn request(&self, mut headers: Vec<(&'static str, String)>) -> Request<'_> {
         headers.extend(self.url.authorization().map(|login| ("Authorization", login)));
+        headers.extend(self.headers.iter().cloned());
         Request {
             deadline: None,
+            guard: self.guard,
             url: self.url,
             proxy: self.proxy,
             headers,

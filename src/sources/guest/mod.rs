@@ -67,6 +67,8 @@ pub struct GuestOptions {
     pub masked_units: Vec<UnitName>,
     /// What its cloud-init does.
     pub cloud_init: Option<Seed>,
+    /// It runs a program, and no init: none is asked for, nor made to do anything.
+    pub application: bool,
 }
 
 impl GuestOptions {
@@ -169,6 +171,10 @@ impl GuestError {
 /// Gives the tree the machine's name, an identity of its own, its network and its accounts. Done twice, it changes nothing more,
 /// but for a user who is there then.
 pub fn prepare(root: &Root, name: &str, network: GuestNetwork, options: &GuestOptions) -> Result<Guest, GuestError> {
+    if options.application && root.kind("usr")?.is_none() {
+        // systemd-nspawn takes no tree without one.
+        root.create_dir_all("usr", 0o755)?;
+    }
     if root.list("usr").is_err() {
         let only = match root.list("").as_deref() {
             Ok([only]) if root.list(only).is_ok() => Some(only.clone()),
@@ -179,13 +185,21 @@ pub fn prepare(root: &Root, name: &str, network: GuestNetwork, options: &GuestOp
             only,
         });
     }
-    let init = detect_init(root)?;
-    if init == Init::None {
+    let init = if options.application {
+        Init::None
+    } else {
+        detect_init(root)?
+    };
+    if init == Init::None && !options.application {
         return Err(GuestError::NoInit {
             path: root.path().to_owned(),
         });
     }
-    let mut notes = fit::misfits(root, &init);
+    let mut notes = if options.application {
+        Vec::new()
+    } else {
+        fit::misfits(root, &init)
+    };
     root.create_dir_all("etc", 0o755)?;
     if let Some(hostname) = options.new_hostname(name) {
         identity::name_guest(root, hostname)?;
@@ -195,7 +209,9 @@ pub fn prepare(root: &Root, name: &str, network: GuestNetwork, options: &GuestOp
         identity::forget_leases(root)?;
         identity::renew_ssh_keys(root, &init, &mut notes)?;
     }
-    init::make_bootable(root, &init, &mut notes)?;
+    if !options.application {
+        init::make_bootable(root, &init, &mut notes)?;
+    }
     let password = options.root_password_hash.as_ref().map(|hash| match init {
         Init::Busybox => hash.for_busybox(),
         _ => hash.as_str(),
@@ -204,7 +220,13 @@ pub fn prepare(root: &Root, name: &str, network: GuestNetwork, options: &GuestOp
     if let Some(keys) = &options.ssh_key {
         accounts::authorize(root, keys, "root")?;
     }
-    network::configure(root, &init, network, &mut notes)?;
+    match network {
+        GuestNetwork::Link if options.application => notes.push(
+            "nothing in it asks for an address, and so it has no network: `--network host` gives it the host's"
+                .to_owned(),
+        ),
+        network => network::configure(root, &init, network, &mut notes)?,
+    }
     if !options.dns.is_empty() {
         network::name_servers(root, &init, network, &options.dns, &mut notes)?;
     }
