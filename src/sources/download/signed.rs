@@ -1,5 +1,6 @@
 //! Signatures beside a download: over the file itself, or over a list that has its sum.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::path::Path;
 
@@ -99,21 +100,24 @@ pub(super) fn find(
     report.phase(&format!("asking for the signature of {}", url.file_name()));
     let look = Look {
         options,
-        report,
+        keyrings: &keyrings,
         cancel,
+        noise: RefCell::default(),
     };
-    if let Some((signature, at)) = look.signature(url, OF_FILE)? {
-        return Ok(Vouched::File(OfFile {
-            signature,
-            at,
-            keyrings,
-        }));
+    for ending in OF_FILE {
+        if let Some((signature, at)) = look.signature(&url.with_ending(ending))? {
+            return Ok(Vouched::File(OfFile {
+                signature,
+                at,
+                keyrings,
+            }));
+        }
     }
     let own = url.with_ending(".sha256");
     let all = url.beside("SHA256SUMS");
     let finds: [Find; 2] = [sums::of_no_other_file, sums::of_file];
     for (list, find) in [&own, &all].into_iter().zip(finds) {
-        let Some((text, signer)) = look.list(list, &keyrings)? else {
+        let Some((text, signer)) = look.list(list)? else {
             continue;
         };
         if let Some(sum) = find(&text, url.file_name()) {
@@ -124,22 +128,25 @@ pub(super) fn find(
                 signed: true,
             }));
         }
-        report.warn(&format!(
-            "'{list}' is signed, and does not tell the sum of {}",
-            url.file_name()
-        ));
+        look.note(format!("'{list}' is signed, and does not tell its sum"));
     }
+    let noise = look
+        .noise
+        .into_inner()
+        .map_or_else(String::new, |noise| format!(" ({noise})"));
     Err(SourceError::from(TrustError::Unsigned {
         url: url.to_string(),
-        looked: format!("there is neither '{url}.asc' (.sig, .gpg), nor is '{own}' or '{all}' signed"),
+        looked: format!("there is neither '{url}.asc' (.sig, .gpg), nor is '{own}' or '{all}' signed{noise}"),
         keys: names(&keyrings),
     }))
 }
 
 struct Look<'a> {
     options: &'a DownloadOptions,
-    report: &'a dyn Report,
+    keyrings: &'a [Keyring],
     cancel: &'a Cancel,
+    /// What was found first that is none.
+    noise: RefCell<Option<String>>,
 }
 
 impl Look<'_> {
@@ -151,42 +158,48 @@ impl Look<'_> {
         }
     }
 
-    /// A signature over the file at an address.
-    fn signature(&self, over: &Url, endings: &[&str]) -> Result<Option<(Signature, Url)>, SourceError> {
-        for ending in endings {
-            let at = over.with_ending(ending);
-            let Some(bytes) = self.get(&at, SIGNATURE_MAX)? else {
-                continue;
-            };
-            match Signature::parse(&bytes) {
-                Ok(signature) => return Ok(Some((signature, at))),
-                Err(reason) => self.report.warn(&format!("'{at}' is no signature: {reason}")),
-            }
-        }
-        Ok(None)
+    fn note(&self, what: String) {
+        self.noise.borrow_mut().get_or_insert(what);
+    }
+
+    /// The signature at an address, if it is one.
+    fn signature(&self, at: &Url) -> Result<Option<(Signature, Url)>, SourceError> {
+        let bytes = self.get(at, SIGNATURE_MAX)?;
+        Ok(bytes.and_then(|bytes| Some((self.parse(&bytes, at)?, at.clone()))))
+    }
+
+    fn parse(&self, bytes: &[u8], at: &Url) -> Option<Signature> {
+        let parsed = Signature::parse(bytes);
+        parsed
+            .map_err(|reason| self.note(format!("'{at}' is no signature: {reason}")))
+            .ok()
     }
 
     /// What a signed list says, and who has signed it: with a signature beside it, or in it.
-    fn list(&self, list: &Url, keyrings: &[Keyring]) -> Result<Option<(Vec<u8>, Signer)>, SourceError> {
-        let text_in = |bytes: &[u8], at: &Url| signed_text(bytes, keyrings, &at.to_string(), self.cancel);
-        let bytes = self.get(list, sums::MAX)?;
-        if let Some(bytes) = &bytes
-            && let Some((text, signer)) = text_in(bytes, list)?
-        {
-            return Ok(Some((text.into_bytes(), signer)));
+    fn list(&self, list: &Url) -> Result<Option<(Vec<u8>, Signer)>, SourceError> {
+        let text_in = |bytes: &[u8], at: &Url| {
+            let signed = signed_text(bytes, self.keyrings, &at.to_string(), self.cancel)?;
+            Ok::<_, SourceError>(signed.map(|(text, signer)| (text.into_bytes(), signer)))
+        };
+        let plain = self.get(list, sums::MAX)?;
+        if let Some(signed) = plain.as_deref().map_or(Ok(None), |bytes| text_in(bytes, list))? {
+            return Ok(Some(signed));
         }
-        let Some(bytes) = bytes else {
-            // One whose text stands with its signature may be there alone.
-            let at = list.with_ending(".asc");
-            let alone = self.get(&at, sums::MAX)?;
-            let signed = alone.map_or(Ok(None), |bytes| text_in(&bytes, &at))?;
-            return Ok(signed.map(|(text, signer)| (text.into_bytes(), signer)));
-        };
-        let Some((signature, at)) = self.signature(list, OF_LIST)? else {
-            return Ok(None);
-        };
-        let names = (list.to_string(), at.to_string());
-        let signer = signature.check_bytes(&bytes, keyrings, (&names.0, &names.1), self.cancel)?;
-        Ok(Some((bytes, signer)))
+        for ending in OF_LIST {
+            let at = list.with_ending(ending);
+            let Some(bytes) = self.get(&at, sums::MAX)? else {
+                continue;
+            };
+            // One whose text stands with its signature needs no other.
+            if let Some(signed) = text_in(&bytes, &at)? {
+                return Ok(Some(signed));
+            }
+            if let (Some(plain), Some(signature)) = (&plain, self.parse(&bytes, &at)) {
+                let names = (list.to_string(), at.to_string());
+                let signer = signature.check_bytes(plain, self.keyrings, (&names.0, &names.1), self.cancel)?;
+                return Ok(Some((plain.clone(), signer)));
+            }
+        }
+        Ok(None)
     }
 }

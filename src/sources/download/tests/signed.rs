@@ -1,7 +1,5 @@
 //! Downloads that somebody has signed, or should have.
 
-use std::sync::Mutex;
-
 use super::*;
 use crate::sources::trust::{Keyring, write_pin};
 
@@ -12,20 +10,6 @@ const SUMS: &str = include_str!("../../trust/fixtures/sums");
 const SUMS_BY_ALICE: &str = include_str!("../../trust/fixtures/sums.asc");
 const SUMS_IN_ONE: &str = include_str!("../../trust/fixtures/sums.clear");
 const ALICE: &str = include_str!("../../trust/fixtures/alice.asc");
-
-/// What is said on the way.
-#[derive(Default)]
-struct Said(Mutex<Vec<String>>);
-
-impl Report for Said {
-    fn phase(&self, what: &str) {
-        self.0.lock().unwrap().push(what.to_owned());
-    }
-    fn progress(&self, _: u64, _: Option<u64>) {}
-    fn warn(&self, message: &str) {
-        self.0.lock().unwrap().push(format!("warning: {message}"));
-    }
-}
 
 struct Signed {
     scene: Scene,
@@ -90,7 +74,8 @@ fn a_signature_over_the_file_is_checked() {
     let mut signed = Signed::new();
     signed.refused("is not signed: there is neither");
     signed.put("data.asc", "<html>a page for everything</html>");
-    signed.refused("is not signed: there is neither");
+    signed.refused("SHA256SUMS' signed ('");
+    signed.refused("data.asc' is no signature: it is no OpenPGP file)");
     signed.put("data.asc", &"x".repeat(1 << 20));
     signed.refused("is not signed: there is neither");
     for cache in [CacheUse::Use, CacheUse::Skip] {
@@ -183,6 +168,11 @@ fn a_signed_list_vouches_for_the_file() {
     signed.fetch().unwrap();
     signed.put("SHA256SUMS", &SUMS_IN_ONE.replace("other", "evil"));
     assert!(signed.fetch().unwrap_err().contains("something else"));
+    // Also beside a plain one, which says nothing then.
+    signed.put("SHA256SUMS", &SUMS.replace('6', "7"));
+    signed.put("SHA256SUMS.asc", SUMS_IN_ONE);
+    signed.fetch().unwrap();
+    signed.gone("SHA256SUMS.asc");
     signed.gone("SHA256SUMS");
     signed.put("data.sha256.asc", SUMS_IN_ONE);
     signed.fetch().unwrap();
