@@ -13,6 +13,10 @@ use crate::sources::sum::Sum;
 const ALIKE: f64 = 0.75;
 const OFFERED: usize = 3;
 
+/// The longest name that is heeded, in bytes, and how many are looked at for one that is like another.
+const NAME_MAX: usize = 128;
+const LOOKED_AT: usize = 50_000;
+
 /// An image: of one release, variant and processor, in its newest version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
@@ -133,12 +137,13 @@ fn image(product: Product) -> Option<Image> {
         .aliases
         .split(',')
         .map(|alias| alias.trim().to_owned())
-        .filter(|alias| !alias.is_empty())
+        .filter(|alias| !alias.is_empty() && alias.len() <= NAME_MAX)
         .collect();
     if aliases.is_empty() {
         let parts = [&product.os, &product.release, &product.variant].map(|part| part.to_lowercase());
         let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
         aliases.push(parts.join("/"));
+        aliases.retain(|name| name.len() <= NAME_MAX);
     }
     let name = aliases
         .iter()
@@ -237,6 +242,7 @@ fn near<'a>(images: impl Iterator<Item = &'a Image>, name: &str) -> Vec<String> 
     let name = name.to_lowercase();
     let mut near: Vec<(f64, &str)> = images
         .flat_map(|image| &image.aliases)
+        .take(LOOKED_AT)
         .map(|alias| {
             (
                 strsim::normalized_damerau_levenshtein(&name, &alias.to_lowercase()),

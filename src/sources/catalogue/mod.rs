@@ -73,7 +73,7 @@ pub fn read(
     cancel: &Cancel,
 ) -> Result<Catalogue, SourceError> {
     let server = options.server()?;
-    report.phase(&format!("asking {} for its catalogue", server.file_name()));
+    report.phase(&format!("asking '{server}' for its catalogue"));
     let keyrings = download::keys_for(&below(&server, "streams/v1")?, download, places, report)?;
     let documents = Documents {
         server: &server,
