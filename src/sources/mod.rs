@@ -37,6 +37,7 @@ pub use error::SourceError;
 pub use source::{Distro, Source, Template};
 pub use url::Url;
 
+use catalogue::Found;
 use download::Demand;
 use source::shown;
 use sum::Sum;
@@ -263,23 +264,23 @@ fn fetch(
     report: &dyn Report,
     cancel: &Cancel,
 ) -> Result<(Url, File, Sum), SourceError> {
-    let given = options.archive.sum;
-    let (url, demand) = match source {
+    let (given, wanted) = (options.archive.sum, &options.download);
+    match source {
         Source::Catalogue(name) => {
-            let found = catalogue::find(name, options, places, report, cancel)?;
-            // The catalogue's is always compared: with what the caller knows, already here.
-            given.map_or(Ok(()), |sum| Demand::given(sum).check(&found.url, found.demand.sum))?;
-            (found.url, Some(found.demand))
+            let Found { url, demand } = catalogue::find(name, options, places, report, cancel)?;
+            // That of the catalogue is always compared: with what the caller knows, already here.
+            given.map_or(Ok(()), |sum| Demand::given(sum).check(&url, demand.sum))?;
+            let (file, sum) = download::fetch_as(&url, wanted, Some(demand), places, report, cancel)?;
+            Ok((url, file, sum))
         }
-        Source::Url(url) => (url.clone(), given.map(Demand::given)),
-        other => {
-            return Err(SourceError::NoSource {
-                given: shown(&other.to_string()),
-            });
+        Source::Url(url) => {
+            let (file, sum) = download::fetch(url, wanted, given, places, report, cancel)?;
+            Ok((url.clone(), file, sum))
         }
-    };
-    let (file, sum) = download::fetch_as(&url, &options.download, demand, places, report, cancel)?;
-    Ok((url, file, sum))
+        other => Err(SourceError::NoSource {
+            given: shown(&other.to_string()),
+        }),
+    }
 }
 
 /// What [`fill`] would do, one line per step. Touches nothing and asks no mirror, but finds what is missing on this host.

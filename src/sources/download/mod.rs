@@ -90,8 +90,7 @@ impl Demand {
 }
 
 /// The file at `url`, at its beginning, and its sum, which was compared with `sum`, or with what vouches for it.
-#[cfg(test)]
-fn fetch(
+pub(super) fn fetch(
     url: &Url,
     options: &DownloadOptions,
     sum: Option<Sum>,
