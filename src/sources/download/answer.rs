@@ -12,9 +12,9 @@ use ureq::http::header::{
 use ureq::tls::{RootCerts, TlsConfig};
 use ureq::{Agent, Body};
 
+use super::guard::Guard;
 use crate::machine::{Cancel, Cancelled};
 use crate::sources::mirror::without_password;
-use crate::sources::source::shown;
 use crate::sources::url::Url;
 
 /// Bytes that are handed over at once, and how many pieces the thread may be ahead.
@@ -93,16 +93,6 @@ pub(super) struct Said {
     pub(super) challenge: Option<String>,
 }
 
-/// How a server is asked to which credentials are sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::sources) struct Guard {
-    /// Whether it has to prove who it is.
-    pub(in crate::sources) verify: bool,
-}
-
-/// How often a guarded request is sent elsewhere.
-const REDIRECTIONS: usize = 8;
-
 /// Why there is no answer, or no more of it.
 #[derive(Debug)]
 pub(super) struct Failure {
@@ -114,7 +104,7 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    fn new(reason: impl Into<String>, passes: bool) -> Self {
+    pub(super) fn new(reason: impl Into<String>, passes: bool) -> Self {
         Self {
             reason: reason.into(),
             passes,
@@ -205,46 +195,8 @@ impl From<Cancelled> for Waited {
 }
 
 impl<'a> Answer<'a> {
-    /// Asks, and waits for the beginning of the answer.
-    pub(super) fn wait(request: &Request<'_>, cancel: &'a Cancel) -> Result<(Head, Self), Waited> {
-        if request.guard.is_none() {
-            return Self::ask(request, cancel);
-        }
-        let fails = |reason: String| Err(Waited::Failed(Failure::new(reason, false)));
-        let (mut url, mut headers) = (request.url.clone(), request.headers.clone());
-        for _ in 0..REDIRECTIONS {
-            let now = Request {
-                url: &url,
-                headers: headers.clone(),
-                ..*request
-            };
-            let (head, answer) = Self::ask(&now, cancel)?;
-            let elsewhere = head
-                .said
-                .location
-                .as_deref()
-                .filter(|_| matches!(head.status, 301..=303 | 307 | 308));
-            let Some(there) = elsewhere else {
-                return Ok((head, answer));
-            };
-            let shown = without_password(&shown(there));
-            let next = match url.joined(there) {
-                Ok(next) => next,
-                Err(reason) => return fails(format!("it redirects to '{shown}': {reason}")),
-            };
-            let stays_here = next.is_loopback() && !url.is_https();
-            if !next.is_https() && !stays_here {
-                return fails(format!("it redirects to '{shown}', which is not https"));
-            }
-            if next.origin() != url.origin() {
-                headers.retain(|(name, _)| *name != "Authorization");
-            }
-            url = next;
-        }
-        fails("it redirects in a circle".to_owned())
-    }
-
-    fn ask(request: &Request<'_>, cancel: &'a Cancel) -> Result<(Head, Self), Waited> {
+    /// Asks once, and waits for the beginning of the answer.
+    pub(super) fn ask(request: &Request<'_>, cancel: &'a Cancel) -> Result<(Head, Self), Waited> {
         let (sender, messages) = sync_channel(AHEAD);
         let agent = agent(request).map_err(Waited::Failed)?;
         let (url, headers) = (request.url.as_str().to_owned(), request.headers.clone());

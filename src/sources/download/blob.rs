@@ -5,7 +5,8 @@ use std::io::Seek as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::answer::{Answer, Guard, Request, Validators, Waited};
+use super::answer::{Answer, Request, Validators, Waited};
+use super::guard::Guard;
 use super::store::{self, Known, Shelf};
 use super::transfer::{Fetched, Part, Transfer, TransferError};
 use super::{told, unasked};

@@ -4,6 +4,7 @@
 
 mod answer;
 mod blob;
+mod guard;
 mod signed;
 mod store;
 mod sums;
@@ -15,8 +16,8 @@ use std::fs::File;
 use std::io::Seek as _;
 use std::path::{Path, PathBuf};
 
-pub(super) use answer::Guard;
 pub(super) use blob::{Asked, Blob, BlobError, ask, forget_blob};
+pub(super) use guard::Guard;
 pub(super) use signed::{keys_for, names};
 pub use store::{Download, clear, entries};
 

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::fstatvfs;
 use sha2::{Digest as _, Sha256};
 
-use super::answer::{Answer, Failure, Guard, Head, Request, Validators, Waited};
+use super::answer::{Answer, Failure, Head, Request, Validators, Waited};
+use super::guard::Guard;
 use crate::machine::{Cancel, Cancelled, Report};
 use crate::sources::sum::Sum;
 use crate::sources::url::Url;
