@@ -104,7 +104,8 @@ fn choose<'a>(all: &'a [Entry], image: &str, tag: Option<&str>) -> Result<&'a En
     let has = |entry: &&Entry| {
         let is_it = |known: &String| {
             let short = known.rsplit_once(':').map_or("", |(_, short)| short);
-            tag.is_some_and(|tag| tag == known || tag == short)
+            // `docker.io/library/app:1`, by all of it, its end, or its tag.
+            tag.is_some_and(|tag| tag == known || tag == short || known.ends_with(&format!("/{tag}")))
         };
         tags(entry).iter().any(is_it)
     };

@@ -283,7 +283,7 @@ fn saved(scene: &Scene, layers: &[Vec<u8>]) {
         names.push(format!("{at}/layer.tar"));
         fs::write(scene.path("image").join(&names[at]), layer).unwrap();
     }
-    let manifest = json!([{"Config": name, "RepoTags": ["app:1"], "Layers": names}]);
+    let manifest = json!([{"Config": name, "RepoTags": ["docker.io/app:1"], "Layers": names}]);
     fs::write(scene.path("image/manifest.json"), manifest.to_string()).unwrap();
     pack(&scene.path("image"), &scene.path("saved.tar"));
 }
@@ -305,7 +305,7 @@ fn archives_of_docker_save_are_taken() {
     let error = scene
         .fill(&format!("docker-archive:{file}:2"), &Options::default())
         .unwrap_err();
-    assert!(error.ends_with("has no image '2': it has 'app:1'"), "{error}");
+    assert!(error.ends_with("has no image '2': it has 'docker.io/app:1'"), "{error}");
     // Another layer than its configuration says.
     fs::write(scene.path("image/1/layer.tar"), base()).unwrap();
     pack(&scene.path("image"), &scene.path("saved.tar"));
