@@ -50,6 +50,7 @@ mod list;
 mod logs;
 mod marks;
 mod nspawn_examples;
+mod oci;
 mod once;
 mod oracle;
 mod order;

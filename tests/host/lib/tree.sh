@@ -7,8 +7,8 @@ readonly TREE_PACKAGES=(
     login mmdebstrap mount netbase nftables passwd polkitd procps python3-minimal strace sudo systemd
     systemd-container systemd-resolved systemd-sysv udev util-linux wget xfsprogs xz-utils zstd
     gpg gpg-agent
-    # What disk images are made with.
-    erofs-utils fdisk squashfs-tools xorriso
+    # What disk images, and images of containers, are made with.
+    docker-registry erofs-utils fdisk squashfs-tools umoci xorriso
 )
 # What bookworm does not have.
 readonly NEWER_PACKAGES=(ubuntu-keyring)
