@@ -58,8 +58,8 @@ pub(super) struct Args {
     ///
     /// debian:SUITE, ubuntu:SUITE   bootstrapped; the second time a copy of the first
     /// FILE.tar[.gz|.xz|.zst|.bz2]  unpacked; `-` is an archive from standard input
-    /// FILE.img, .raw, .qcow2       a disk image: --extract unpacks its root filesystem
-    /// FILE.squashfs, .iso, .cpio   the same without asking; of an ISO image live/*.squashfs
+    /// FILE.img, .raw, .qcow2       a disk image: kept as one, or with --extract unpacked
+    /// FILE.squashfs, .iso, .cpio   unpacked; of an ISO image live/*.squashfs
     /// https://…, http://…          any of these files, downloaded, checked and kept
     /// images:DISTRO/RELEASE        an image of a catalogue, see `images --remote`
     /// oci:DIR[:TAG]                an image of a container, in a directory; oci-archive:FILE, docker-archive:FILE
@@ -140,7 +140,8 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     let outcome = result.as_ref().copied().map_err(|error| error.message.as_str());
     audit(name.as_str(), "create", outcome);
     result?;
-    let path = ctx.places.image(&name);
+    let disk = ctx.places.disk_image(&name);
+    let path = if disk.exists() { disk } else { ctx.places.image(&name) };
     begin(ctx, &bus, &args, Made { name, path }).await
 }
 

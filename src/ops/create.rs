@@ -20,7 +20,8 @@ use crate::machine::{Cancel, MachineName, Report};
 use crate::nspawn::assignment::Assignment;
 use crate::nspawn::document::Document;
 use crate::nspawn::edit::Edit;
-use crate::sources::guest::{GuestError, GuestNetwork, GuestOptions, prepare};
+use crate::sources::disk::Kept;
+use crate::sources::guest::{Guest, GuestError, GuestNetwork, GuestOptions, prepare};
 use crate::sources::oci::{Runs, Settled};
 use crate::sources::{self, Filled, Options, Source};
 use crate::sys::files::{Root, shown, sync_filesystem, write_atomic};
@@ -181,7 +182,11 @@ fn transaction<'a>(
     slots: &'a Mutex<Slots>,
 ) -> Result<Transaction<'a>, OpError> {
     let name = &request.name;
-    let image = places.image(name);
+    let likely = if request.source.stays_image() && !request.options.disk.extract {
+        places.disk_image(name)
+    } else {
+        places.image(name)
+    };
     let settings_file = places.settings_file(name);
     let source_places = places.for_sources();
     let source_plan = sources::plan(&request.source, &request.options, &source_places)?;
@@ -226,10 +231,8 @@ fn transaction<'a>(
     steps.step(Step::new(describe_guest(request), move || {
         report.phase("preparing the guest");
         let mut slots = hold();
-        let root = Root::open(&slots.staging()?.tree())?;
-        let is_named = request.settings.iter().any(|one| one.key.path() == "Exec.Parameters");
-        let (settled, guest) = settle(&root, &slots.filled, is_named, &request.guest)?;
-        let guest = prepare(&root, name.as_str(), request.network.inside(), &guest)?;
+        let tree = slots.staging()?.tree();
+        let (guest, settled) = prepare_in(&tree, request, &slots.filled, cancel)?;
         for note in guest.notes.iter().chain(&settled.notes) {
             report.warn(note);
         }
@@ -260,10 +263,14 @@ fn transaction<'a>(
         .undo(move || owned::take_back(&written, &hold().settings)),
     );
 
-    let visible = image.clone();
-    steps.step(Step::new(format!("rename it to '{}'", shown(&image)), move || {
+    steps.step(Step::new(format!("rename it to '{}'", shown(&likely)), move || {
         let mut slots = hold();
         let tree = slots.staging()?.tree();
+        let visible = if tree.is_file() {
+            places.disk_image(name)
+        } else {
+            places.image(name)
+        };
         renameat_with(CWD, &tree, CWD, &visible, RenameFlags::NOREPLACE)
             .map_err(|errno| OpError::path("rename the new image to", &visible)(errno.into()))?;
         // The machine exists from here on: what follows must not fail the verb.
@@ -298,6 +305,21 @@ pub(super) fn settle(
         ..guest.clone()
     };
     Ok((program.settle(root, runs)?, guest))
+}
+
+/// Makes what the source had a guest: a directory, or the root filesystem of a disk image.
+fn prepare_in(tree: &Path, request: &Request, filled: &Filled, cancel: &Cancel) -> Result<(Guest, Settled), OpError> {
+    let (name, network) = (request.name.as_str(), request.network.inside());
+    if tree.is_file() {
+        let kept = Kept::open(tree, cancel)?;
+        let guest = prepare(&kept.root, name, network, &request.guest)?;
+        kept.finish()?;
+        return Ok((guest, Settled::default()));
+    }
+    let root = Root::open(tree)?;
+    let is_named = request.settings.iter().any(|one| one.key.path() == "Exec.Parameters");
+    let (settled, guest) = settle(&root, filled, is_named, &request.guest)?;
+    Ok((prepare(&root, name, network, &guest)?, settled))
 }
 
 fn describe_guest(request: &Request) -> String {
@@ -414,7 +436,7 @@ pub(crate) fn is_free(name: &MachineName, places: &Places) -> Result<(), OpError
         by: format!("{what} '{}'", shown(path)),
         hint,
     };
-    for image in [places.image(name), places.machines.join(format!("{name}.raw"))] {
+    for image in [places.image(name), places.disk_image(name)] {
         if fs::symlink_metadata(&image).is_ok() && !is_image(&image) {
             let hint = format!(
                 "it is no image: move it away with `{}`, or choose another name",

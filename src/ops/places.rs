@@ -127,6 +127,12 @@ impl Places {
         self.machines.join(name.as_str())
     }
 
+    /// Where an image lies that is a disk.
+    #[must_use]
+    pub fn disk_image(&self, name: &MachineName) -> PathBuf {
+        self.machines.join(format!("{name}.raw"))
+    }
+
     /// Where a machine's settings lie.
     #[must_use]
     pub fn settings_file(&self, name: &MachineName) -> PathBuf {

@@ -144,7 +144,7 @@ impl Default for Places {
     }
 }
 
-/// Fills `target` with a root filesystem. It must not exist; its parent must, on the filesystem of the machine's final place.
+/// Fills `target` with a root filesystem; of a disk image that is not extracted it becomes a file. It must not exist; its parent must, on the filesystem of the machine's final place.
 ///
 /// After an error `target` may exist half-made: the caller, who chose a hidden name for it, removes it.
 pub fn fill(
@@ -298,9 +298,15 @@ pub fn plan(source: &Source, options: &Options, places: &Places) -> Result<Vec<S
         }
         Source::Disk(image) => {
             std::fs::metadata(image).map_err(|error| SourceError::io("open", image, error))?;
-            Ok(unpacking_disk(&format!("'{}'", files::shown(image)), options))
+            let mut steps = vec![describe_disk(source, &format!("'{}'", files::shown(image)), options)];
+            steps.extend(options.archive.sum.map(checking));
+            Ok(steps)
         }
-        Source::Stdin if options.disk.extract => Ok(unpacking_disk(STDIN, options)),
+        Source::Stdin if options.disk.extract => {
+            let mut steps = vec![describe_disk(source, STDIN, options)];
+            steps.extend(options.archive.sum.map(checking));
+            Ok(steps)
+        }
         Source::Stdin => Ok(unpacking(STDIN, &options.archive)),
         Source::Url(url) => {
             let mut steps = download::plan(url, &options.download, options.archive.sum, places)?;
@@ -310,7 +316,7 @@ pub fn plan(source: &Source, options: &Options, places: &Places) -> Result<Vec<S
             };
             let name = format!("'{}'", shown(url.file_name()));
             if source.is_disk() || options.disk.extract {
-                steps.push(disk::describe(&name, options.disk));
+                steps.push(describe_disk(source, &name, options));
                 return Ok(steps);
             }
             steps.extend(unpacking(&name, &part));
@@ -344,15 +350,17 @@ fn unpacking(archive: &str, wanted: &tarball::Wanted) -> Vec<String> {
     } else {
         format!("unpack what {archive} has below {}", wanted.part)
     }];
-    steps.extend(wanted.sum.map(|sum| format!("check that its SHA-256 sum is {sum}")));
+    steps.extend(wanted.sum.map(checking));
     steps
 }
 
-fn unpacking_disk(image: &str, options: &Options) -> Vec<String> {
-    let mut steps = vec![disk::describe(image, options.disk)];
-    let sum = options.archive.sum;
-    steps.extend(sum.map(|sum| format!("check that its SHA-256 sum is {sum}")));
-    steps
+fn describe_disk(source: &Source, image: &str, options: &Options) -> String {
+    let stays = source.stays_image() && !options.disk.extract;
+    disk::describe(image, options.disk.partition, stays)
+}
+
+fn checking(sum: sum::Sum) -> String {
+    format!("check that its SHA-256 sum is {sum}")
 }
 
 #[cfg(test)]

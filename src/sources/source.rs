@@ -209,6 +209,19 @@ impl Source {
     }
 }
 
+impl Source {
+    /// Whether it will stay an image, and become no directory, unless it is to be extracted, as far as its name tells.
+    #[must_use]
+    pub fn stays_image(&self) -> bool {
+        let name = match self {
+            Self::Disk(path) => path.to_string_lossy().into_owned(),
+            Self::Url(url) => url.file_name().to_owned(),
+            _ => return false,
+        };
+        self.is_disk() && !disk::is_tree_name(&name.to_ascii_lowercase())
+    }
+}
+
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

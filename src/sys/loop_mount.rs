@@ -57,6 +57,17 @@ impl Filesystem {
     }
 }
 
+/// What may be done to the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Nothing.
+    Read,
+    /// The kernel may put what its journal has in its place, before it is read.
+    Replay,
+    /// The filesystem may be written to.
+    Write,
+}
+
 /// Why a filesystem could not be mounted.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LoopError {
@@ -79,12 +90,12 @@ pub(crate) enum LoopError {
     },
 }
 
-/// Mounts `range` of `image`, for reading. If it is `writable`, the kernel may put what its journal has in its place before.
+/// Mounts `range` of `image`.
 pub(crate) fn mount(
     image: &File,
     range: &Range<u64>,
     filesystem: Filesystem,
-    writable: bool,
+    access: Access,
 ) -> Result<OwnedFd, LoopError> {
     let refused = |errno: Errno| LoopError::Refused {
         filesystem,
@@ -96,9 +107,16 @@ pub(crate) fn mount(
         context => context.map_err(refused)?,
     };
     // Open until it is mounted: then the filesystem has it.
-    let (_device, path) = attach(image, range, writable)?;
+    let (_device, path) = attach(image, range, access != Access::Read)?;
+    let read_only = access != Access::Write;
     let mounted = fsconfig_set_string(&context, "source", &path)
-        .and_then(|()| fsconfig_set_flag(&context, "ro"))
+        .and_then(|()| {
+            if read_only {
+                fsconfig_set_flag(&context, "ro")
+            } else {
+                Ok(())
+            }
+        })
         .and_then(|()| {
             filesystem.options().iter().try_for_each(|(key, value)| match value {
                 Some(value) => fsconfig_set_string(&context, *key, *value),
@@ -107,15 +125,15 @@ pub(crate) fn mount(
         })
         .and_then(|()| fsconfig_create(&context))
         .and_then(|()| {
-            let nothing = MountAttrFlags::MOUNT_ATTR_RDONLY
-                | MountAttrFlags::MOUNT_ATTR_NOSUID
+            let mut nothing = MountAttrFlags::MOUNT_ATTR_NOSUID
                 | MountAttrFlags::MOUNT_ATTR_NODEV
                 | MountAttrFlags::MOUNT_ATTR_NOEXEC
                 | MountAttrFlags::MOUNT_ATTR_NOATIME;
+            nothing.set(MountAttrFlags::MOUNT_ATTR_RDONLY, read_only);
             fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, nothing)
         });
     match mounted {
-        Err(Errno::ROFS) if !writable => Err(LoopError::Dirty),
+        Err(Errno::ROFS) if access == Access::Read => Err(LoopError::Dirty),
         Err(errno) => Err(LoopError::Refused {
             filesystem,
             said: said(&context),

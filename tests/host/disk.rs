@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::sources::{Work, is_nowhere, sum_of};
 use crate::support::{Guest, There, agree, machinist, make_busybox_image, run, sh, shared, wait_until};
@@ -152,15 +152,77 @@ fn disks_with_partitions_become_machines() {
     lives(&work.file("pi.qcow2"), &["--extract"]);
     assert_eq!(sum_of(&gpt), before, "the image has changed");
     no_loops(&work);
-    // Without --extract nothing is made of it, nor of what is no disk with it.
     let bad = Guest::new("disk");
-    machinist(["create", &bad.name, &gpt]).status(1).fails_with(
-        &format!("'{gpt}' is a disk image: a machine of its files is made with --extract"),
-        "--extract",
-    );
-    is_nowhere(&bad);
     machinist(["create", &bad.name, &gpt, "--extract", "--partition", "2"]).ok();
     assert!(!bad.image().join("opt").exists());
+}
+
+/// Where a machine's image lies that is a disk.
+fn raw(guest: &Guest) -> PathBuf {
+    guest.image().with_file_name(format!("{}.raw", guest.name))
+}
+
+#[test]
+fn disk_images_are_kept_and_run() {
+    let _host = shared();
+    let work = work_with_tree();
+    make(
+        &work,
+        "fat boot; ext4 tree root.img 'some label'; mkdir mnt
+        disk pi.img $'label: dos\nstart=1MiB,size=30MiB,type=c\nstart=31MiB,size=30MiB,type=83' boot root.img
+        disk typed.raw $'label: gpt\nstart=1MiB,size=30MiB,type=uefi\nstart=31MiB,size=30MiB,\
+         type=4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709' boot root.img
+        debugfs -w -R 'feature needs_recovery' root.img >/dev/null 2>&1; zstd -q root.img -o dirty.img.zst",
+    );
+    let disk = fs::read(work.file("pi.img")).unwrap();
+    fs::write(work.file("pi.qcow2"), qcow2(&disk)).unwrap();
+    // Of a disk whose root systemd-nspawn would not find, that alone.
+    for file in ["dirty.img.zst", "pi.img", "pi.qcow2"] {
+        let guest = Guest::new("raw");
+        let name = guest.name.as_str();
+        let made = machinist([
+            "create",
+            name,
+            &work.file(file),
+            "--json",
+            "--set",
+            "Exec.KillSignal=SIGUSR2",
+        ]);
+        assert_eq!(made.ok().json()[0]["path"], *raw(&guest).to_string_lossy(), "{file}");
+        let found = fs::metadata(raw(&guest)).unwrap();
+        assert_eq!((found.len(), found.mode() & 0o777), (30 << 20, 0o600), "{file}");
+        assert!(found.blocks() * 512 < 20 << 20, "{file}: {} blocks", found.blocks());
+        agree(name, There::Stopped);
+        run("e2fsck", [Path::new("-fn"), &raw(&guest)]).ok();
+        guest.start();
+        agree(name, There::Running);
+        machinist(["exec", name, "--", "cat", "/opt/two", "/etc/hostname"])
+            .ok()
+            .stdout_is(&format!("one\n{name}\n"));
+        machinist(["status", name]).ok().stdout_has(name);
+        machinist(["create", name, &work.file(file)]).status(1);
+        if file == "pi.img" {
+            machinist(["stop", name]).ok();
+            machinist(["start", name]).ok();
+            machinist(["terminate", name]).ok();
+            machinist(["remove", "--yes", name]).ok();
+            is_nowhere(&guest);
+        }
+    }
+    // Else all of it: its own partitions are systemd-nspawn's to find.
+    let guest = Guest::new("raw");
+    machinist(["create", &guest.name, &work.file("typed.raw"), "--dry-run"])
+        .ok()
+        .stdout_has(&format!("rename it to '{}'", raw(&guest).display()));
+    machinist(["create", &guest.name, &work.file("typed.raw")]).ok();
+    agree(&guest.name, There::Stopped);
+    assert_eq!(fs::metadata(raw(&guest)).unwrap().len(), 100 << 20);
+    let read = "cd \"$1\"; mount -o loop,ro,offset=$((31 << 20)) \"$2\" mnt; cat mnt/etc/hostname; umount mnt";
+    sh(read, [work.0.as_os_str(), raw(&guest).as_os_str()])
+        .ok()
+        .stdout_is(&format!("{}\n", guest.name));
+    run("sfdisk", [Path::new("--verify"), &raw(&guest)]).ok();
+    no_loops(&work);
 }
 
 #[test]

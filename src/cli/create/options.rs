@@ -103,11 +103,11 @@ enum VerifyArg {
 #[derive(Debug, Default, clap::Args)]
 #[command(next_help_heading = "Disk image")]
 struct DiskArgs {
-    /// Unpack its root filesystem into a directory, whatever the source's name says
+    /// Unpack its root filesystem into a directory, instead of keeping an image; also where the name tells nothing
     #[arg(long)]
     extract: bool,
     /// The partition that is its root, if that cannot be told
-    #[arg(long, value_name = "N", requires = "extract", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     partition: Option<u32>,
 }
 
@@ -173,7 +173,10 @@ impl SourceArgs {
             ("--max-size", archive.max_size.is_some()),
         ];
         let for_files = [("--sha256", archive.sha256.is_some())];
-        let for_disks = [("--extract", self.disk.extract)];
+        let for_disks = [
+            ("--extract", self.disk.extract),
+            ("--partition", self.disk.partition.is_some() && !source.is_disk()),
+        ];
         let for_bootstraps = [
             ("--include", !bootstrap.include.is_empty()),
             ("--variant", bootstrap.variant.is_some()),
@@ -294,7 +297,10 @@ impl SourceArgs {
 
 /// What shapes a tree if nobody says otherwise.
 pub(in crate::cli) fn usual_options(source: &Source, config: &Config) -> Options {
-    SourceArgs::default().options(source, config)
+    let mut options = SourceArgs::default().options(source, config);
+    // What runs once is a directory.
+    options.disk.extract = source.is_disk();
+    options
 }
 
 fn bootstrap(args: &BootstrapArgs, source: &Source, config: &Config) -> BootstrapOptions {

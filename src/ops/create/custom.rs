@@ -78,7 +78,7 @@ pub(super) fn steps<'a>(
         let described = format!("copy '{source}' to '{}' of the machine", shown(&file.target));
         steps.step(Step::new(described, move || {
             report.phase(&format!("copying {source}"));
-            file.make(name, &tree()?, places, cancel)
+            file.make(name, &directory(tree()?)?, places, cancel)
         }));
     }
     if !request.scripts.is_empty() {
@@ -86,8 +86,19 @@ pub(super) fn steps<'a>(
         let described: Vec<String> = request.scripts.iter().map(of_scripts).collect();
         steps.step(Step::new(described.join("\n"), move || {
             report.phase("running scripts in it");
-            run(&tree()?)
+            run(&directory(tree()?)?)
         }));
     }
     Ok(())
+}
+
+/// The tree, if it is one.
+fn directory(tree: PathBuf) -> Result<PathBuf, OpError> {
+    if tree.is_dir() {
+        return Ok(tree);
+    }
+    Err(OpError::Option {
+        message: "files are copied, and scripts run, in a directory, and this is to be a disk image".to_owned(),
+        hint: "have it unpacked with `--extract`".to_owned(),
+    })
 }

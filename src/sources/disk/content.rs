@@ -65,6 +65,10 @@ impl Content {
             return filesystem(Filesystem::Erofs, size, label(first, 1024 + 64, 16));
         }
         if has(0x1_0040, b"_BHRfS_M") {
+            // The kernel looks for the others among the disks of the host.
+            if u64_at(first, 0x1_0088) != Some(1) {
+                return Self::Other("a btrfs filesystem on several disks");
+            }
             return filesystem(
                 Filesystem::Btrfs,
                 u64_at(first, 0x1_0070),
@@ -246,6 +250,7 @@ mod tests {
             (82, b"FAT32   ", "FAT"),
             (0, b"QFI\xfb", "qcow2"),
             (0x8001, b"CD001", "ISO"),
+            (0x1_0040, b"_BHRfS_M", "several disks"),
         ] {
             assert!(with(&[(at, magic)]).describe().contains(what), "{what}");
         }

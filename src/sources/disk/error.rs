@@ -95,11 +95,13 @@ pub enum DiskError {
         /// Why not.
         source: MountError,
     },
-    /// It was not said what should become of it.
-    #[error("'{}' is a disk image: a machine of its files is made with --extract", shown(image))]
-    NotExtracted {
+    /// systemd-nspawn could make no machine of it as it is.
+    #[error("'{}' cannot be kept as an image: {what}", shown(image))]
+    NotKept {
         /// The image.
         image: PathBuf,
+        /// Why not.
+        what: String,
     },
 }
 
@@ -177,7 +179,7 @@ impl DiskError {
         let file = |image: &Path| shell_words::quote(&image.to_string_lossy()).into_owned();
         match self {
             Self::SeveralRoots { .. } | Self::NoRoot { .. } => vec!["choose one with `--partition N`".to_owned()],
-            Self::NotExtracted { .. } => vec!["unpack its root partition: `--extract`".to_owned()],
+            Self::NotKept { .. } => vec!["unpack it into a directory: `--extract`".to_owned()],
             Self::NotDisk {
                 image,
                 looks_like: Some("a tar archive"),

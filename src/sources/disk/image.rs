@@ -4,8 +4,11 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{SeekFrom, seek};
+use rustix::io::Errno;
 
 use super::DiskError;
 use crate::machine::{Cancel, Report};
@@ -59,6 +62,68 @@ impl Image {
             ours: true,
             place: place.to_owned(),
         })
+    }
+
+    /// A new one that stays, empty still.
+    pub(super) fn create(path: &Path) -> Result<Self, SourceError> {
+        let mut options = File::options();
+        let file = options.read(true).write(true).create_new(true).mode(0o600).open(path);
+        Ok(Self {
+            name: path.to_owned(),
+            file: file.map_err(|error| SourceError::io("create", path, error))?,
+            size: 0,
+            ours: true,
+            place: path.to_owned(),
+        })
+    }
+
+    /// Opens one of those again.
+    pub(super) fn open(path: &Path) -> Result<Self, SourceError> {
+        let failed = |error| SourceError::io("open", path, error);
+        let file = File::options().read(true).write(true).open(path).map_err(failed)?;
+        let size = file.metadata().map_err(failed)?.len();
+        Ok(Self {
+            name: path.to_owned(),
+            file,
+            size,
+            ours: true,
+            place: path.to_owned(),
+        })
+    }
+
+    /// Fills it with a part of another one.
+    pub(super) fn fill_from(
+        &mut self,
+        other: &Self,
+        range: &Range<u64>,
+        report: &dyn Report,
+        cancel: &Cancel,
+    ) -> Result<(), SourceError> {
+        let mut buffer = vec![0; BUFFER];
+        let (mut at, mut reported) = (range.start, range.start);
+        while at < range.end {
+            cancel.check()?;
+            // What is a hole there is one here; files without any say that all is data.
+            at = match seek(&other.file, SeekFrom::Data(at)) {
+                Ok(data) if data < range.end => data,
+                Ok(_) | Err(Errno::NXIO) => break,
+                Err(errno) => return Err(other.unreadable(errno.into())),
+            };
+            let wanted = usize::try_from(range.end - at).unwrap_or(BUFFER).min(BUFFER);
+            let read = match other.file.read_at(&mut buffer[..wanted], at) {
+                Ok(0) => break,
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(other.unreadable(error)),
+            };
+            self.write(&buffer[..read], at - range.start)?;
+            at += read as u64;
+            if at >= reported + REPORT_EVERY {
+                reported = at;
+                report.progress(at - range.start, Some(range.end - range.start));
+            }
+        }
+        self.finish(range.end - range.start)
     }
 
     /// Another one beside it, empty still.

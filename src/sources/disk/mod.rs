@@ -1,5 +1,7 @@
 //! Disk images: their root filesystem, found and unpacked.
 //!
+//! Or kept as it is, for systemd-nspawn to mount (`kept`).
+//!
 //! The image is hostile. What it is, and where its root is, is read here (`content`, `table`, `qcow2`, `iso`); its filesystem
 //! by the kernel, mounted where nobody sees it ([`crate::sys::loop_mount`]), and copied as a tree from elsewhere.
 
@@ -7,6 +9,7 @@ mod content;
 mod error;
 mod image;
 mod iso;
+mod kept;
 mod qcow2;
 mod root;
 mod table;
@@ -17,6 +20,7 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 
 pub use error::{DiskError, MountError, Qcow2Problem};
+pub use kept::Kept;
 
 use image::{Image, unreadable};
 
@@ -37,7 +41,7 @@ const COMPRESSIONS: &[&str] = &[".gz", ".xz", ".zst", ".bz2"];
 /// What becomes of a disk image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DiskOptions {
-    /// Whether its root filesystem is unpacked into a directory.
+    /// Whether its root filesystem is unpacked into a directory, and not kept as an image.
     pub extract: bool,
     /// The number of the partition that is its root; it is looked for if `None`.
     pub partition: Option<u32>,
@@ -52,15 +56,26 @@ pub(super) fn is_name(lower: &str) -> bool {
         .any(|ending| plain.ends_with(ending) && plain.len() > ending.len())
 }
 
-/// What [`fill`] would do.
-pub(super) fn describe(image: &str, options: DiskOptions) -> String {
-    match options.partition {
-        None => format!("unpack the root filesystem of {image}"),
-        Some(number) => format!("unpack partition {number} of {image}"),
+/// Whether a file of that name in lower case has no disk but a single tree, of which nothing else can be made than a directory.
+pub(super) fn is_tree_name(lower: &str) -> bool {
+    let plain = COMPRESSIONS.iter().find_map(|ending| lower.strip_suffix(ending));
+    let plain = plain.unwrap_or(lower);
+    [".iso", ".squashfs", ".erofs", ".cpio"]
+        .iter()
+        .any(|ending| plain.ends_with(ending))
+}
+
+/// What [`fill`] would do; whether it would keep an image.
+pub(super) fn describe(image: &str, partition: Option<u32>, stays: bool) -> String {
+    let act = if stays { "copy" } else { "unpack" };
+    match partition {
+        None => format!("{act} the root filesystem of {image}"),
+        Some(number) => format!("{act} partition {number} of {image}"),
     }
 }
 
-/// Unpacks the root filesystem of an image to `target`, which must not exist; its parent has room for a copy of the image.
+/// Unpacks the root filesystem of an image to `target`, which must not exist; its parent has room for a copy of the image. If
+/// it is not to be extracted, `target` becomes a file: an image that systemd-nspawn takes.
 pub(super) fn fill(
     file: File,
     name: &Path,
@@ -80,8 +95,7 @@ pub(super) fn fill(
         image = qcow2::convert(&image, report, cancel)?;
     }
     if !options.extract && !root::is_tree(&image)? {
-        let image = name.to_owned();
-        return Err(DiskError::NotExtracted { image }.into());
+        return kept::keep(&mut image, options.partition, target, report, cancel);
     }
     let root = root::open(&mut image, options.partition, cancel)?;
     let source = magic_link(root.as_fd());

@@ -282,6 +282,25 @@ mod tests {
         assert!(Header::parse(&header(4096, &[(7, &[2]), (72, &[0xff; 8])])).is_ok());
     }
 
+    /// As `qemu-img convert -O qcow2 -c -o cluster_size=512` made them, the second with `compression_type=zstd`, the third without
+    /// `-c` and with `compat=0.10`.
+    #[test]
+    fn what_qemu_has_written_is_read() {
+        let mut wanted = vec![0; 24576 + 512];
+        for (at, byte) in wanted[..4096].iter_mut().enumerate() {
+            *byte = u8::try_from(at * 7 % 251).unwrap();
+        }
+        wanted[9000..9600].fill(b'A');
+        wanted[24576 + 511] = b'Z';
+        for file in [
+            &include_bytes!("../../../tests/qcow2/zlib.qcow2")[..],
+            include_bytes!("../../../tests/qcow2/zstd.qcow2"),
+            include_bytes!("../../../tests/qcow2/version-2.qcow2"),
+        ] {
+            assert!(converted(file).unwrap() == wanted);
+        }
+    }
+
     #[test]
     fn clusters_of_each_kind_are_read() {
         let mut deflated = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::fast());

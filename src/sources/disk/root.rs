@@ -14,7 +14,7 @@ use super::{DiskError, iso, table};
 use crate::machine::Cancel;
 use crate::machine::text::printable;
 use crate::sources::SourceError;
-use crate::sys::loop_mount::{Filesystem, LoopError, mount};
+use crate::sys::loop_mount::{Access, Filesystem, LoopError, mount};
 
 /// What the root's partition or filesystem is called in images that are made for many machines.
 const LABELS: &[&str] = &["root", "rootfs", "cloudimg-rootfs", "linux-root", "writable", "/"];
@@ -23,28 +23,39 @@ const LABELS: &[&str] = &["root", "rootfs", "cloudimg-rootfs", "linux-root", "wr
 const SUBVOLUMES: &[&str] = &["@rootfs", "@", "root"];
 
 /// A part of an image that may be mounted.
-struct Candidate {
+pub(super) struct Candidate {
     /// "partition 2"
-    place: String,
-    range: Range<u64>,
-    kind: Filesystem,
+    pub(super) place: String,
+    pub(super) range: Range<u64>,
+    pub(super) kind: Filesystem,
+    /// Whether systemd-nspawn would find it by its type, in an image that has it.
+    pub(super) is_typed: bool,
 }
 
 /// Mounts the root filesystem of an image, which is not a qcow2 image, and returns its root directory.
 pub(super) fn open(image: &mut Image, number: Option<u32>, cancel: &Cancel) -> Result<OwnedFd, SourceError> {
+    let root = find(image, number, cancel)?;
+    enter(image, &root, cancel)
+}
+
+/// The root filesystem of an image, which is not a qcow2 image.
+pub(super) fn find(image: &mut Image, number: Option<u32>, cancel: &Cancel) -> Result<Candidate, SourceError> {
     let all = 0..image.size;
     let content = content(image, &all)?;
     match content {
         Content::Iso => {
             no_partition(image, number, "an ISO image")?;
             let (place, range) = live(image)?;
-            let kind = Filesystem::Squashfs;
-            return enter(image, &Candidate { place, range, kind }, cancel);
+            return Ok(Candidate {
+                place,
+                range,
+                kind: Filesystem::Squashfs,
+                is_typed: false,
+            });
         }
         Content::Filesystem { kind, .. } => {
             no_partition(image, number, kind.as_str())?;
-            let candidate = usable(image, "all".to_owned(), all, &content)?;
-            return enter(image, &candidate, cancel);
+            return usable(image, "all".to_owned(), all, &content);
         }
         _ => {}
     }
@@ -70,8 +81,7 @@ pub(super) fn open(image: &mut Image, number: Option<u32>, cancel: &Cancel) -> R
             let (image, there) = (image.name.clone(), list(&found));
             return Err(DiskError::NoPartition { image, number, there }.into());
         };
-        let candidate = usable(image, place(partition), partition.range.clone(), content)?;
-        return enter(image, &candidate, cancel);
+        return usable(image, place(partition), partition.range.clone(), content);
     }
     choose(image, &found, cancel)
 }
@@ -88,7 +98,7 @@ pub(super) fn is_tree(image: &Image) -> Result<bool, SourceError> {
 type Found = (Partition, Content);
 
 /// By its type, else by its label, else by what is in it.
-fn choose(image: &mut Image, found: &[Found], cancel: &Cancel) -> Result<OwnedFd, SourceError> {
+fn choose(image: &mut Image, found: &[Found], cancel: &Cancel) -> Result<Candidate, SourceError> {
     let several = |image: &Image, which: &[&Found]| DiskError::SeveralRoots {
         image: image.name.clone(),
         there: list(which.iter().copied()),
@@ -101,8 +111,10 @@ fn choose(image: &mut Image, found: &[Found], cancel: &Cancel) -> Result<OwnedFd
         _ => return Err(several(image, &typed).into()),
     };
     if let Some((partition, content)) = chosen {
-        let candidate = usable(image, place(partition), partition.range.clone(), content)?;
-        return enter(image, &candidate, cancel);
+        return Ok(Candidate {
+            is_typed: partition.is_root,
+            ..usable(image, place(partition), partition.range.clone(), content)?
+        });
     }
     let mut roots = Vec::new();
     let mut failed = None;
@@ -111,9 +123,9 @@ fn choose(image: &mut Image, found: &[Found], cancel: &Cancel) -> Result<OwnedFd
             continue;
         }
         let entered = usable(image, place(partition), partition.range.clone(), content)
-            .and_then(|candidate| enter(image, &candidate, cancel));
+            .and_then(|candidate| Ok((enter(image, &candidate, cancel)?, candidate)));
         match entered {
-            Ok(root) if is_root(&root) => roots.push((one, root)),
+            Ok((root, candidate)) if is_root(&root) => roots.push((one, candidate)),
             Ok(_) => {}
             // Only of interest if there is no other.
             Err(SourceError::Disk(error)) => failed = failed.or(Some(error)),
@@ -124,8 +136,8 @@ fn choose(image: &mut Image, found: &[Found], cancel: &Cancel) -> Result<OwnedFd
         let which: Vec<&Found> = roots.iter().map(|(one, _)| *one).collect();
         return Err(several(image, &which).into());
     }
-    if let Some((_, root)) = roots.pop() {
-        return Ok(root);
+    if let Some((_, candidate)) = roots.pop() {
+        return Ok(candidate);
     }
     if let Some(error) = failed {
         return Err(error.into());
@@ -237,28 +249,30 @@ fn usable(image: &Image, place: String, range: Range<u64>, content: &Content) ->
         place,
         range,
         kind: *kind,
+        is_typed: false,
     })
+}
+
+/// Mounts it, and returns the directory at its top.
+pub(super) fn enter_top(image: &mut Image, candidate: &Candidate, cancel: &Cancel) -> Result<OwnedFd, SourceError> {
+    let Candidate { range, kind, .. } = candidate;
+    let range = image.sectors(range, cancel)?;
+    let try_out = |file: &File, access| mount(file, &range, *kind, access);
+    let mounted = match try_out(&image.file, Access::Read) {
+        // What is in its journal goes into a copy.
+        Err(LoopError::Dirty) => {
+            image.own(cancel)?;
+            try_out(&image.file, Access::Replay)
+        }
+        result => result,
+    };
+    mounted.map_err(|error| not_mounted(image, candidate, error))
 }
 
 /// Mounts it, and returns its root directory.
 fn enter(image: &mut Image, candidate: &Candidate, cancel: &Cancel) -> Result<OwnedFd, SourceError> {
-    let Candidate { place, range, kind } = candidate;
-    let range = image.sectors(range, cancel)?;
-    let try_out = |file: &File, writable| mount(file, &range, *kind, writable);
-    let mounted = match try_out(&image.file, false) {
-        // What is in its journal goes into a copy.
-        Err(LoopError::Dirty) => {
-            image.own(cancel)?;
-            try_out(&image.file, true)
-        }
-        result => result,
-    };
-    let mounted = mounted.map_err(|error| DiskError::Mount {
-        image: image.name.clone(),
-        place: place.clone(),
-        source: MountError(error),
-    })?;
-    if *kind == Filesystem::Btrfs && !is_root(&mounted) {
+    let mounted = enter_top(image, candidate, cancel)?;
+    if candidate.kind == Filesystem::Btrfs && !is_root(&mounted) {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let how = ResolveFlags::NO_SYMLINKS | ResolveFlags::BENEATH;
         let open = |name: &&str| fs::openat2(&mounted, *name, flags, Mode::empty(), how).ok();
@@ -269,8 +283,14 @@ fn enter(image: &mut Image, candidate: &Candidate, cancel: &Cancel) -> Result<Ow
     Ok(mounted)
 }
 
+pub(super) fn not_mounted(image: &Image, candidate: &Candidate, error: LoopError) -> SourceError {
+    let (image, place) = (image.name.clone(), candidate.place.clone());
+    let source = MountError(error);
+    DiskError::Mount { image, place, source }.into()
+}
+
 /// Whether a directory looks like the root of a system. Nothing that is a link counts: it may lead anywhere.
-fn is_root(directory: &OwnedFd) -> bool {
+pub(super) fn is_root(directory: &OwnedFd) -> bool {
     let has = |name: &str| {
         fs::statat(directory.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW)
             .is_ok_and(|found| fs::FileType::from_raw_mode(found.st_mode) == fs::FileType::Directory)

@@ -49,6 +49,15 @@ impl Root {
         })
     }
 
+    /// A directory that is open (`O_PATH` will do); its path is for messages.
+    pub(crate) fn of(fd: OwnedFd, path: &Path) -> Self {
+        Self {
+            fd,
+            path: path.to_path_buf(),
+            maker: None,
+        }
+    }
+
     /// Says who the guest's root user is, where more is known than the owner of `/` tells.
     pub(crate) fn owned_by(mut self, uid: u32, gid: u32) -> Self {
         self.maker = Some((Uid::from_raw(uid), Gid::from_raw(gid)));

@@ -169,7 +169,10 @@ fn bad_disks_say_what_is_wrong() {
         refused(&work, &guest, *case);
     }
     for (words, message) in [
-        (&["two.img", "--partition", "1"][..], "--extract"),
+        (
+            &["a.tar", "--partition", "1"][..],
+            "--partition is for disk images, not for 'a.tar'",
+        ),
         (&["two.img", "--extract", "--partition", "0"], "--partition"),
         (
             &["two.img", "--extract", "--strip", "1"],
@@ -182,6 +185,29 @@ fn bad_disks_say_what_is_wrong() {
             .status(2)
             .stderr_has(message);
         is_nowhere(&guest);
+    }
+    // What cannot be a machine as it is says how it could be.
+    make(
+        &work,
+        &format!(
+            "truncate -s 120M btrfs; mkfs.btrfs -q btrfs; mkdir mnt; mount -o loop btrfs mnt; btrfs -q subvolume create mnt/@
+            cp -a tree/. mnt/@; umount mnt; cp btrfs subvolume.img
+            mksquashfs tree squashfs -quiet -no-progress >/dev/null; truncate -s 30M squashfs
+            disk squashfs.img {TWO} boot squashfs"
+        ),
+    );
+    for (file, message) in [
+        ("subvolume.img", "all is a filesystem without a root at its top"),
+        ("squashfs.img", "partition 2 is squashfs, which cannot be written to"),
+    ] {
+        let path = work.file(file);
+        machinist(["create", &guest.name, &path])
+            .status(1)
+            .fails_with(&format!("'{path}' cannot be kept as an image: {message}"), "--extract");
+        is_nowhere(&guest);
+        let good = Guest::new("disk");
+        machinist(["create", &good.name, &path, "--extract"]).ok();
+        assert!(good.image().join("opt/one").exists());
     }
     // The right one of two, and the only one that has a root filesystem.
     for words in [&["two.img", "--partition", "2"][..], &["one.img"]] {
