@@ -111,10 +111,10 @@ impl Privileges {
         };
         let (bounding, no_new_privs) = (read("CapBnd", 16)?, read("NoNewPrivs", 10)? != 0);
         let (mut permitted, mut effective) = (read("CapPrm", 16)?, read("CapEff", 16)?);
-        // With `User=` PID 1 has none, as it is not root; root of the machine, whom it can become by a program of root's
-        // (set-user-ID), has what is in the bounding set.
+        // With `User=` PID 1 has none in effect, as it is not root; root of the machine, whom it can become by a program of
+        // root's (set-user-ID), has what is in the bounding set. (systemd 262 leaves its own PID 1 all as permitted.)
         let map = fs::read_to_string(format!("/proc/{pid}/uid_map")).unwrap_or_default();
-        if permitted == 0 && !no_new_privs && is_ordinary(&status, &map) {
+        if effective == 0 && !no_new_privs && is_ordinary(&status, &map) {
             (permitted, effective) = (bounding, bounding);
         }
         Ok(Self {
