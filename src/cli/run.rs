@@ -53,7 +53,7 @@ use crate::sys::journal::audit;
   machinist run -x web -- rm -r /var              In a copy that is gone afterwards
   machinist run -x web --network none --memory 512M -- env
   machinist run template:busybox -- uname -a      In a new machine that is gone afterwards
-  machinist run oci:./images:app -- env           In an image of a container, with the environment that it has
+  machinist run oci:./images:app -- env           In an image of a container, as it says
   machinist run -d template:busybox --name try    Boot one; `machinist stop try` ends it
   machinist run -x web --keep --name trial -- true
 
