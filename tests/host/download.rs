@@ -148,7 +148,7 @@ fn a_download_that_is_not_what_it_should_be_leaves_nothing() {
     refused(
         &[&url, "--arch=arm64"],
         2,
-        "--arch is for debian:SUITE, ubuntu:SUITE and images:DISTRO/RELEASE, not for",
+        "--arch is for debian:SUITE, ubuntu:SUITE, images:DISTRO/RELEASE and images of containers, not for",
     );
     refused(&["template:busybox", "--verify=no"], 2, "--verify is for downloads");
     refused(&[&url, "--verify=no", "--sha256", ANOTHER], 2, "cannot be used with");
