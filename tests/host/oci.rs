@@ -52,7 +52,7 @@ const MAKE: &str = r#"cd "$1"
     tar -C images -cf images.tar ."#;
 
 /// That directory, made once for all tests.
-fn images() -> &'static Path {
+pub(crate) fn images() -> &'static Path {
     static MADE: OnceLock<PathBuf> = OnceLock::new();
     MADE.get_or_init(|| {
         let place = PathBuf::from(format!("/root/{}", unique("oci")));

@@ -15,6 +15,7 @@ mod limit_bad;
 mod linked_bad;
 mod logs_bad;
 mod many;
+mod oci_bad;
 mod places;
 mod quota;
 mod rename_bad;
