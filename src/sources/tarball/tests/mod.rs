@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use super::*;
 
+mod cpio;
 mod hostile;
 mod layers;
 mod ordinary;
