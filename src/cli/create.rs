@@ -43,6 +43,7 @@ use crate::sys::journal::audit;
   machinist create db - --strip 1 <backup.tar.xz         Its files lie below one directory
   machinist create db ./rootfs                           A directory, as debootstrap makes it
   machinist create pi disk.img.xz --extract              The root filesystem of a disk image
+  machinist create db disk.img.xz --start                The same, kept as a disk image
   machinist create app oci:./images:app                  An image of a container, and what it starts
   machinist create web-2 machine:web --start             A copy, started at once
   machinist create web debian:trixie --copy ./site:/srv/www --run setup.sh

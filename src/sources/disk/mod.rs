@@ -171,7 +171,36 @@ fn in_image(mut error: SourceError, mount: &Path) -> SourceError {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        /// Whatever stands there, it is an answer or an error.
+        #[test]
+        fn nonsense_is_no_panic(
+            magic in prop::sample::select(vec![
+                (0, &b"QFI\xfb\0\0\0\x03"[..]), (510, &b"\x55\xaa"[..]), (512, &b"EFI PART"[..]), (0x8001, &b"CD001"[..]),
+            ]),
+            bytes in prop::collection::vec((0_usize..2048, any::<u8>()), 0..200),
+            sector in prop::sample::select(vec![0_usize, 16, 18]),
+        ) {
+            let mut image = vec![0; 40 << 10];
+            for (at, byte) in bytes {
+                image[sector * 2048 + at] = byte;
+            }
+            image[magic.0..magic.0 + magic.1.len()].copy_from_slice(magic.1);
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&image).unwrap();
+            let size = image.len() as u64;
+            let _ = content::Content::from_first(&image).describe();
+            let _ = table::read(&file, size);
+            let _ = iso::find(&file, size);
+            let _ = qcow2::Header::parse(&image);
+        }
+    }
 
     #[test]
     fn names_of_disk_images_may_have_a_compression() {
