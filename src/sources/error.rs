@@ -1,7 +1,11 @@
 //! Why a source could not fill a tree, and what mends it.
 
+mod full;
+
 use std::io;
 use std::path::{Path, PathBuf};
+
+pub(crate) use full::is_full;
 
 use super::disk::DiskError;
 use super::oci::OciError;
@@ -450,41 +454,6 @@ impl From<ProcessError> for SourceError {
             other => Self::Process(other),
         }
     }
-}
-
-impl From<TarballError> for SourceError {
-    fn from(error: TarballError) -> Self {
-        match error {
-            TarballError::Cancelled(cancelled) => cancelled.into(),
-            TarballError::Io { path, source, .. } if is_full(&source) => Self::DiskFull { path },
-            other => Self::Tarball(other),
-        }
-    }
-}
-
-impl From<FileError> for SourceError {
-    fn from(error: FileError) -> Self {
-        match error {
-            FileError::Cancelled(cancelled) => cancelled.into(),
-            FileError::Io { path, source, .. } if is_full(&source) => Self::DiskFull { path },
-            other => Self::File(other),
-        }
-    }
-}
-
-impl From<StorageError> for SourceError {
-    fn from(error: StorageError) -> Self {
-        match error {
-            StorageError::Cancelled(cancelled) => cancelled.into(),
-            StorageError::File(error) => error.into(),
-            StorageError::Io { path, source, .. } if is_full(&source) => Self::DiskFull { path },
-            other => Self::Storage(other),
-        }
-    }
-}
-
-pub(crate) fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 fn too_large(size: Option<u64>, room: u64) -> String {

@@ -152,7 +152,7 @@ mod tests {
             assert!(matches!(target, Target::Source(_)), "{text}");
             target.new_name().unwrap().check_new().unwrap();
         }
-        for text in ["", "a b", "-", "machine:web", "debian:", "https://example.org/a.raw"] {
+        for text in ["", "a b", "-", "machine:web", "debian:", "ssh:host"] {
             assert_eq!(Target::parse(text).unwrap_err().kind, Kind::Usage, "{text}");
         }
     }
