@@ -118,6 +118,11 @@ impl Url {
         path.trim_end_matches('/').rsplit('/').next().unwrap_or_default()
     }
 
+    /// The same as its server's files are called: without `%XX`.
+    pub(super) fn plain_file_name(&self) -> String {
+        String::from_utf8_lossy(&unescaped(self.file_name())).into_owned()
+    }
+
     /// The file `name` in the same directory.
     pub(super) fn beside(&self, name: &str) -> Self {
         let path = self.path();
@@ -139,7 +144,8 @@ impl Url {
         let is_plain = path
             .bytes()
             .all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#'));
-        let leads_up = path.split('/').any(|name| name == "..");
+        // Also as some servers read it.
+        let leads_up = unescaped(path).split(|byte| *byte == b'/').any(|name| name == b"..");
         let base = self.path().trim_end_matches('/');
         (is_plain && !leads_up).then(|| self.on_its_server(format!("{base}/{}", path.trim_start_matches('/'))))
     }

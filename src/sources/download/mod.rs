@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 pub(super) use blob::{Asked, Blob, BlobError, ask, forget_blob};
 pub(super) use guard::Guard;
-pub(super) use signed::{keys_for, names};
+pub(super) use signed::{keys_for, names, pins_of};
 pub use store::{Download, clear, entries};
 
 use self::answer::Validators;
@@ -281,7 +281,7 @@ fn offered(
             }
             Err(error) => return Err(error),
         };
-        match find(&bytes, url.file_name()) {
+        match find(&bytes, &url.plain_file_name()) {
             Some(sum) => {
                 return Ok(Some(Demand {
                     sum,

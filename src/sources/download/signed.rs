@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::transfer::TransferError;
 use super::{Demand, DownloadOptions, Find, Verify, sums, told, transfer};
@@ -46,6 +46,12 @@ pub(in crate::sources) fn keys_for(
         return Err(TrustError::NoKey { url: url.to_string() });
     }
     Ok(keyrings)
+}
+
+/// The files of the pins that count for an address.
+pub(in crate::sources) fn pins_of(url: &Url, places: &Places) -> Result<Vec<PathBuf>, TrustError> {
+    let pinned = pins(&places.keys)?;
+    Ok(covering(&pinned, url).into_iter().map(|pin| pin.path.clone()).collect())
 }
 
 /// One keyring of the keys of several pins.
@@ -120,7 +126,7 @@ pub(super) fn find(
         let Some((text, signer)) = look.list(list)? else {
             continue;
         };
-        if let Some(sum) = find(&text, url.file_name()) {
+        if let Some(sum) = find(&text, &url.plain_file_name()) {
             return Ok(Vouched::List(Demand {
                 sum,
                 by: format!("'{list}', signed by {signer}"),

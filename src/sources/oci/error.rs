@@ -1,6 +1,9 @@
 //! Why an image could not be had.
 
+use std::path::PathBuf;
+
 use crate::sources::sum::Sum;
+use crate::sys::files::shown;
 
 /// Why an image could not be had. What was given or found is escaped for a terminal.
 #[derive(Debug, thiserror::Error)]
@@ -127,6 +130,14 @@ pub enum OciError {
         /// The registry.
         host: String,
     },
+    /// What comes from there has to be signed by a key, which images of registries are not.
+    #[error("'{given}' cannot be checked: a key is pinned for its registry, in '{}'", shown(pin))]
+    Pinned {
+        /// As given.
+        given: String,
+        /// The pin's file.
+        pin: PathBuf,
+    },
     /// A file with credentials that cannot be read.
     #[error("the credentials in '{path}' cannot be read: {reason}")]
     Credentials {
@@ -160,6 +171,9 @@ impl OciError {
                 vec!["say what it starts, as in `--set Exec.ProcessTwo=yes --set 'Exec.Parameters=/bin/PROGRAM'`, or `machinist run SOURCE -- CMD`".to_owned()]
             }
             Self::Registry { hint, .. } => hint.iter().cloned().collect(),
+            Self::Pinned { .. } => vec![
+                "OpenPGP keys vouch for files; if the registry is to be trusted all the same: `machinist trust remove URL-PREFIX`".to_owned(),
+            ],
             Self::Insecure { .. } => {
                 vec!["have the host trust the registry's certificate, see update-ca-certificates(8)".to_owned()]
             }

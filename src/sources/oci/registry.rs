@@ -15,7 +15,7 @@ use super::error::OciError;
 use super::manifest::{ACCEPTED, Descriptor, MAX_DOCUMENT};
 use super::reference::Reference;
 use crate::machine::{Cancel, Report};
-use crate::sources::download::{Asked, Blob, BlobError, Guard, ask, forget_blob};
+use crate::sources::download::{Asked, Blob, BlobError, Guard, ask, forget_blob, pins_of};
 use crate::sources::source::shown;
 use crate::sources::sum::Sum;
 use crate::sources::url::Url;
@@ -71,6 +71,13 @@ impl<'a> Registry<'a> {
                 given: image.clone(),
                 reason,
             })?;
+        if let Some(pin) = pins_of(&base, way.places)?.first() {
+            return Err(OciError::Pinned {
+                given: image,
+                pin: pin.clone(),
+            }
+            .into());
+        }
         if !way.verify && !base.is_loopback() {
             return Err(OciError::Insecure {
                 host: reference.host().to_owned(),

@@ -166,9 +166,9 @@ impl TrustError {
                 "name a file that has its publisher's keys with `--keyring FILE`".to_owned(),
                 "or have them asked for always: `machinist trust add URL-PREFIX FILE`".to_owned(),
             ],
-            Self::Unsigned { .. } => {
-                hint("see `machinist trust list`; `--verify=no` takes it all the same, whoever made it")
-            }
+            Self::Unsigned { .. } => hint(
+                "see `machinist trust list`; of an address alone, `--verify=no` takes what comes from it, whoever made it",
+            ),
             Self::Refused {
                 refusal: Refusal::Unknown { .. },
                 ..

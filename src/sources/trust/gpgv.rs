@@ -12,10 +12,23 @@ use super::{Keyring, Refusal, Signature, Signer, TrustError};
 use crate::machine::Cancel;
 use crate::sys::process::{Program, program_exists};
 
+/// What a signature is over. Of a text gpgv leaves out the ends of lines, and what is behind 19,995 bytes of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Over {
+    /// All bytes of a file.
+    File,
+    /// A text whose lines are short: see [`LINE_MAX`].
+    Text,
+}
+
+/// The longest line of a text, in bytes.
+pub(super) const LINE_MAX: usize = 16 << 10;
+
 /// Whether a signature is one over `data` by a key of the keyring.
 pub(super) fn check(
     signature: &Signature,
     data: &File,
+    over: Over,
     keyring: &Keyring,
     cancel: &Cancel,
 ) -> Result<Result<Signer, Refusal>, TrustError> {
@@ -38,7 +51,7 @@ pub(super) fn check(
     let said = String::from_utf8_lossy(&output.stdout);
     let last = || output.tail.last().cloned().unwrap_or_default();
     Ok(if is_gpgv {
-        by_status(&said, &keyring.name, &last)
+        by_status(&said, over, &keyring.name, &last)
     } else if let (true, Some(fingerprint)) = (output.status.success(), said.lines().next()) {
         Ok(Signer {
             fingerprint: fingerprint.to_owned(),
@@ -80,7 +93,7 @@ struct Told {
 /// What gpgv says by `--status-fd`, see doc/DETAILS of GnuPG: of each signature on its own, from `NEWSIG` to the next one.
 ///
 /// One good one is enough, as publishers sign with the next key, too; but not if another says that the file was changed.
-fn by_status(status: &str, keys: &str, last: &dyn Fn() -> String) -> Result<Signer, Refusal> {
+fn by_status(status: &str, over: Over, keys: &str, last: &dyn Fn() -> String) -> Result<Signer, Refusal> {
     let mut all: Vec<Told> = Vec::new();
     for line in status.lines().filter_map(|line| line.strip_prefix("[GNUPG:] ")) {
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
@@ -98,8 +111,15 @@ fn by_status(status: &str, keys: &str, last: &dyn Fn() -> String) -> Result<Sign
             "VALIDSIG" => {
                 let words: Vec<&str> = rest.split(' ').collect();
                 // 00 is over a file, 01 over a text; others are over keys, or over nothing.
-                match (words.get(8), words.get(9).or(words.first())) {
-                    (Some(&("00" | "01")), Some(primary)) => told.valid = Some((*primary).to_owned()),
+                let class = words.get(8).copied().unwrap_or_default();
+                match words.get(9).or(words.first()) {
+                    Some(primary) if class == "00" || (class == "01" && over == Over::Text) => {
+                        told.valid = Some((*primary).to_owned());
+                    }
+                    _ if class == "01" => refuse(
+                        told,
+                        Refusal::Other("it is over a text, of which some may be changed".to_owned()),
+                    ),
                     _ => refuse(told, Refusal::Other("it is over no file".to_owned())),
                 }
             }
@@ -175,7 +195,7 @@ mod tests {
 
     fn read(lines: &[&str]) -> Result<Signer, Refusal> {
         let text: Vec<String> = lines.iter().map(|line| format!("[GNUPG:] {line}")).collect();
-        by_status(&text.join("\n"), "'keys'", &|| "last words".to_owned())
+        by_status(&text.join("\n"), Over::File, "'keys'", &|| "last words".to_owned())
     }
 
     fn valid(class: &str) -> String {
@@ -205,6 +225,9 @@ mod tests {
         assert!(refused(&[good, &valid]).contains("last words"));
         let over_key = self::valid("10");
         assert!(refused(&["NEWSIG", good, &over_key]).contains("over no file"));
+        let over_text = format!("[GNUPG:] NEWSIG\n[GNUPG:] {good}\n[GNUPG:] {}", self::valid("01"));
+        let of = |over| by_status(&over_text, over, "'keys'", &String::new);
+        assert!(of(Over::Text).is_ok() && of(Over::File).unwrap_err().to_string().contains("over a text"));
         assert!(refused(&["NEWSIG", "ERRSIG 1 22 8 00 1 4"]).contains("last words"));
         assert!(refused(&[]).contains("last words"));
         // A name is the signer's own choice.

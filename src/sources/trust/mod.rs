@@ -21,6 +21,7 @@ pub use packets::Key;
 pub use pins::{Pin, covering, pins, read as read_pin, same_place, write as write_pin};
 
 use self::armour::Block;
+use self::gpgv::{LINE_MAX, Over};
 use crate::machine::Cancel;
 use crate::machine::text::printable;
 use crate::sys::files::{read_regular, shown};
@@ -113,12 +114,15 @@ pub(super) struct Signature {
 impl Signature {
     /// Of a file, armoured or not.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, &'static str> {
+        if bytes.len() as u64 > SIGNATURE_MAX {
+            return Err("it is too large");
+        }
         let bytes = armour::decode(bytes, Block::Signature)?;
         packets::are_signatures(&bytes)?;
         Ok(Self { bytes })
     }
 
-    /// Who has signed `data`: by a key of each keyring. `url` and `from` are what both are called.
+    /// Who has signed the file `data`: by a key of each keyring. `names` are what the file and the signature are called.
     pub(super) fn check(
         &self,
         data: &File,
@@ -126,9 +130,20 @@ impl Signature {
         names: (&str, &str),
         cancel: &Cancel,
     ) -> Result<Signer, TrustError> {
+        self.check_as(Over::File, data, keyrings, names, cancel)
+    }
+
+    fn check_as(
+        &self,
+        over: Over,
+        data: &File,
+        keyrings: &[Keyring],
+        names: (&str, &str),
+        cancel: &Cancel,
+    ) -> Result<Signer, TrustError> {
         let mut signer = None;
         for keyring in keyrings {
-            let found = gpgv::check(self, data, keyring, cancel)?.map_err(|refusal| TrustError::Refused {
+            let found = gpgv::check(self, data, over, keyring, cancel)?.map_err(|refusal| TrustError::Refused {
                 url: names.0.to_owned(),
                 signature: names.1.to_owned(),
                 refusal,
@@ -140,7 +155,7 @@ impl Signature {
         })
     }
 
-    /// The same, over these bytes.
+    /// The same, of a text.
     pub(super) fn check_bytes(
         &self,
         data: &[u8],
@@ -148,7 +163,13 @@ impl Signature {
         names: (&str, &str),
         cancel: &Cancel,
     ) -> Result<Signer, TrustError> {
-        self.check(&gpgv::held(data)?, keyrings, names, cancel)
+        if data.split(|byte| *byte == b'\n').any(|line| line.len() > LINE_MAX) {
+            return Err(TrustError::NoSignature {
+                signature: names.1.to_owned(),
+                reason: "its text has lines that are too long for its signature to be checked",
+            });
+        }
+        self.check_as(Over::Text, &gpgv::held(data)?, keyrings, names, cancel)
     }
 }
 

@@ -20,6 +20,9 @@ const ENDING: &str = "asc";
 const HEADER: &str = "# What comes from this address or from below it has to be signed by one of these keys.\n\
                       # See machinist-downloads(7).\n";
 
+/// How many files may have pinned an address before they were edited.
+const MANY: u32 = 1000;
+
 /// A pin.
 #[derive(Clone, Debug)]
 pub struct Pin {
@@ -86,14 +89,27 @@ pub fn read(path: &Path) -> Result<Pin, TrustError> {
 
 /// Writes a pin: over `over`, or as a file of its own. Returns its path.
 pub fn write(dir: &Path, prefix: &Url, keyring: &Keyring, over: Option<&Path>) -> Result<PathBuf, TrustError> {
-    let path = over.map_or_else(|| dir.join(file_name(prefix)), Path::to_owned);
+    // What has this name may pin another address by now: it is edited by hand, too.
+    let is_free = |path: &PathBuf| path.symlink_metadata().is_err();
+    let free = || {
+        let mut names = (0..MANY).map(|number| dir.join(file_name(prefix, number)));
+        names.find(is_free)
+    };
+    let path = over.map(Path::to_owned).or_else(free).unwrap_or_default();
     let key = armour::encode(&keyring.bytes, Block::Keys);
-    write_atomic(&path, format!("{HEADER}URL: {prefix}\n\n{key}").as_bytes(), 0o644)?;
+    let text = format!("{HEADER}URL: {prefix}\n\n{key}");
+    if text.len() as u64 > KEYRING_MAX {
+        return Err(TrustError::BadPin {
+            path,
+            reason: "it would have too many keys".to_owned(),
+        });
+    }
+    write_atomic(&path, text.as_bytes(), 0o644)?;
     Ok(path)
 }
 
-/// A name that tells what it is about, and is another for each address.
-fn file_name(prefix: &Url) -> String {
+/// A name that tells what it is about, and is another for each address; the first but for `number`.
+fn file_name(prefix: &Url, number: u32) -> String {
     let plain = |letter: char| {
         if letter.is_ascii_alphanumeric() || letter == '.' {
             letter
@@ -105,7 +121,12 @@ fn file_name(prefix: &Url) -> String {
     let whole = format!("{host}/{}", path.join("/"));
     let words: String = whole.chars().map(plain).take(60).collect();
     let sum = hex(&Sha256::digest(&whole)[..4]);
-    format!("{}-{sum}.{ENDING}", words.trim_matches(['-', '.']))
+    let number = if number == 0 {
+        String::new()
+    } else {
+        format!("-{number}")
+    };
+    format!("{}-{sum}{number}.{ENDING}", words.trim_matches(['-', '.']))
 }
 
 /// The pins that count for an address: those of the longest prefix that it lies below.
@@ -137,8 +158,17 @@ fn place(url: &Url) -> (String, Vec<String>) {
     let rest = rest.split(['?', '#']).next().unwrap_or_default();
     let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
     let host = host.to_ascii_lowercase();
-    let port = if scheme == "https" { ":443" } else { ":80" };
-    let host = host.strip_suffix(port).unwrap_or(&host);
+    // A port that is none is the usual one, for who asks.
+    let (name, port) = match host.rsplit_once(':') {
+        Some((name, port)) if !port.ends_with(']') => (name, port.parse::<u16>().ok()),
+        _ => (host.as_str(), None),
+    };
+    let usual = if scheme == "https" { 443 } else { 80 };
+    let name = name.trim_end_matches('.');
+    let host = match port.filter(|port| *port != usual) {
+        Some(port) => format!("{name}:{port}"),
+        None => name.to_owned(),
+    };
     let mut names: Vec<String> = Vec::new();
     for name in String::from_utf8_lossy(&unescaped(path)).split('/') {
         match name {
@@ -147,7 +177,7 @@ fn place(url: &Url) -> (String, Vec<String>) {
             name => names.push(name.to_owned()),
         }
     }
-    (host.trim_end_matches('.').to_owned(), names)
+    (host, names)
 }
 
 #[cfg(test)]
@@ -184,6 +214,13 @@ mod tests {
             found[0].keyring.fingerprints(),
             ["444F1465971BA27BC5C078101366B69B99F043E6"]
         );
+        // One that was edited is another's by now.
+        let edited = fs::read_to_string(&path).unwrap().replace("/images/", "/other/");
+        fs::write(&path, &edited).unwrap();
+        let second = write(dir.path(), &address, &keyring(MALLORY), None).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), edited);
+        fs::remove_file(second).unwrap();
+        fs::write(&path, edited.replace("/other/", "/images/")).unwrap();
         // By hand, and what is no pin.
         fs::write(dir.path().join("mine.asc"), format!("URL: http://h\n{MALLORY}")).unwrap();
         fs::write(dir.path().join(".mine.asc"), "x").unwrap();
@@ -230,6 +267,10 @@ mod tests {
             "http://u:p@EXAMPLE.org:80/images/a.tar?x",
             "https://example.org:443//x/../images/./%61.tar",
             "https://example.org./%69mages%2Fa.tar",
+            "https://example.org:/images/a.tar",
+            "https://example.org:0443/images/a.tar",
+            "https://example.org.:+443/images/a.tar",
+            "https://example.org:99999/images/a.tar",
         ] {
             assert_eq!(of(text), ["https://example.org/images/"], "{text}");
         }
@@ -248,6 +289,6 @@ mod tests {
             assert_eq!(of(text), [""; 0], "{text}");
         }
         assert!(same_place(&url("http://H/a/"), &url("https://h/a")));
-        assert_ne!(file_name(&url("http://h/a-b")), file_name(&url("http://h/a/b")));
+        assert_ne!(file_name(&url("http://h/a-b"), 0), file_name(&url("http://h/a/b"), 0));
     }
 }
