@@ -150,7 +150,7 @@ fn is_signed_if_it_has_to_be(web: &Web, server: &str, index: &str, list: &str) {
             &alice,
         ])
     };
-    create().status(1).stderr_has("index.sjson': there is no such file");
+    create().status(1).stderr_has("streams/v1/index.sjson', and a key of");
     is_nowhere(&guest);
     let document = keys.work.file("document");
     for (path, text) in [("index", index), ("images", list)] {

@@ -3,10 +3,14 @@
 //! See <https://canonical-simplestreams.readthedocs.io>; the items are those of linuxcontainers.org. Strangers write all of it.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
 
-use serde::Deserialize;
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use super::CatalogueError;
+use crate::sources::source::shown;
 use crate::sources::sum::Sum;
 
 /// How alike a name must be to one that there is, to be offered; and how many are.
@@ -66,9 +70,54 @@ struct Entry {
     path: String,
 }
 
+/// The most products of a list, versions of a product and files of a version.
+const PRODUCTS: usize = 50_000;
+const VERSIONS: usize = 1_000;
+const FILES: usize = 100;
+
+/// What is read of an object is folded while it is read: a few bytes each may stand for kilobytes.
+fn fold<'de, D: Deserializer<'de>, T: Deserialize<'de>, S: Default>(
+    deserializer: D,
+    most: usize,
+    take: impl FnMut(&mut S, String, T),
+) -> Result<S, D::Error> {
+    struct Folding<T, S, F>(usize, F, PhantomData<(T, S)>);
+    impl<'de, T: Deserialize<'de>, S: Default, F: FnMut(&mut S, String, T)> Visitor<'de> for Folding<T, S, F> {
+        type Value = S;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<S, A::Error> {
+            let mut state = S::default();
+            while let Some((name, value)) = map.next_entry()? {
+                self.0 = self
+                    .0
+                    .checked_sub(1)
+                    .ok_or_else(|| A::Error::custom("it has too many entries"))?;
+                (self.1)(&mut state, name, value);
+            }
+            Ok(state)
+        }
+    }
+    deserializer.deserialize_map(Folding(most, take, PhantomData))
+}
+
 #[derive(Deserialize)]
-struct Products {
-    products: BTreeMap<String, Product>,
+struct List {
+    products: Products,
+}
+
+#[derive(Default)]
+struct Products(Vec<Image>);
+
+impl<'de> Deserialize<'de> for Products {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        fold(deserializer, PRODUCTS, |all: &mut Self, _, product| {
+            all.0.extend(image(product));
+        })
+    }
 }
 
 #[derive(Deserialize)]
@@ -84,13 +133,55 @@ struct Product {
     #[serde(default)]
     arch: String,
     #[serde(default)]
-    versions: BTreeMap<String, Version>,
+    versions: Versions,
+}
+
+/// Versions begin with the date: the last is the newest. One that is just being made may have no archive yet.
+#[derive(Default)]
+struct Versions {
+    newest: Option<(String, Version)>,
+    found: Option<(String, Version)>,
+}
+
+impl<'de> Deserialize<'de> for Versions {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let is_newer =
+            |than: &Option<(String, Version)>, name: &str| than.as_ref().is_none_or(|it| it.0.as_str() < name);
+        fold(deserializer, VERSIONS, |all: &mut Self, name, version: VersionOf| {
+            if version.items.archive.is_some() && is_newer(&all.found, &name) {
+                all.found = Some((name.clone(), version.items.clone()));
+            }
+            if is_newer(&all.newest, &name) {
+                all.newest = Some((name, version.items));
+            }
+        })
+    }
 }
 
 #[derive(Deserialize)]
-struct Version {
+struct VersionOf {
     #[serde(default)]
-    items: BTreeMap<String, Item>,
+    items: Version,
+}
+
+/// The root filesystem among the files of a version, as a tar archive, and what there is.
+#[derive(Clone, Default)]
+struct Version {
+    archive: Option<Archive>,
+    formats: Vec<String>,
+}
+
+impl<'de> Deserialize<'de> for Version {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        fold(deserializer, FILES, |version: &mut Self, _, item: Item| {
+            if version.archive.is_none() {
+                version.archive = archive(&item);
+            }
+            version
+                .formats
+                .extend(Some(item.ftype).filter(|format| format.len() <= NAME_MAX));
+        })
+    }
 }
 
 #[derive(Deserialize)]
@@ -105,7 +196,7 @@ struct Item {
 
 /// Where the lists of images are, by the index: paths below the server's root.
 pub(super) fn lists(index: &[u8]) -> Result<Vec<String>, String> {
-    let index: Index = serde_json::from_slice(index).map_err(|error| error.to_string())?;
+    let index: Index = serde_json::from_slice(index).map_err(|error| shown(&error.to_string()))?;
     let images = index.index.into_values();
     let paths: Vec<String> = images
         .filter(|entry| entry.datatype == "image-downloads" && !entry.path.is_empty())
@@ -119,20 +210,21 @@ pub(super) fn lists(index: &[u8]) -> Result<Vec<String>, String> {
 
 /// The images of a list. What has no version is left out.
 pub(super) fn images(list: &[u8]) -> Result<Vec<Image>, String> {
-    let list: Products = serde_json::from_slice(list).map_err(|error| error.to_string())?;
-    Ok(list.products.into_values().filter_map(image).collect())
+    let list: List = serde_json::from_slice(list).map_err(|error| shown(&error.to_string()))?;
+    Ok(list.products.0)
 }
 
 fn image(product: Product) -> Option<Image> {
-    // Versions begin with the date: the last is the newest. One that is just being made may have no archive yet.
-    let version = |(name, version): (&String, &Version)| Some((name.clone(), archive(version)?));
-    let found = product.versions.iter().rev().find_map(version);
-    let (newest, last) = product.versions.last_key_value()?;
-    let formats = last.items.values().map(|item| item.ftype.clone()).collect();
-    let (version, archive) = match found {
-        Some((version, archive)) => (version, Some(archive)),
-        None => (newest.clone(), None),
+    let (newest, last) = product.versions.newest?;
+    let formats = last.formats;
+    let (version, archive) = match product.versions.found {
+        Some((version, found)) => (version, found.archive),
+        None => (newest, None),
     };
+    let words = [&version, &product.os, &product.release, &product.variant, &product.arch];
+    if words.iter().any(|word| word.len() > NAME_MAX) {
+        return None;
+    }
     let mut aliases: Vec<String> = product
         .aliases
         .split(',')
@@ -162,16 +254,14 @@ fn image(product: Product) -> Option<Image> {
     })
 }
 
-/// The root filesystem among the files of a version, as a tar archive. One without a sum is none: nothing would vouch for it.
-fn archive(version: &Version) -> Option<Archive> {
-    version.items.values().find_map(|item| {
-        let is_tar = item.ftype == "root.tar" || item.ftype.starts_with("root.tar.");
-        Some(Archive {
-            path: Some(&item.path).filter(|path| is_tar && !path.is_empty())?.clone(),
-            sum: item.sha256.as_deref()?.parse().ok()?,
-            size: item.size,
-            format: item.ftype.clone(),
-        })
+/// A file that is a root filesystem as a tar archive. One without a sum is none: nothing would vouch for it.
+fn archive(item: &Item) -> Option<Archive> {
+    let is_tar = item.ftype == "root.tar" || item.ftype.starts_with("root.tar.");
+    Some(Archive {
+        path: Some(&item.path).filter(|path| is_tar && !path.is_empty())?.clone(),
+        sum: item.sha256.as_deref()?.parse().ok()?,
+        size: item.size,
+        format: item.ftype.clone(),
     })
 }
 

@@ -14,7 +14,7 @@ pub use index::{Archive, Image};
 pub use name::ImageName;
 
 use super::download::{self, Demand, DownloadOptions};
-use super::trust::{Keyring, TrustError, signed_text};
+use super::trust::{TrustError, signed_text};
 use super::url::Url;
 use super::{Options, Places, SourceError, bootstrap};
 use crate::machine::{Cancel, Report};
@@ -74,11 +74,11 @@ pub fn read(
 ) -> Result<Catalogue, SourceError> {
     let server = options.server()?;
     report.phase(&format!("asking '{server}' for its catalogue"));
-    let keyrings = download::keys_for(&below(&server, "streams/v1")?, download, places, report)?;
     let documents = Documents {
         server: &server,
-        keyrings,
         download,
+        places,
+        report,
         cancel,
     };
     let index = documents.get("streams/v1/index.json", INDEX_MAX)?;
@@ -117,25 +117,37 @@ struct Document {
 
 struct Documents<'a> {
     server: &'a Url,
-    keyrings: Vec<Keyring>,
     download: &'a DownloadOptions,
+    places: &'a Places,
+    report: &'a dyn Report,
     cancel: &'a Cancel,
 }
 
 impl Documents<'_> {
     /// What has to be signed is the document of that name with the ending `.sjson`, in one with its signature.
     fn get(&self, path: &str, max: u64) -> Result<Document, SourceError> {
-        let is_signed = !self.keyrings.is_empty();
+        // One that lies elsewhere on the server may be another's.
+        let keyrings = download::keys_for(&below(self.server, path)?, self.download, self.places, self.report)?;
+        let is_signed = !keyrings.is_empty();
         let path = match path.strip_suffix(".json") {
             Some(stem) if is_signed => format!("{stem}.sjson"),
             _ => path.to_owned(),
         };
         let url = below(self.server, &path)?;
         let got = download::small(&url, max, self.download, self.cancel)?;
-        let bytes = got.ok_or_else(|| SourceError::Download {
-            url: url.to_string(),
-            reason: "there is no such file: is it a catalogue, and signed if it has to be?".to_owned(),
-            tls: false,
+        let bytes = got.ok_or_else(|| {
+            if is_signed {
+                return SourceError::from(TrustError::Unsigned {
+                    url: self.server.to_string(),
+                    looked: format!("there is no '{url}'"),
+                    keys: download::names(&keyrings),
+                });
+            }
+            SourceError::Download {
+                url: url.to_string(),
+                reason: "there is no such file: is it a catalogue?".to_owned(),
+                tls: false,
+            }
         })?;
         if !is_signed {
             return Ok(Document {
@@ -145,11 +157,10 @@ impl Documents<'_> {
             });
         }
         let name = url.to_string();
-        let (text, signer) =
-            signed_text(&bytes, &self.keyrings, &name, self.cancel)?.ok_or(TrustError::NoSignature {
-                signature: name,
-                reason: "it is not signed",
-            })?;
+        let (text, signer) = signed_text(&bytes, &keyrings, &name, self.cancel)?.ok_or(TrustError::NoSignature {
+            signature: name,
+            reason: "it is not signed",
+        })?;
         Ok(Document {
             url,
             bytes: text.into_bytes(),
@@ -202,13 +213,18 @@ pub(super) fn find(
     };
     let shown = super::source::shown;
     report.phase(&format!("found {} of {}", shown(&image.name), shown(&image.version)));
+    let url = below(&catalogue.server, &archive.path)?;
+    // A signed catalogue vouches for its files, but not in place of who is pinned for them in particular.
+    let own = download::pins_of(&url, places)?;
+    let of_catalogue = download::pins_of(&below(&catalogue.server, "streams/v1")?, places)?;
+    let signed = catalogue.signed && (own.is_empty() || own == of_catalogue);
     Ok(Found {
-        url: below(&catalogue.server, &archive.path)?,
+        url,
         demand: Demand {
             sum: archive.sum,
             by: catalogue.by,
             safe: catalogue.safe,
-            signed: catalogue.signed,
+            signed,
         },
     })
 }
