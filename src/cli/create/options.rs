@@ -170,8 +170,8 @@ impl SourceArgs {
         let for_archives = [
             ("--strip", archive.strip.is_some()),
             ("--subtree", archive.subtree.is_some()),
-            ("--max-size", archive.max_size.is_some()),
         ];
+        let for_sizes = [("--max-size", archive.max_size.is_some())];
         let for_files = [("--sha256", archive.sha256.is_some())];
         let for_disks = [
             ("--extract", self.disk.extract),
@@ -204,6 +204,11 @@ impl SourceArgs {
         for (options, kinds, fits) in [
             (&for_disks[..], "disk images", has_disk),
             (&for_archives[..], "tar archives", is_archive),
+            (
+                &for_sizes[..],
+                "tar archives and images of containers",
+                is_archive || is_image,
+            ),
             (&for_files[..], "archives and disk images", is_archive || has_disk),
             (&for_downloads[..], "downloads", is_url),
             (&for_catalogues[..], "images:DISTRO/RELEASE", is_catalogue),

@@ -60,6 +60,10 @@ impl Content {
             return Self::Other("a physical volume of LVM");
         }
         if has(1024, &[0xe2, 0xe1, 0xf5, 0xe0]) {
+            // The kernels of some years open whatever device of the host its table names.
+            if u32_at(first, 1024 + 80).unwrap_or(0) & 0x8 != 0 {
+                return Self::Other("an erofs filesystem on several disks");
+            }
             let bits = first.get(1024 + 12).copied().unwrap_or(0);
             let size = u32_at(first, 1024 + 36).and_then(|blocks| u64::from(blocks).checked_shl(bits.into()));
             return filesystem(Filesystem::Erofs, size, label(first, 1024 + 64, 16));

@@ -14,6 +14,7 @@ use super::DiskError;
 use crate::machine::{Cancel, Report};
 use crate::sources::SourceError;
 use crate::sources::archive::Position;
+use crate::sources::tarball::Room;
 use crate::storage::data::{self, BUFFER, Data};
 
 /// Zeros of that many bytes become a hole.
@@ -36,6 +37,8 @@ pub(super) struct Image {
     ours: bool,
     /// Where copies are made.
     place: PathBuf,
+    /// What a new one may take of the disk.
+    room: Option<Room>,
 }
 
 impl Image {
@@ -49,6 +52,7 @@ impl Image {
             size,
             ours: false,
             place: place.to_owned(),
+            room: None,
         };
         Ok(image)
     }
@@ -61,6 +65,7 @@ impl Image {
             size: 0,
             ours: true,
             place: place.to_owned(),
+            room: Some(Room::new(None, place)?),
         })
     }
 
@@ -74,6 +79,7 @@ impl Image {
             size: 0,
             ours: true,
             place: path.to_owned(),
+            room: Some(Room::new(None, path.parent().unwrap_or(Path::new("/")))?),
         })
     }
 
@@ -88,6 +94,7 @@ impl Image {
             size,
             ours: true,
             place: path.to_owned(),
+            room: None,
         })
     }
 
@@ -135,6 +142,9 @@ impl Image {
     pub(super) fn write(&self, bytes: &[u8], mut at: u64) -> Result<(), SourceError> {
         for piece in bytes.chunks(HOLE) {
             if piece.iter().any(|byte| *byte != 0) {
+                if let Some(room) = &self.room {
+                    room.contents(piece.len(), &self.name, &self.place)?;
+                }
                 self.file
                     .write_all_at(piece, at)
                     .map_err(|error| SourceError::io("write to", &self.place, error))?;

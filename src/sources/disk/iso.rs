@@ -14,6 +14,9 @@ const SECTOR: u64 = 2048;
 /// Bytes of a directory that are read.
 const MAX_DIRECTORY: u64 = 1 << 20;
 
+/// The most of them that are looked at.
+const MOST: usize = 64;
+
 /// A squashfs image in the directory `live`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Live {
@@ -30,7 +33,9 @@ pub(super) fn find(image: &File, size: u64) -> io::Result<Vec<Live>> {
     };
     let mut found = Vec::new();
     let directories = list(image, &root.range, size)?;
-    for live in directories.iter().filter(|it| it.is_directory && it.name == "live") {
+    // There is one: a hostile image may have thousands, which are the same.
+    let live = directories.iter().find(|it| it.is_directory && it.name == "live");
+    if let Some(live) = live {
         let mut files = list(image, &live.range, size)?;
         files.retain(|file| !file.is_directory);
         // A file of more than 4 GiB has several records, one after the other.
@@ -44,6 +49,9 @@ pub(super) fn find(image: &File, size: u64) -> io::Result<Vec<Live>> {
         for file in files {
             // Names may be cut short to three letters behind the dot.
             if first(image, &file.range, 4)? == b"hsqs" {
+                if found.len() == MOST {
+                    break;
+                }
                 found.push(Live {
                     name: format!("live/{}", file.name),
                     range: file.range,

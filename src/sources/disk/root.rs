@@ -97,6 +97,9 @@ pub(super) fn is_tree(image: &Image) -> Result<bool, SourceError> {
 
 type Found = (Partition, Content);
 
+/// The most filesystems that are looked into for a root.
+const MOST_MOUNTED: usize = 128;
+
 /// By its type, else by its label, else by what is in it.
 fn choose(image: &mut Image, found: &[Found], cancel: &Cancel) -> Result<Candidate, SourceError> {
     let several = |image: &Image, which: &[&Found]| DiskError::SeveralRoots {
@@ -118,9 +121,15 @@ fn choose(image: &mut Image, found: &[Found], cancel: &Cancel) -> Result<Candida
     }
     let mut roots = Vec::new();
     let mut failed = None;
+    let mut looked_at = 0;
     for one @ (partition, content) in found {
         if !matches!(content, Content::Filesystem { .. }) {
             continue;
+        }
+        cancel.check()?;
+        looked_at += 1;
+        if looked_at > MOST_MOUNTED {
+            return Err(several(image, &found.iter().collect::<Vec<_>>()).into());
         }
         let entered = usable(image, place(partition), partition.range.clone(), content)
             .and_then(|candidate| Ok((enter(image, &candidate, cancel)?, candidate)));

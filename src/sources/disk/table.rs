@@ -221,7 +221,7 @@ fn mbr(image: &File, size: u64, entries: &[Entry]) -> Result<Vec<Partition>, Tab
         }
         // A chain: each link has a partition, counted from the link, and the next link, counted from the first one.
         let base = entry.range(0).start;
-        let mut link = base;
+        let (mut link, mut links) = (base, 0);
         loop {
             if link >= size {
                 return Err(damaged("its extended partition leads out of the image"));
@@ -239,7 +239,8 @@ fn mbr(image: &File, size: u64, entries: &[Entry]) -> Result<Vec<Partition>, Tab
                 break;
             };
             link = next.range(base).start;
-            if logical > MAX_LOGICAL || link == base {
+            links += 1;
+            if links > MAX_LOGICAL || logical > MAX_LOGICAL || link == base {
                 return Err(damaged("its extended partition has no end"));
             }
         }

@@ -144,7 +144,7 @@ impl Document {
 }
 
 impl Manifest {
-    fn checked(self) -> Result<Self, String> {
+    pub(super) fn checked(self) -> Result<Self, String> {
         let kind = self.config.media_type.as_str();
         if !kind.is_empty() && !CONFIGS.contains(&kind) {
             return Err(format!(

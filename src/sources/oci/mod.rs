@@ -31,7 +31,7 @@ use self::manifest::{Config, Document, Manifest};
 use self::platform::Wanted;
 use self::registry::{Registry, Way};
 use super::source::shown;
-use super::tarball::{self, Depth, TarballError};
+use super::tarball::{self, Depth, Room, TarballError};
 use super::{Options, Places, SourceError};
 use crate::machine::{Cancel, Report};
 use crate::storage;
@@ -118,6 +118,7 @@ pub(super) fn fill(
     let build = Build {
         target,
         wanted: &wanted,
+        max_size: options.archive.max_size,
         report,
         cancel,
     };
@@ -130,7 +131,11 @@ pub(super) fn fill(
         Image::Archive(_, text) => {
             let (file, tag) = split_file(text);
             let place = Unpacked::beside(target)?;
-            tarball::extract(&file, &place.0, &tarball::Wanted::default(), report, cancel)?;
+            let bounded = tarball::Wanted {
+                max_size: options.archive.max_size,
+                ..tarball::Wanted::default()
+            };
+            tarball::extract(&file, &place.0, &bounded, report, cancel)?;
             build.of_archive(&place.0, &called, tag.as_deref())
         }
         Image::Registry(reference) => {
@@ -218,6 +223,7 @@ pub(super) fn unfold(
     let build = Build {
         target,
         wanted: &Wanted::new(options.image.arch.as_deref()),
+        max_size: options.archive.max_size,
         report,
         cancel,
     };
@@ -250,6 +256,8 @@ impl Drop for Unpacked {
 struct Build<'a> {
     target: &'a Path,
     wanted: &'a Wanted,
+    /// What all layers may take of the disk.
+    max_size: Option<u64>,
     report: &'a dyn Report,
     cancel: &'a Cancel,
 }
@@ -279,6 +287,7 @@ impl Build<'_> {
         let target = self.target;
         let parent = target.parent().unwrap_or(Path::new("."));
         storage::for_directory(parent)?.create(target)?;
+        let room = Room::new(self.max_size, target)?;
         let mut depth = Depth::Lowest;
         for (at, layer) in manifest.layers.iter().enumerate() {
             self.cancel.check()?;
@@ -289,7 +298,8 @@ impl Build<'_> {
                 ..tarball::Wanted::default()
             };
             let name = Path::new(&what);
-            let unpacked = tarball::extract_layer(file, name, target, &wanted, depth, self.report, self.cancel);
+            let unpacked =
+                tarball::extract_layer(file, name, target, &wanted, (depth, &room), self.report, self.cancel);
             unpacked.map_err(|error| match error {
                 TarballError::WrongSum { wanted, found, .. } => {
                     blobs.forget(layer);

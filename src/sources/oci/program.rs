@@ -27,6 +27,9 @@ const POWER_OFF: &str = "SIGRTMIN+4";
 /// What starts a program that SIGHUP does not end.
 const SHIELD: [&str; 4] = ["/bin/sh", "-c", "trap '' HUP; exec \"$@\"", "sh"];
 
+/// The most variables that are set.
+const MAX_VARIABLES: usize = 1000;
+
 /// The most ports that are told of.
 const MAX_PORTS: usize = 32;
 
@@ -90,12 +93,15 @@ impl Program {
             stop_signal,
             exposed_ports,
         } = config.execution.unwrap_or_default();
+        let mut environment = env.unwrap_or_default();
+        // Each is an edit of the whole file.
+        environment.truncate(MAX_VARIABLES);
         let mut words = entrypoint.unwrap_or_default();
         words.extend(cmd.unwrap_or_default());
         Self {
             image: image.to_owned(),
             words,
-            environment: env.unwrap_or_default(),
+            environment,
             user: user.unwrap_or_default(),
             directory: working_dir.unwrap_or_default(),
             ports: exposed_ports
@@ -151,6 +157,10 @@ impl Program {
         }
         if runs == Runs::Init {
             return Ok(settled);
+        }
+        if self.environment.len() == MAX_VARIABLES {
+            let note = format!("the image sets very many variables: it gets the first {MAX_VARIABLES}");
+            settled.notes.push(note);
         }
         let variables = self.variables(&mut settled.notes);
         let mut lost = Vec::new();

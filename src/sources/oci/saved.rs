@@ -91,6 +91,9 @@ pub(super) fn open(
             })
             .collect(),
     };
+    let manifest = manifest
+        .checked()
+        .map_err(|reason| bad(image, "the manifest", reason))?;
     let saved = Saved {
         root,
         image: image.to_owned(),
@@ -165,7 +168,10 @@ impl Blobs for Saved {
             .read_to_end(&mut head)
             .and_then(|_| file.rewind());
         read.map_err(|error| SourceError::io("read", name.as_ref(), error))?;
-        let is_plain = Compression::detect(&head) == Compression::None;
-        Ok((file, is_plain.then_some(sum)))
+        if Compression::detect(&head) != Compression::None {
+            let reason = "is compressed, so that its sum cannot be compared".to_owned();
+            return Err(bad(&self.image, what, reason));
+        }
+        Ok((file, Some(sum)))
     }
 }

@@ -121,7 +121,7 @@ pub fn read(
                 name,
                 target,
                 &mut sieve,
-                Some(room),
+                Some(&room),
                 report,
                 cancel,
             )

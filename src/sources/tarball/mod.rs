@@ -22,7 +22,7 @@ pub use layer::Depth;
 use layer::{Made, Marker};
 pub use part::{Part, Subtree};
 use place::Place;
-use room::Room;
+pub use room::Room;
 use writer::Writer;
 
 mod blocks;
@@ -112,11 +112,11 @@ pub fn extract_layer(
     name: &Path,
     target: &Path,
     wanted: &Wanted,
-    depth: Depth,
+    (depth, room): (Depth, &Room),
     report: &dyn Report,
     cancel: &Cancel,
 ) -> Result<Extracted, TarballError> {
-    extract_in_manner(file, name, target, wanted, Way::Layer(depth), report, cancel)
+    extract_in_manner(file, name, target, wanted, Way::Layer(depth, room), report, cancel)
 }
 
 /// What an archive is unpacked for.
@@ -126,8 +126,8 @@ enum Way<'a> {
     Machine,
     /// A tree that a guest may change meanwhile.
     Guest(&'a Manner<'a>),
-    /// The root of a machine in which there are other layers.
-    Layer(Depth),
+    /// The root of a machine in which there are other layers, with which it shares the room.
+    Layer(Depth, &'a Room),
 }
 
 /// The value that an extended attribute gets, by its name and value; `None` leaves it out.
@@ -293,9 +293,11 @@ fn unpack(
 ) -> Result<Extracted, TarballError> {
     let part = &wanted.part;
     // What goes into a machine that there is, its owner bounds.
+    let own = Room::new(wanted.max_size, target)?;
     let room = match way {
         Way::Guest(_) => None,
-        Way::Machine | Way::Layer(_) => Some(Room::new(wanted.max_size, target)?),
+        Way::Machine => Some(&own),
+        Way::Layer(_, room) => Some(room),
     };
     let mut sieve = Ordinary { part, way };
     let extracted = unpack_sifted(members, name, target, &mut sieve, room, report, cancel)?;
@@ -354,7 +356,7 @@ impl Sieve for Ordinary<'_> {
 
     fn depth(&self) -> Option<Depth> {
         match self.way {
-            Way::Layer(depth) => Some(depth),
+            Way::Layer(depth, _) => Some(depth),
             Way::Machine | Way::Guest(_) => None,
         }
     }
@@ -365,7 +367,7 @@ fn unpack_sifted(
     name: &Path,
     target: &Path,
     sieve: &mut dyn Sieve,
-    room: Option<Room>,
+    room: Option<&Room>,
     report: &dyn Report,
     cancel: &Cancel,
 ) -> Result<Extracted, TarballError> {
@@ -426,7 +428,7 @@ struct Unpacking<'a> {
     writer: &'a Writer,
     is_layer: bool,
     leaves_devices: bool,
-    room: Option<Room>,
+    room: Option<&'a Room>,
     archive: &'a Path,
     target: &'a Path,
     cancel: &'a Cancel,
@@ -444,8 +446,14 @@ impl Unpacking<'_> {
             }
         }
         self.done.skipped_xattrs += entry.skipped_xattrs;
-        if let Some(room) = &mut self.room {
-            room.file(self.archive, self.target)?;
+        if let Some(room) = self.room {
+            let block = match &entry.content {
+                Content::Directory => 1,
+                // Shorter ones lie in the inode.
+                Content::Symlink(target) if target.len() > 59 => target.len(),
+                _ => 0,
+            };
+            room.file(block + entry.attributes.xattr_bytes(), self.archive, self.target)?;
         }
         if entry.acl_text && !std::mem::replace(&mut self.warned, true) {
             report.warn("the archive has access control lists as text, which are left out");
@@ -466,6 +474,11 @@ impl Unpacking<'_> {
             Content::Fifo => self.place.fifo(entry)?,
             Content::File { .. } => self.file(entry, blocks)?,
         }
+        for _ in 0..std::mem::take(&mut self.place.implied) {
+            if let Some(room) = self.room {
+                room.directory(self.archive, self.target)?;
+            }
+        }
         self.place.note(&entry.name)?;
         self.done.directories += u64::from(entry.content == Content::Directory);
         self.done.links += u64::from(matches!(entry.content, Content::Symlink(_)));
@@ -479,7 +492,7 @@ impl Unpacking<'_> {
             self.cancel.check()?;
             let mut data = self.writer.buffer();
             blocks.read_piece(&mut data)?;
-            if let Some(room) = &mut self.room {
+            if let Some(room) = self.room {
                 room.contents(data.len(), self.archive, self.target)?;
             }
             self.done.bytes += data.len() as u64;

@@ -38,6 +38,8 @@ pub(super) struct Place {
     /// Where a directory stands in that list, by device and inode: several names may lead to it.
     pending: HashMap<(u64, u64), usize>,
     pending_bytes: usize,
+    /// Directories that were made for names in them, and that nobody has counted yet.
+    pub(super) implied: usize,
     /// What was made here, if it lies on what others have made.
     pub(super) made: Option<MadeNames>,
 }
@@ -65,6 +67,7 @@ impl Place {
             directories: Vec::new(),
             pending: HashMap::new(),
             pending_bytes: 0,
+            implied: 0,
             made: None,
         })
     }
@@ -251,7 +254,10 @@ impl Place {
             here = match fs::openat2(&here, name, flags, Mode::empty(), how) {
                 Ok(fd) => Arc::new(fd),
                 Err(Errno::NOENT) => match make_directory(&here, name) {
-                    Ok(fd) => Arc::new(fd),
+                    Ok(fd) => {
+                        self.implied += 1;
+                        Arc::new(fd)
+                    }
                     Err(errno) => return Err(TarballError::io("create directory", &self.full(&path[..end]))(errno)),
                 },
                 // A link, if not an error.

@@ -1,5 +1,6 @@
-//! How much of the disk an archive may take: a small one can unpack to more than any disk has.
+//! How much of the disk an archive, or an image, may take: a small one can unpack to more than any disk has.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -13,22 +14,25 @@ const BLOCK: u64 = 4096;
 /// The most that is left for others where nothing was said, in bytes; a twentieth, where that is less.
 const SPARED: u64 = 1 << 30;
 
-/// What is left for an archive.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Room {
-    bytes: u64,
-    files: u64,
+/// What is left for an archive, or for the layers of an image.
+#[derive(Debug)]
+pub struct Room {
+    bytes: Cell<u64>,
+    files: Cell<u64>,
     /// What was asked for, in bytes.
     given: Option<u64>,
 }
 
 impl Room {
     /// As much as was said, or else almost all that is free where `target` is.
-    pub(super) fn new(given: Option<u64>, target: &Path) -> Result<Self, TarballError> {
+    ///
+    /// # Errors
+    /// If it cannot be told what is free.
+    pub(in crate::sources) fn new(given: Option<u64>, target: &Path) -> Result<Self, TarballError> {
         if let Some(bytes) = given {
             return Ok(Self {
-                bytes,
-                files: u64::MAX,
+                bytes: bytes.into(),
+                files: u64::MAX.into(),
                 given,
             });
         }
@@ -38,30 +42,35 @@ impl Room {
         // Some filesystems, such as btrfs, make them as they are needed, and tell of none.
         let files = if found.f_files == 0 { u64::MAX } else { found.f_favail };
         Ok(Self {
-            bytes: bytes - (bytes / 20).min(SPARED),
-            files: files - files / 20,
+            bytes: (bytes - (bytes / 20).min(SPARED)).into(),
+            files: (files - files / 20).into(),
             given,
         })
     }
 
-    /// Takes a file, of whatever kind, from what is left.
-    pub(super) fn file(&mut self, archive: &Path, target: &Path) -> Result<(), TarballError> {
-        match self.files.checked_sub(1) {
-            Some(left) => self.files = left,
+    /// Takes a file, of whatever kind, from what is left; `more` bytes belong to it that are no contents.
+    pub(super) fn file(&self, more: usize, archive: &Path, target: &Path) -> Result<(), TarballError> {
+        match self.files.get().checked_sub(1) {
+            Some(left) => self.files.set(left),
             None => return Err(self.exceeded(archive, target)),
         }
-        self.take(INODE, archive, target)
+        self.take(INODE + (more as u64).next_multiple_of(BLOCK), archive, target)
+    }
+
+    /// Takes a directory that nothing but the names of others tells of.
+    pub(super) fn directory(&self, archive: &Path, target: &Path) -> Result<(), TarballError> {
+        self.file(1, archive, target)
     }
 
     /// Takes a piece of contents.
-    pub(super) fn contents(&mut self, bytes: usize, archive: &Path, target: &Path) -> Result<(), TarballError> {
+    pub(in crate::sources) fn contents(&self, bytes: usize, archive: &Path, target: &Path) -> Result<(), TarballError> {
         let bytes = (bytes as u64).next_multiple_of(BLOCK);
         self.take(bytes, archive, target)
     }
 
-    fn take(&mut self, bytes: u64, archive: &Path, target: &Path) -> Result<(), TarballError> {
-        match self.bytes.checked_sub(bytes) {
-            Some(left) => self.bytes = left,
+    fn take(&self, bytes: u64, archive: &Path, target: &Path) -> Result<(), TarballError> {
+        match self.bytes.get().checked_sub(bytes) {
+            Some(left) => self.bytes.set(left),
             None => return Err(self.exceeded(archive, target)),
         }
         Ok(())

@@ -403,4 +403,16 @@ fn it_takes_no_more_than_it_may() {
     });
     let error = Scene::new().extract_part(&many.end(), &limited(100_000)).unwrap_err();
     assert!(matches!(error, TarballError::TooLarge { .. }), "{error}");
+    // Directories that nothing but a name tells of, and attributes.
+    let deep = Archive::default().file(&format!("{}f", "d/".repeat(45)), "");
+    assert!(Scene::new().extract_part(&deep.end(), &limited(100_000)).is_err());
+    let value = "v".repeat(30_000);
+    let attributes = (0..5).fold(Archive::default(), |archive, number| {
+        let archive = archive.pax(&[("SCHILY.xattr.user.a", value.as_bytes())]);
+        archive.file(&format!("{number}"), "")
+    });
+    let error = Scene::new()
+        .extract_part(&attributes.end(), &limited(20_000))
+        .unwrap_err();
+    assert!(matches!(error, TarballError::TooLarge { .. }), "{error}");
 }

@@ -146,7 +146,16 @@ impl Scene {
         fs::write(&path, archive).unwrap();
         let file = fs::File::open(&path).unwrap();
         let wanted = Wanted::default();
-        let result = extract_layer(file, &path, &self.target, &wanted, depth, &(), &Cancel::default());
+        let room = Room::new(None, &self.target).unwrap();
+        let result = extract_layer(
+            file,
+            &path,
+            &self.target,
+            &wanted,
+            (depth, &room),
+            &(),
+            &Cancel::default(),
+        );
         fs::remove_file(&path).unwrap();
         self.assert_untouched();
         result
