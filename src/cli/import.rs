@@ -8,9 +8,10 @@ use tokio::runtime::Handle;
 
 use super::context::Ctx;
 use super::create::check_name;
-use super::error::CliError;
+use super::error::{CliError, Kind};
 use super::sweep::{self, ThroughSystemd};
 use crate::machine::MachineName;
+use crate::ops::enable::is_enabled;
 use crate::ops::import::{Request, Source, import, name_of, plan};
 use crate::sys::journal::audit;
 
@@ -69,6 +70,11 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     let bus = ctx.bus().await?.clone();
     // A name that is taken is told before minutes of work, and asked again under the lock.
     check_name(&bus, &name).await?;
+    if is_enabled(&bus.unit_file_state(&name.unit()).await?) {
+        let message = format!("a machine named '{name}' is to start at boot, and this one would be it");
+        let hint = format!("`systemctl disable {}`, or choose another name", name.unit());
+        return Err(CliError::new(Kind::Failed, message).hint(hint));
+    }
     let request = Request {
         source,
         name: name.clone(),

@@ -97,8 +97,8 @@ fn reaches(section: &str, key: &str, value: &str) -> bool {
         // What is taken away gives nobody anything.
         ("Exec", "SystemCallFilter") => value.starts_with('~'),
         ("Exec", "OOMScoreAdjust") => integer(value).is_some_and(|score| score >= 0),
-        // Whoever has "host" writes to the host's disk.
-        ("Exec", "LinkJournal") => matches!(value, "no" | "auto" | "guest" | "try-guest"),
+        // Whoever has "host" writes to the host's disk, and so does "auto" where there is a directory already.
+        ("Exec", "LinkJournal") => matches!(value, "no" | "guest" | "try-guest"),
         // "yes" takes the users from whom the tree belongs to, who may be the host's own.
         ("Exec", "PrivateUsers") => value == "pick",
         ("Files", "PrivateUsersOwnership") => matches!(value, "auto" | "map" | "chown"),

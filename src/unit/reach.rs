@@ -13,6 +13,10 @@ use crate::nspawn::number::{integer_in, time_span};
 
 /// The beginning of the environment variable that gives systemd-nspawn a hardware address.
 const MAC: &str = "SYSTEMD_NSPAWN_NETWORK_MAC=";
+/// The longest stop, in µs.
+const STOP_MAX: u64 = 600_000_000;
+/// The most tasks: what `systemd-nspawn@.service` has.
+const TASKS_MAX: u64 = 16_384;
 /// How a delay begins.
 const SLEEP: &str = "/usr/bin/sleep ";
 
@@ -64,7 +68,8 @@ fn unit(name: &str, value: &str) -> bool {
     match name {
         // A percent sign has systemd put in what the host is called, and the like.
         "Description" => !value.contains('%'),
-        "After" | "Before" => {
+        // Before others it could keep them from starting.
+        "After" => {
             let is_machine = |unit: &str| MachineName::of_unit(unit).is_some();
             is_console(name, value) || (!value.is_empty() && value.split_whitespace().all(is_machine))
         }
@@ -78,7 +83,11 @@ fn unit(name: &str, value: &str) -> bool {
 fn service(name: &str, value: &str) -> bool {
     match name {
         "Restart" => key::RESTART.contains(&value),
-        "RestartSec" | "TimeoutStartSec" | "TimeoutStopSec" | "RuntimeMaxSec" => value == "infinity" || is_span(value),
+        "RestartSec" | "TimeoutStartSec" | "RuntimeMaxSec" => value == "infinity" || is_span(value),
+        // The host's shutdown waits for it.
+        "TimeoutStopSec" => time_span(value, 1_000_000).is_some_and(|span| span <= STOP_MAX),
+        // What the template unit allows.
+        "TasksMax" => value.parse::<u64>().is_ok_and(|tasks| tasks <= TASKS_MAX),
         "ExecStartPre" => value
             .strip_prefix(SLEEP)
             .is_some_and(|seconds| !seconds.is_empty() && seconds.bytes().all(|b| b.is_ascii_digit() || b == b'.')),

@@ -101,9 +101,11 @@ impl Side {
                 };
                 let root = Root::open(&image)?;
                 let (uid, gid) = root.owner()?;
+                // As systemd-nspawn takes it: of whom the top directory is, in ranges of 65536.
+                let first = |id: u32| id & !0xffff;
                 let ids = Ids {
-                    users: Map::shifted(uid.as_raw()),
-                    groups: Map::shifted(gid.as_raw()),
+                    users: Map::shifted(first(uid.as_raw())),
+                    groups: Map::shifted(first(gid.as_raw())),
                 };
                 (root, ids, None, locks)
             }

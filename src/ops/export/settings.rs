@@ -70,8 +70,13 @@ fn nspawn(name: &MachineName, image: &Path, places: &Places) -> Result<Option<Ve
     }
     // The archive has the numbers that the machine sees: there is nobody any more whose the tree would be.
     let is_given = fs::metadata(image).is_ok_and(|found| found.uid() != 0);
+    let has_users = document
+        .entries()
+        .any(|entry| entry.section == Some("Exec") && entry.key == "PrivateUsers");
     let edits = match top(name, places) {
         Some(_) => edits_for_own_files(),
+        // "yes" would take them from the new owner of the tree, a number without ownership means nobody's.
+        None if is_given && has_users => edits_for_own_files(),
         None if is_given => vec![Edit::remove("Files", "PrivateUsersOwnership", Some("off".to_owned()))],
         None => Vec::new(),
     };
@@ -94,6 +99,9 @@ fn drop_ins(directory: &Path, below: &str, members: &mut Vec<Member>, report: &d
         let entry = entry.map_err(OpError::path("read", directory))?;
         let (path, name) = (entry.path(), entry.file_name());
         let Some(name) = name.to_str().filter(|name| is_name(name)) else {
+            if path.extension().is_some_and(|ending| ending == "conf") {
+                report.warn(&format!("'{}' is not exported, because of its name", shown(&path)));
+            }
             continue;
         };
         if name == Topic::Secret.file_name() {

@@ -157,6 +157,8 @@ impl Layout for Archive {
             Some(Kind::Incus) if is_in(rest, INCUS_TREE) => Fate::Tree,
             Some(Kind::Incus) if rest == INCUS_INDEX => Fate::Member,
             Some(Kind::Lxc) if rest == LXC_CONFIG => Fate::Member,
+            // What `export` wrote, in another order: its sums and settings would be left out with it.
+            Some(Kind::Lxc) if is_in(rest, DIRECTORY) => Fate::Stranger,
             Some(Kind::Incus | Kind::Lxc) => Fate::LeftOut,
         }
     }
@@ -164,9 +166,11 @@ impl Layout for Archive {
     fn root(&mut self, uid: u32, gid: u32) {
         // Others write the numbers that the host had; whose the root is, is root.
         if self.kind != Some(Kind::Machinist) {
+            // An ordinary user who owns the top directory alone has shifted nothing.
+            let first = |id: u32| if id < 1 << 16 { 0 } else { id };
             self.ids.from = Ids {
-                users: Map::shifted(uid),
-                groups: Map::shifted(gid),
+                users: Map::shifted(first(uid)),
+                groups: Map::shifted(first(gid)),
             };
         }
     }

@@ -164,7 +164,7 @@ mod tests {
         let expected = [
             ("MemoryMax=512M", false),
             ("CPUQuota=50%", false),
-            ("TasksMax=infinity", false),
+            ("TasksMax=infinity", true),
             ("DropCapability=CAP_SYS_MODULE", false),
             ("DropCapability=CAP_MAC_ADMIN", false),
             ("Environment=A=b", false),

@@ -120,7 +120,9 @@ pub fn name_of(path: &Path, cancel: &Cancel) -> Result<MachineName, OpError> {
         return Ok(name);
     }
     let file = path.file_name().unwrap_or_default().to_string_lossy();
-    let stem = file.split_once(".t").map_or(&*file, |(stem, _)| stem);
+    let endings = [".tar", ".tgz", ".txz", ".tzst", ".tbz2"].into_iter();
+    let end = endings.filter_map(|ending| file.rfind(ending)).max();
+    let stem = end.map_or(&*file, |end| &file[..end]);
     stem.parse().map_err(|_| OpError::Option {
         message: format!("'{}' does not say what the machine is to be called", shown(path)),
         hint: "name it: `machinist import FILE NAME`".to_owned(),
@@ -271,11 +273,13 @@ impl<'a> Work<'a> {
         let (tree, places) = (self.tree()?, self.places);
         storage::for_directory(&places.machines)?.create(&tree)?;
         let found = receive(self.request, Some(&tree), places, report, cancel)?;
+        // First, as it refuses more of them than anybody would read.
+        let files = found.wishes.files(&self.request.name, self.request.trusts, places)?;
         for line in said(self.request, &found, places) {
             report.warn(&line);
         }
         let mut slots = hold(&self.slots);
-        for (path, text) in found.wishes.files(&self.request.name, self.request.trusts, places)? {
+        for (path, text) in files {
             slots.plan.add(&path, &text);
         }
         slots.reaching = reaching(self.request, &found, places);

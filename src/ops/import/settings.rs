@@ -115,7 +115,8 @@ impl Wishes {
                 place: Place::Nspawn,
                 section: found.section.to_owned(),
                 key: found.key.to_owned(),
-                value: found.value,
+                // Between words a tab is a blank.
+                value: found.value.replace('\t', " "),
                 reaches: found.reaches,
             }));
             return;
@@ -131,7 +132,8 @@ impl Wishes {
                 continue;
             }
             let section = entry.section.unwrap_or_default();
-            let reaches = match reach(section, entry.key, entry.value) {
+            let value = entry.value.replace('\t', " ");
+            let reaches = match reach(section, entry.key, &value) {
                 Reach::Inside => false,
                 Reach::Beyond => true,
                 Reach::Unknown => {
@@ -143,7 +145,7 @@ impl Wishes {
                 place: place.clone(),
                 section: section.to_owned(),
                 key: entry.key.to_owned(),
-                value: entry.value.to_owned(),
+                value,
                 reaches,
             });
         }
@@ -183,7 +185,12 @@ impl Wishes {
             });
         }
         let mut documents: BTreeMap<&Place, Document> = BTreeMap::new();
-        for asked in self.asked.iter().filter(|asked| trusts || !asked.reaches) {
+        let granted: Vec<&Asked> = self.asked.iter().filter(|asked| trusts || !asked.reaches).collect();
+        for (at, asked) in granted.iter().enumerate() {
+            // The last word counts, also where it was said before.
+            if granted[at + 1..].contains(asked) {
+                continue;
+            }
             let head = || Document::from_bytes(asked.place.head(name).into_bytes());
             let document = documents.entry(&asked.place).or_insert_with(head);
             let edit = Edit::append(&asked.section, &asked.key, asked.value.clone());
