@@ -119,7 +119,8 @@ fn a_missing_interface_is_named() {
 
 #[test]
 fn starting_too_often_is_told() {
-    let _host = shared();
+    // systemd 252 forgets how often a unit was started when another test has it read its files anew.
+    let _host = alone();
     let guest = Guest::busybox("often");
     guest.write_drop_in("[Unit]\nStartLimitIntervalSec=1h\nStartLimitBurst=1\n");
     // A unit that failed is remembered with its counter; one that stopped well is forgotten.

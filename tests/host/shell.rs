@@ -29,7 +29,7 @@ fn sessions_have_pam_a_terminal_and_an_end() {
     assert!(!terminal.echoes(), "keys are not passed on as they come");
     terminal.types("stty size; tty; id -un; echo session:$XDG_SESSION_ID:\n");
     terminal.sees("33 99").sees("/dev/pts/").sees("root").sees("session:");
-    terminal.resize(44, 111).types("stty size\n").sees("44 111");
+    terminal.resize(44, 111).types_until("stty size\n", "44 111");
     let sessions = guest.inside(["loginctl", "--no-legend", "list-sessions"]).ok().stdout;
     assert!(sessions.contains("root"), "{sessions:?}");
     // Ctrl-C is the machine's.

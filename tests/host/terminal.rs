@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{Winsize, tcgetattr, tcsetwinsize};
@@ -106,6 +107,20 @@ impl Terminal {
     pub(crate) fn types(&mut self, text: &str) -> &mut Self {
         self.master.write_all(text.as_bytes()).unwrap();
         self
+    }
+
+    /// Types it again and again until it has this effect: a new size reaches a session when it does, and a shell that hears of
+    /// it while a line comes may lose that line.
+    #[track_caller]
+    pub(crate) fn types_until(&mut self, text: &str, effect: &str) -> &mut Self {
+        let again = Duration::from_secs(3);
+        for _ in 0..10 {
+            self.types(text);
+            if holds_within(again, || self.shown.lock().unwrap()[self.read..].contains(effect)) {
+                break;
+            }
+        }
+        self.sees(effect)
     }
 
     pub(crate) fn resize(&mut self, rows: u16, columns: u16) -> &mut Self {
