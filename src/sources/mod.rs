@@ -144,7 +144,8 @@ impl Default for Places {
     }
 }
 
-/// Fills `target` with a root filesystem; of a disk image that is not extracted it becomes a file. It must not exist; its parent must, on the filesystem of the machine's final place.
+/// Fills `target` with a root filesystem; of a disk image that is not extracted it becomes a file. It must not exist; its
+/// parent must, on the filesystem of the machine's final place.
 ///
 /// After an error `target` may exist half-made: the caller, who chose a hidden name for it, removes it.
 pub fn fill(
@@ -155,18 +156,18 @@ pub fn fill(
     report: &dyn Report,
     cancel: &Cancel,
 ) -> Result<Filled, SourceError> {
-    if let Source::Image(image) = source {
-        let parent = parent_of(target);
-        bootstrap::check_mount_flags(parent)?;
-        let program = oci::fill(image, options, places, target, report, cancel);
-        let program = program.map_err(|error| error.full_at(parent))?;
-        return Ok(Filled { program: Some(program) });
-    }
-    fill_tree(source, options, places, target, report, cancel)?;
+    cancel.check()?;
+    let parent = parent_of(target);
+    bootstrap::check_mount_flags(parent)?;
+    let program = fill_tree(source, options, places, target, report, cancel).map_err(|error| match source {
+        // The cache of bootstraps may lie on another disk, and tells of its own.
+        Source::Bootstrap { .. } => error,
+        _ => error.full_at(parent),
+    })?;
     // What an archive has may be an image: its name does not tell.
     let is_archive = matches!(source, Source::Tarball(_) | Source::Stdin | Source::Url(_));
     if !is_archive || !options.archive.part.is_all() || !oci::is_image(target) {
-        return Ok(Filled::default());
+        return Ok(Filled { program });
     }
     let program = oci::unfold(&shown(&source.to_string()), options, target, report, cancel)?;
     Ok(Filled { program: Some(program) })
@@ -179,6 +180,7 @@ fn parent_of(target: &Path) -> &Path {
     }
 }
 
+/// Fills `target`, and tells what it starts if the source says so.
 fn fill_tree(
     source: &Source,
     options: &Options,
@@ -186,45 +188,34 @@ fn fill_tree(
     target: &Path,
     report: &dyn Report,
     cancel: &Cancel,
-) -> Result<(), SourceError> {
-    cancel.check()?;
-    let parent = parent_of(target);
-    bootstrap::check_mount_flags(parent)?;
+) -> Result<Option<oci::Program>, SourceError> {
+    let make = || storage::for_directory(parent_of(target))?.create(target);
     match source {
         Source::Bootstrap { distro, suite } => {
             let recipe = bootstrap::Recipe::new(*distro, suite, &options.bootstrap)?;
-            cache::fill(&recipe, options.bootstrap.cache, places, target, report, cancel)
+            cache::fill(&recipe, options.bootstrap.cache, places, target, report, cancel)?;
         }
         Source::Disk(image) => {
             let file = archive::open(image).map_err(|error| SourceError::io("open", image, error))?;
-            disk::fill(file, image, options.disk, options.archive.sum, target, report, cancel)
-                .map_err(|error| error.full_at(parent))
+            disk::fill(file, image, options.disk, options.archive.sum, target, report, cancel)?;
         }
         Source::Tarball(archive) => {
-            storage::for_directory(parent)?.create(target)?;
-            let extracted = tarball::extract(archive, target, &options.archive, report, cancel);
-            extracted
-                .map(drop)
-                .map_err(|error| SourceError::from(error).full_at(parent))
+            make()?;
+            tarball::extract(archive, target, &options.archive, report, cancel)?;
         }
         Source::Stdin => {
             let name = Path::new(STDIN);
             let opened = std::io::stdin().as_fd().try_clone_to_owned();
-            let opened = opened.map_err(|error| SourceError::io("open", name, error))?;
+            let file = File::from(opened.map_err(|error| SourceError::io("open", name, error))?);
             if options.disk.extract {
-                let sum = options.archive.sum;
-                return disk::fill(opened.into(), name, options.disk, sum, target, report, cancel)
-                    .map_err(|error| error.full_at(parent));
+                disk::fill(file, name, options.disk, options.archive.sum, target, report, cancel)?;
+            } else {
+                make()?;
+                tarball::extract_file(file, name, target, &options.archive, report, cancel)?;
             }
-            storage::for_directory(parent)?.create(target)?;
-            let extracted = tarball::extract_file(opened.into(), name, target, &options.archive, report, cancel);
-            extracted
-                .map(drop)
-                .map_err(|error| SourceError::from(error).full_at(parent))
         }
         Source::Url(_) | Source::Catalogue(_) => {
             let (url, file, sum) = fetch(source, options, places, report, cancel)?;
-            let url = &url;
             // Compared once more while it is unpacked: what is kept may have rotted.
             let wanted = tarball::Wanted {
                 sum: Some(sum),
@@ -234,26 +225,25 @@ fn fill_tree(
             let filled = if source.is_disk() || options.disk.extract {
                 disk::fill(file, name, options.disk, Some(sum), target, report, cancel)
             } else {
-                storage::for_directory(parent)?.create(target)?;
+                make()?;
                 let extracted = tarball::extract_file(file, name, target, &wanted, report, cancel);
                 extracted.map(drop).map_err(SourceError::from)
             };
             // Else the same would be unpacked in vain again and again, as long as the server has nothing else.
             if options.download.cache != CacheUse::Skip && filled.as_ref().is_err_and(SourceError::is_of_bytes) {
-                download::forget(url, sum, places, report, cancel);
+                download::forget(&url, sum, places, report, cancel);
             }
-            filled.map_err(|error| error.full_at(parent))
+            filled?;
         }
-        Source::Directory(directory) => {
-            directory::fill(directory, places, target, report, cancel).map_err(|error| error.full_at(parent))
-        }
-        Source::Image(image) => oci::fill(image, options, places, target, report, cancel).map(drop),
-        Source::Machine(name) => Err(SourceError::IsMachine { name: name.clone() }),
+        Source::Directory(directory) => directory::fill(directory, places, target, report, cancel)?,
+        Source::Image(image) => return oci::fill(image, options, places, target, report, cancel).map(Some),
+        Source::Machine(name) => return Err(SourceError::IsMachine { name: name.clone() }),
         Source::Template(Template::Busybox) => {
-            storage::for_directory(parent)?.create(target)?;
-            busybox::fill(target, report, cancel).map_err(|error| error.full_at(parent))
+            make()?;
+            busybox::fill(target, report, cancel)?;
         }
     }
+    Ok(None)
 }
 
 /// Downloads what a source is, and checks it: the address, the file and its sum.

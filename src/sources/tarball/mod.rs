@@ -15,7 +15,7 @@ use super::archive::{self, Contents, FileSum, Position};
 use super::sum::Sum;
 use blocks::Blocks;
 pub(super) use cpio::Cpio;
-use entry::{Attributes, Content, Entry};
+use entry::{Content, Entry};
 use error::shortened;
 pub use error::{Problem, TarballError};
 pub use layer::Depth;
@@ -23,6 +23,8 @@ use layer::{Made, Marker};
 pub use part::{Part, Subtree};
 use place::Place;
 pub use room::Room;
+pub use sieve::{Attribute, Manner};
+use sieve::{Ordinary, Sieve, Way};
 use writer::Writer;
 
 mod blocks;
@@ -36,6 +38,7 @@ mod part;
 mod pax;
 mod place;
 mod room;
+mod sieve;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -117,47 +120,6 @@ pub fn extract_layer(
     cancel: &Cancel,
 ) -> Result<Extracted, TarballError> {
     extract_in_manner(file, name, target, wanted, Way::Layer(depth, room), report, cancel)
-}
-
-/// What an archive is unpacked for.
-#[derive(Clone, Copy)]
-enum Way<'a> {
-    /// The root of a machine.
-    Machine,
-    /// A tree that a guest may change meanwhile.
-    Guest(&'a Manner<'a>),
-    /// The root of a machine in which there are other layers, with which it shares the room.
-    Layer(Depth, &'a Room),
-}
-
-/// The value that an extended attribute gets, by its name and value; `None` leaves it out.
-pub type Attribute<'a> = dyn Fn(&[u8], &[u8]) -> Option<Vec<u8>> + 'a;
-
-/// What becomes of what an archive says of its entries, where they are not for a machine of its own.
-#[derive(Clone, Copy)]
-pub struct Manner<'a> {
-    /// The owner that an entry gets, by its user's and its group's number.
-    pub owner: &'a dyn Fn(u32, u32) -> (u32, u32),
-    /// The value that an extended attribute gets, by its name and value; `None` leaves it out.
-    pub attribute: &'a Attribute<'a>,
-    /// Bits of the mode that are kept.
-    pub mode: u32,
-}
-
-impl Manner<'_> {
-    fn apply(&self, attributes: &mut Attributes) {
-        (attributes.uid, attributes.gid) = (self.owner)(attributes.uid, attributes.gid);
-        attributes.mode &= self.mode;
-        attributes
-            .xattrs
-            .retain_mut(|(name, value)| match (self.attribute)(name, value) {
-                Some(new) => {
-                    *value = new;
-                    true
-                }
-                None => false,
-            });
-    }
 }
 
 /// Like [`extract_file`], into a tree that a guest may change meanwhile; devices are left out wherever they are.
@@ -293,10 +255,13 @@ fn unpack(
 ) -> Result<Extracted, TarballError> {
     let part = &wanted.part;
     // What goes into a machine that there is, its owner bounds.
-    let own = Room::new(wanted.max_size, target)?;
+    let own;
     let room = match way {
         Way::Guest(_) => None,
-        Way::Machine => Some(&own),
+        Way::Machine => {
+            own = Room::new(wanted.max_size, target)?;
+            Some(&own)
+        }
         Way::Layer(_, room) => Some(room),
     };
     let mut sieve = Ordinary { part, way };
@@ -308,58 +273,6 @@ fn unpack(
         });
     }
     Ok(extracted)
-}
-
-/// Says what becomes of each entry.
-trait Sieve {
-    /// Before the header of an entry is read, or the end.
-    fn before(&mut self, _: &mut Blocks) -> Result<(), TarballError> {
-        Ok(())
-    }
-
-    /// Adds to `out` what is to be unpacked, under the name that it gets; what it keeps itself it reads. Of entries with contents
-    /// only the one at hand, and last.
-    fn sift(&mut self, entry: Entry, blocks: &mut Blocks, out: &mut Vec<Entry>) -> Result<(), TarballError>;
-
-    /// The same when there is no further entry.
-    fn end(&mut self, _: &mut Vec<Entry>) -> Result<(), TarballError> {
-        Ok(())
-    }
-
-    /// Whether device nodes are left out wherever they are.
-    fn leaves_devices(&self) -> bool;
-
-    /// Where a layer of an image lies; `None` for what is none.
-    fn depth(&self) -> Option<Depth> {
-        None
-    }
-}
-
-/// A part of an archive.
-struct Ordinary<'a> {
-    part: &'a Part,
-    way: Way<'a>,
-}
-
-impl Sieve for Ordinary<'_> {
-    fn sift(&mut self, mut entry: Entry, _: &mut Blocks, out: &mut Vec<Entry>) -> Result<(), TarballError> {
-        if let Way::Guest(manner) = self.way {
-            manner.apply(&mut entry.attributes);
-        }
-        out.extend(self.part.take(entry)?);
-        Ok(())
-    }
-
-    fn leaves_devices(&self) -> bool {
-        matches!(self.way, Way::Guest(_))
-    }
-
-    fn depth(&self) -> Option<Depth> {
-        match self.way {
-            Way::Layer(depth, _) => Some(depth),
-            Way::Machine | Way::Guest(_) => None,
-        }
-    }
 }
 
 fn unpack_sifted(

@@ -12,7 +12,8 @@ use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
 
 use super::error::{FileError, Kind};
-use super::root::{read_found, replace};
+use super::replace::replace;
+use super::root::read_found;
 
 /// Reads a regular file of the host of at most `cap` bytes, by links if there are any. Never blocks on a fifo and never
 /// opens a device.

@@ -8,6 +8,7 @@ mod changes;
 mod error;
 mod host;
 mod project;
+mod replace;
 mod root;
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Component, Path, PathBuf};
@@ -13,6 +13,7 @@ use rustix::process::{getegid, geteuid};
 
 use super::error::{FileError, Kind};
 use super::host::temporary_name;
+use super::replace::replace;
 use super::tree;
 
 /// How many symbolic links [`Root::resolve`] follows: as many as the kernel does, see `path_resolution(7)`.
@@ -456,40 +457,6 @@ pub(super) fn read_found(found: BorrowedFd<'_>, path: &Path, cap: u64) -> Result
 /// The path by which an `O_PATH` descriptor can be opened for reading.
 pub(crate) fn magic_link(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
-}
-
-/// Puts a new file in place of `name` in `parent` (not `O_PATH`) by rename(2), durable when this returns; leaves nothing behind
-/// on failure.
-pub(super) fn replace(
-    parent: BorrowedFd<'_>,
-    name: &OsStr,
-    bytes: &[u8],
-    mode: u32,
-    (uid, gid): (Uid, Gid),
-) -> Result<(), std::io::Error> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let (temporary, fd) = loop {
-        let temporary = temporary_name(name);
-        match fs::openat(parent, &temporary, flags, Mode::from_raw_mode(0o600)) {
-            Ok(fd) => break (temporary, fd),
-            Err(Errno::EXIST) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-    };
-    let mut file = File::from(fd);
-    let written = file.write_all(bytes).and_then(|()| {
-        // The owner first: chown(2) clears the set-user-ID bit.
-        fs::fchown(&file, Some(uid), Some(gid))?;
-        fs::fchmod(&file, Mode::from_raw_mode(mode))?;
-        file.sync_all()?;
-        fs::renameat(parent, &temporary, parent, name)?;
-        Ok(())
-    });
-    if written.is_err() {
-        let _ = fs::unlinkat(parent, &temporary, AtFlags::empty());
-        return written;
-    }
-    Ok(fs::fsync(parent)?)
 }
 
 /// Puts the components of `path` on a stack, the first on top; `.` and a leading `/` are left out.

@@ -7,17 +7,15 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
-use std::rc::Rc;
 
 use super::compressed::decompressed;
 use super::entry::{CURSOR, ENTRY_MAX, FIELDS_MAX, TIME, is_name, write_field};
+use super::values::{SMALL, Values};
 
 /// How many bytes are read at once.
 const BLOCK: u64 = 32 << 10;
 /// How many blocks of a file are kept: at most, at least, and of all files together.
 const BLOCKS: (usize, usize, usize) = (24, 4, 512);
-/// Values up to this are kept: most fields have the same few values in all entries.
-const SMALL: usize = 256;
 /// How many values are kept, likewise.
 const VALUES: (usize, usize, usize) = (8192, 128, 64 << 10);
 /// The smallest header that a file of systemd can have.
@@ -202,7 +200,7 @@ impl JournalFile {
 
     /// Frees what is only needed while entries are read.
     pub(super) fn rest(&mut self) {
-        self.values.places = Vec::new();
+        self.values.forget();
         self.forget_blocks();
     }
 
@@ -448,48 +446,6 @@ impl JournalFile {
             write_field(out, name, &value[..value.len().min(wanted.value_max)]);
         }
         Ok(())
-    }
-}
-
-/// What small data came to as fields, by where it lies. One that is read takes the place of another: whether it is still
-/// there decides how long it takes, and nothing else.
-#[derive(Default)]
-struct Values {
-    places: Vec<(u64, Rc<[u8]>)>,
-    /// How many are kept, once there are any.
-    most: usize,
-}
-
-impl Values {
-    fn share(&mut self, most: usize) {
-        if most != self.most {
-            *self = Self {
-                places: Vec::new(),
-                most,
-            };
-        }
-    }
-
-    /// Objects begin at multiples of 8, and come in the order of the file.
-    fn place(&self, offset: u64) -> usize {
-        let mixed = (offset / 8).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        usize::try_from(mixed).unwrap_or(0) & self.places.len().wrapping_sub(1)
-    }
-
-    fn get(&self, offset: u64) -> Option<&[u8]> {
-        // Without any, there is no such place.
-        let (known, field) = self.places.get(self.place(offset))?;
-        (*known == offset && offset != 0).then_some(field)
-    }
-
-    fn keep(&mut self, offset: u64, field: &[u8]) {
-        if self.places.is_empty() {
-            self.places = vec![(0, Rc::default()); self.most.next_power_of_two()];
-        }
-        let place = self.place(offset);
-        if let Some(there) = self.places.get_mut(place).filter(|_| field.len() <= SMALL) {
-            *there = (offset, field.into());
-        }
     }
 }
 

@@ -13,6 +13,7 @@ mod host;
 mod merge;
 mod reader;
 mod runs;
+mod values;
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
