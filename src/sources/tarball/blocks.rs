@@ -23,6 +23,8 @@ pub(super) struct Blocks {
     archive: PathBuf,
     /// Bytes that were read.
     offset: u64,
+    /// Whether it may end without an end marker, as layers that umoci inserts do: their digest tells whether they are whole.
+    pub(super) may_just_end: bool,
     /// Records of pax that hold for all entries to come.
     pub(super) global: Arc<Global>,
     /// The entry at hand, for messages.
@@ -40,6 +42,7 @@ impl Blocks {
             contents,
             archive: archive.to_path_buf(),
             offset: 0,
+            may_just_end: false,
             global: Arc::default(),
             name: Vec::new(),
             data: 0,
@@ -85,6 +88,7 @@ impl Blocks {
                     archive: self.archive.clone(),
                 });
             }
+            0 if self.may_just_end => return Ok(None),
             0 => return Err(self.truncated("without an end marker")),
             BLOCK => {}
             _ if at == 0 => return Err(self.not_tar(&header.as_bytes()[..read])),

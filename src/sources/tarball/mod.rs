@@ -284,6 +284,7 @@ fn unpack_sifted(
     report: &dyn Report,
     cancel: &Cancel,
 ) -> Result<Extracted, TarballError> {
+    members.blocks().may_just_end = sieve.depth().is_some();
     let mut place = Place::open(target)?;
     place.made = (sieve.depth() == Some(Depth::Upper)).then(Made::default);
     let writer = Writer::default();

@@ -32,7 +32,7 @@ pub(super) fn split(name: &[u8]) -> Result<Split, TarballError> {
     split_any(name)?.ok_or_else(|| TarballError::entry(name, Problem::NoName))
 }
 
-/// Checks and splits the name of an entry; `None` for the root (`./`).
+/// Checks and splits the name of an entry; `None` for the root: `./`, or `/` as umoci writes it.
 pub(super) fn split_any(name: &[u8]) -> Result<Option<Split>, TarballError> {
     let bad = |problem| Err(TarballError::entry(name, problem));
     if name.is_empty() {
@@ -43,9 +43,6 @@ pub(super) fn split_any(name: &[u8]) -> Result<Option<Split>, TarballError> {
     }
     if name.contains(&0) {
         return bad(Problem::NulByte);
-    }
-    if name.starts_with(b"/") {
-        return bad(Problem::Absolute);
     }
     let mut path = Vec::with_capacity(name.len());
     let mut last = 0;
@@ -65,6 +62,9 @@ pub(super) fn split_any(name: &[u8]) -> Result<Option<Split>, TarballError> {
     }
     if path.is_empty() {
         return Ok(None);
+    }
+    if name.starts_with(b"/") {
+        return bad(Problem::Absolute);
     }
     if depth > MAX_DEPTH {
         return bad(Problem::Deep(depth));

@@ -27,6 +27,18 @@ fn names_that_lead_outside_are_refused() {
         refused(empty().file("/etc/passwd", "")),
         "archive entry '/etc/passwd' has an absolute path"
     );
+    // The root itself, as umoci names it, leads nowhere else.
+    for root in ["/", "//", "/./"] {
+        let scene = Scene::new();
+        assert_eq!(
+            scene
+                .extract(&empty().directory(root).file("f", "").end())
+                .unwrap()
+                .entries,
+            2
+        );
+        assert!(scene.target.join("f").is_file());
+    }
     assert_eq!(refused(empty().file("", "")), "archive entry '' has no name");
     assert_eq!(refused(empty().file(".", "")), "archive entry '.' has no name");
     let nul = empty().pax(&[("path", b"a\0b")]).file("a", "");

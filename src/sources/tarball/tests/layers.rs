@@ -155,3 +155,17 @@ fn what_would_hide_more_than_a_name_is_refused() {
     let scene = stacked(vec![out(), Archive::default().file("abs/.wh.passwd", "")]);
     assert!(scene.target.join("d/f").exists());
 }
+
+#[test]
+fn a_layer_may_end_without_a_marker_and_nowhere_else() {
+    let scene = Scene::new();
+    let layer = Archive::default().directory("d/").file("d/x", "last").0;
+    scene.extract_layer(&layer, Depth::Lowest).unwrap();
+    assert_eq!(names(&scene), ["d", "d/x"]);
+    let cut = scene
+        .extract_layer(&layer[..layer.len() - 1], Depth::Upper)
+        .unwrap_err();
+    assert!(cut.to_string().ends_with("inside of entry 'd/x'"), "{cut}");
+    let error = scene.extract(&layer).unwrap_err().to_string();
+    assert!(error.ends_with("ends without an end marker"), "{error}");
+}
