@@ -106,6 +106,8 @@ pub(super) fn is_name(name: &[u8]) -> bool {
 pub(super) struct Entries<R> {
     input: BufReader<R>,
     line: Vec<u8>,
+    /// Bytes and fields of the last entry: the next one is about as large.
+    last: (usize, usize),
 }
 
 impl<R: Read> Entries<R> {
@@ -113,6 +115,7 @@ impl<R: Read> Entries<R> {
         Self {
             input: BufReader::with_capacity(64 << 10, input),
             line: Vec::new(),
+            last: (0, 0),
         }
     }
 
@@ -123,8 +126,13 @@ impl<R: Read> Entries<R> {
 
     /// The next entry; `None` at the end.
     pub(super) fn next(&mut self) -> io::Result<Option<Entry>> {
-        let mut entry = Entry::default();
+        let mut entry = Entry {
+            time: 0,
+            bytes: Vec::with_capacity(self.last.0),
+            fields: Vec::with_capacity(self.last.1),
+        };
         loop {
+            self.take_lines(&mut entry);
             let whole = self.read_line()?;
             if self.line.is_empty() {
                 if !whole {
@@ -134,6 +142,7 @@ impl<R: Read> Entries<R> {
                 if entry.is_empty() {
                     continue;
                 }
+                self.last = (entry.bytes.len(), entry.fields.len());
                 return Ok(Some(entry));
             }
             if let Some(at) = self.line.iter().position(|byte| *byte == b'=') {
@@ -150,6 +159,23 @@ impl<R: Read> Entries<R> {
             self.input.read_exact(&mut [0])?;
             entry.push(&self.line, &value);
         }
+    }
+
+    /// Takes fields that are lines and have been read, where they lie: most are.
+    fn take_lines(&mut self, entry: &mut Entry) {
+        let mut used = 0;
+        let read = self.input.buffer();
+        for line in read.split_inclusive(|byte| *byte == b'\n') {
+            let (Some(at), Some(line)) = (line.iter().position(|byte| *byte == b'='), line.strip_suffix(b"\n")) else {
+                break;
+            };
+            if line.len() > VALUE_MAX {
+                break;
+            }
+            entry.push(&line[..at], &line[at + 1..]);
+            used += line.len() + 1;
+        }
+        self.input.consume(used);
     }
 
     /// The next line without its end; false if there is none. What is longer than a field may be is thrown away.

@@ -344,7 +344,6 @@ impl JournalFile {
         let within = usize::try_from(offset % BLOCK).unwrap_or(0);
         if block.0 != number || block.1.len() < within + into.len() {
             block.0 = u64::MAX;
-            block.1.clear();
             let whole = BLOCK.min(self.length - number * BLOCK);
             block.1.resize(usize::try_from(whole).unwrap_or(0), 0);
             self.file.read_exact_at(&mut block.1, number * BLOCK)?;

@@ -5,7 +5,7 @@
 //! machine's journal, as the machine itself can, and no more.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashSet, VecDeque};
+use std::collections::{BinaryHeap, VecDeque};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, IoSliceMut};
@@ -41,8 +41,8 @@ const NOBODY: u32 = 65534;
 const MEMORY: u64 = 384 << 20;
 /// How much is written at once.
 const CHUNK: usize = 64 << 10;
-/// How many entries are remembered, to tell none twice.
-const REMEMBERED: usize = 16 << 10;
+/// How many entries are remembered, to tell none twice: a power of two.
+const REMEMBERED: usize = 32 << 10;
 
 /// What to tell.
 #[derive(Debug)]
@@ -162,7 +162,7 @@ struct Reader {
     order: Order,
     files: Vec<Source>,
     out: Vec<u8>,
-    told: (HashSet<Identity>, VecDeque<Identity>),
+    told: Vec<Identity>,
 }
 
 impl Reader {
@@ -171,7 +171,7 @@ impl Reader {
             order,
             files: Vec::new(),
             out: Vec::with_capacity(2 * CHUNK),
-            told: Default::default(),
+            told: vec![Identity::default(); REMEMBERED],
         }
     }
 
@@ -313,15 +313,8 @@ impl Reader {
     }
 
     fn tell(&mut self, at: usize, stamp: &Stamp) -> io::Result<()> {
-        let (known, order) = &mut self.told;
-        if !known.insert(stamp.identity()) {
+        if self.was_told(stamp.identity()) {
             return Ok(());
-        }
-        order.push_back(stamp.identity());
-        if order.len() > REMEMBERED
-            && let Some(oldest) = order.pop_front()
-        {
-            known.remove(&oldest);
         }
         let begun = self.out.len();
         if let Err(damage) = self.files[at].file.write(stamp, &self.order.wanted, &mut self.out) {
@@ -330,6 +323,14 @@ impl Reader {
             self.note_once(at, &damage);
         }
         if self.out.len() >= CHUNK { self.flush() } else { Ok(()) }
+    }
+
+    /// Whether another file had it too, and remembers it. It may be forgotten again for one that hashes alike: copies of an
+    /// entry come close to each other, and nothing worse happens than that it is told twice.
+    fn was_told(&mut self, identity: Identity) -> bool {
+        let (_, monotonic, realtime, hash) = identity;
+        let place = usize::try_from(hash ^ monotonic ^ realtime).unwrap_or(0) % REMEMBERED;
+        std::mem::replace(&mut self.told[place], identity) == identity
     }
 
     /// Says why no more is read of a file, and puts it aside.

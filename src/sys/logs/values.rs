@@ -1,7 +1,5 @@
 //! What is known of small data of a journal, as most fields have the same few values in all entries.
 
-use std::rc::Rc;
-
 /// Values up to this are kept: most fields have the same few values in all entries.
 pub(super) const SMALL: usize = 256;
 
@@ -9,7 +7,7 @@ pub(super) const SMALL: usize = 256;
 /// there decides how long it takes, and nothing else.
 #[derive(Default)]
 pub(super) struct Values {
-    places: Vec<(u64, Rc<[u8]>)>,
+    places: Vec<(u64, Vec<u8>)>,
     /// How many are kept, once there are any.
     most: usize,
 }
@@ -43,11 +41,13 @@ impl Values {
 
     pub(super) fn keep(&mut self, offset: u64, field: &[u8]) {
         if self.places.is_empty() {
-            self.places = vec![(0, Rc::default()); self.most.next_power_of_two()];
+            self.places = vec![(0, Vec::new()); self.most.next_power_of_two()];
         }
         let place = self.place(offset);
         if let Some(there) = self.places.get_mut(place).filter(|_| field.len() <= SMALL) {
-            *there = (offset, field.into());
+            there.0 = offset;
+            there.1.clear();
+            there.1.extend_from_slice(field);
         }
     }
 }
