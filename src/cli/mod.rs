@@ -63,12 +63,14 @@ mod wait;
 mod why;
 
 use std::process::ExitCode;
+use std::thread::JoinHandle;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use rustix::fs::Mode;
 
 use crate::output::Voice;
+use crate::sys::raw::memory::give_back;
 use context::Ctx;
 use error::CliError;
 
@@ -165,10 +167,23 @@ enum Verb {
     Help(help::Args),
 }
 
+/// Stack of the thread that reads the command line, in bytes: that of a main thread.
+const PARSER_STACK: usize = 8 << 20;
+
+/// Reads the command line. What all verbs take, at once, is half a megabyte of stack and heap: it goes before the verb runs,
+/// which may be for days.
+fn parse() -> Result<Cli, clap::Error> {
+    let thread = std::thread::Builder::new().stack_size(PARSER_STACK);
+    let parsed = thread.spawn(Cli::try_parse).map(JoinHandle::join);
+    let cli = parsed.ok().and_then(Result::ok).unwrap_or_else(Cli::try_parse);
+    give_back();
+    cli
+}
+
 /// Reads the command line, runs the verb, shows its error, and returns the exit status.
 pub async fn run() -> ExitCode {
     crate::sys::enter::keep_children();
-    let cli = match Cli::try_parse() {
+    let cli = match parse() {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),
     };

@@ -7,6 +7,7 @@ pub(crate) mod btrfs;
 pub(crate) mod confine;
 pub(crate) mod enter;
 pub(crate) mod loop_device;
+pub(crate) mod memory;
 pub(crate) mod mount;
 pub(crate) mod passed;
 pub(crate) mod quota;
