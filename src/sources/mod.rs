@@ -197,7 +197,7 @@ fn fill_tree(
         }
         Source::Disk(image) => {
             let file = archive::open(image).map_err(|error| SourceError::io("open", image, error))?;
-            disk::fill(file, image, options.disk, options.archive.sum, target, report, cancel)?;
+            disk::fill(file, image, options.disk, &options.archive, target, report, cancel)?;
         }
         Source::Tarball(archive) => {
             make()?;
@@ -208,7 +208,7 @@ fn fill_tree(
             let opened = std::io::stdin().as_fd().try_clone_to_owned();
             let file = File::from(opened.map_err(|error| SourceError::io("open", name, error))?);
             if options.disk.extract {
-                disk::fill(file, name, options.disk, options.archive.sum, target, report, cancel)?;
+                disk::fill(file, name, options.disk, &options.archive, target, report, cancel)?;
             } else {
                 make()?;
                 tarball::extract_file(file, name, target, &options.archive, report, cancel)?;
@@ -223,7 +223,7 @@ fn fill_tree(
             };
             let name = Path::new(url.file_name());
             let filled = if source.is_disk() || options.disk.extract {
-                disk::fill(file, name, options.disk, Some(sum), target, report, cancel)
+                disk::fill(file, name, options.disk, &wanted, target, report, cancel)
             } else {
                 make()?;
                 let extracted = tarball::extract_file(file, name, target, &wanted, report, cancel);

@@ -10,6 +10,7 @@ use rustix::fs::{self as kernel, SeekFrom};
 use rustix::io::{Errno, pread, pwrite};
 
 use super::StorageError;
+use super::room::Room;
 use crate::machine::{Cancel, Cancelled};
 
 /// The size that the buffer of [`copy`] should have, in bytes.
@@ -35,6 +36,8 @@ pub(crate) struct File<'a> {
     pub(crate) size: u64,
     /// Where bytes are counted as they are copied.
     pub(crate) copied: Option<&'a AtomicU64>,
+    /// What its contents may take, holes not counted.
+    pub(crate) room: Option<&'a Room>,
 }
 
 impl File<'_> {
@@ -45,7 +48,8 @@ impl File<'_> {
     }
 }
 
-/// Copies the contents; holes stay holes if it is `sparse`. `ECANCELED` if the caller asked to stop.
+/// Copies the contents; holes stay holes if it is `sparse`. `ECANCELED` if the caller asked to stop, `ENOSPC` if there is no
+/// room for all of it: then nothing of what there is none for is written.
 pub(crate) fn copy(file: &File<'_>, sparse: bool, how: Data, buffer: &mut [u8], cancel: &Cancel) -> Result<(), Errno> {
     if file.size == 0 {
         return Ok(());
@@ -94,6 +98,7 @@ pub fn copy_disk_image(source: &Path, target: &Path, cancel: &Cancel) -> Result<
         target: to.as_fd(),
         size: found.len(),
         copied: None,
+        room: None,
     };
     match copy(&file, true, Data::Share, &mut vec![0; BUFFER], cancel) {
         Err(Errno::CANCELED) => return Err(StorageError::Cancelled(Cancelled)),
@@ -106,6 +111,9 @@ pub fn copy_disk_image(source: &Path, target: &Path, cancel: &Cancel) -> Result<
 }
 
 fn range(file: &File<'_>, start: u64, end: u64, buffer: &mut [u8], cancel: &Cancel) -> Result<(), Errno> {
+    if let Some(room) = file.room {
+        room.contents(end.saturating_sub(start)).map_err(|_| Errno::NOSPC)?;
+    }
     let mut at = start;
     // A small file is read in one go; the kernel's copy costs more to set up.
     if end - start > BUFFER as u64 {

@@ -7,10 +7,12 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use crate::machine::text::bytes;
 use crate::machine::{Cancel, Cancelled, Report};
 use crate::sys::files::{FileError, remove_tree, shown};
 use data::Data;
 pub use data::copy_disk_image;
+use room::Room;
 
 mod attributes;
 mod btrfs;
@@ -19,6 +21,7 @@ pub(crate) mod data;
 pub mod layers;
 pub mod overlay;
 mod reflink;
+pub(crate) mod room;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -66,6 +69,14 @@ pub enum StorageError {
         /// The target.
         path: PathBuf,
     },
+    /// What is copied takes more of the disk than it may.
+    #[error("'{}' takes more than {}", shown(path), bytes(*max))]
+    TooLarge {
+        /// What is copied.
+        path: PathBuf,
+        /// What it may take, in bytes.
+        max: u64,
+    },
     /// A file could not be handled.
     #[error(transparent)]
     File(#[from] FileError),
@@ -78,7 +89,9 @@ impl StorageError {
     /// The path that it is about.
     pub(crate) fn path_mut(&mut self) -> Option<&mut PathBuf> {
         match self {
-            Self::Io { path, .. } | Self::Exists { path } | Self::IntoItself { path } => Some(path),
+            Self::Io { path, .. } | Self::Exists { path } | Self::IntoItself { path } | Self::TooLarge { path, .. } => {
+                Some(path)
+            }
             Self::File(error) => error.path_mut(),
             Self::Cancelled(_) => None,
         }
@@ -127,11 +140,19 @@ fn create_directory(path: &Path) -> Result<(), StorageError> {
 }
 
 /// Makes `target`, which must not exist, a root with what is in `source`, a tree from elsewhere whose owner may mean harm: no
-/// device of it is made, and of the extended attributes only those that mean nothing to this host. Blocks.
-pub fn copy_foreign(source: &Path, target: &Path, report: &dyn Report, cancel: &Cancel) -> Result<(), StorageError> {
+/// device of it is made, and of the extended attributes only those that mean nothing to this host. It takes no more than
+/// `max_size` bytes of the disk, or than almost all that is free. Blocks.
+pub fn copy_foreign(
+    source: &Path,
+    target: &Path,
+    max_size: Option<u64>,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<(), StorageError> {
     let parent = target.parent().unwrap_or(Path::new("."));
     for_directory(parent)?.create(target)?;
-    tree::fill_foreign(source, target, report, cancel)
+    let room = Room::new(max_size, target).map_err(StorageError::io("open", target))?;
+    tree::fill_foreign(source, target, room, report, cancel)
 }
 
 /// A copy file by file into a new directory, which is removed if that fails.

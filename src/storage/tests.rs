@@ -425,3 +425,31 @@ fn a_sealed_layer_tells_what_was_changed() {
     fs::write(tree.join("new"), "").unwrap();
     assert_eq!(changed(), Some(tree.clone()));
 }
+
+#[test]
+fn what_comes_from_elsewhere_takes_no_more_than_it_may() {
+    let scratch = TempDir::new().unwrap();
+    let (source, target) = (scratch.path().join("source"), scratch.path().join("target"));
+    let copy = |max_size: Option<u64>| {
+        let copied = copy_foreign(&source, &target, max_size, &(), &Cancel::default());
+        let size = fs::metadata(target.join("large")).map_or(0, |found| found.len());
+        fs::remove_dir_all(&target).unwrap();
+        copied.map(|()| size)
+    };
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("large"), vec![7; 1_000_000]).unwrap();
+    // A hole takes nothing.
+    fs::File::create(source.join("hole"))
+        .unwrap()
+        .set_len(10 << 40)
+        .unwrap();
+    assert_eq!(copy(Some(1_100_000)).unwrap(), 1_000_000);
+    copy(None).unwrap();
+    let error = copy(Some(900_000)).unwrap_err();
+    assert!(matches!(error, StorageError::TooLarge { max: 900_000, .. }), "{error}");
+    // Nothing but names.
+    fs::remove_file(source.join("large")).unwrap();
+    (0..1000).for_each(|number| fs::write(source.join(number.to_string()), "").unwrap());
+    assert!(matches!(copy(Some(100_000)), Err(StorageError::TooLarge { .. })));
+    copy(Some(300_000)).unwrap();
+}

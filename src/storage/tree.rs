@@ -19,6 +19,7 @@ use rustix::fs::{self, AtFlags, CWD, FileType, IFlags, Mode, OFlags, RawDir, Res
 use rustix::io::Errno;
 
 use super::data::{self, Data};
+use super::room::{Exceeded, Room};
 use super::{StorageError, attributes};
 use crate::machine::{Cancel, Report};
 use crate::sys::files::{shown, xattr};
@@ -41,15 +42,17 @@ pub(super) fn fill(
 }
 
 /// The same of a tree from elsewhere: without devices, without extended attributes that mean something to this host, and
-/// without flags that keep files from being changed.
+/// without flags that keep files from being changed; as far as there is room for it.
 pub(super) fn fill_foreign(
     source: &Path,
     target: &Path,
+    room: Room,
     report: &dyn Report,
     cancel: &Cancel,
 ) -> Result<(), StorageError> {
     let copier = Copier {
         foreign: true,
+        room: Some(room),
         ..Copier::new(source, target, Data::Copy, cancel)?
     };
     copy(copier, report)
@@ -123,6 +126,8 @@ struct Copier<'a> {
     target_inode: (u64, u64),
     how: Data,
     foreign: bool,
+    /// What may be taken of the disk, if that has a bound.
+    room: Option<Room>,
     cancel: &'a Cancel,
     copied: AtomicU64,
     state: Mutex<State>,
@@ -170,6 +175,7 @@ impl<'a> Copier<'a> {
             target_inode,
             how,
             foreign: false,
+            room: None,
             cancel,
             copied: AtomicU64::new(0),
             state: Mutex::new(state),
@@ -255,6 +261,9 @@ impl<'a> Copier<'a> {
                 return Err(crate::machine::Cancelled.into());
             }
             let path = || job.path.join(OsStr::from_bytes(name.to_bytes()));
+            let block = usize::from(entry.file_type() == FileType::Directory);
+            self.take(|room| room.file(block))
+                .map_err(|errno| self.failed("copy", &path(), errno))?;
             match self.entry(&place, name, entry.file_type(), scratch) {
                 Ok(None) => {}
                 Ok(Some(stat)) if inode(&stat) == self.target_inode => {
@@ -271,6 +280,9 @@ impl<'a> Copier<'a> {
                 }),
                 Err(errno) => return Err(self.failed("copy", &path(), errno)),
             }
+            let attributes = scratch.xattr.take_copied();
+            self.take(|room| room.contents(attributes))
+                .map_err(|errno| self.failed("copy", &path(), errno))?;
         }
         attributes::copy(&source, &target, &job.stat, &mut scratch.xattr).map_err(failed)?;
         self.remember_locked(&job.stat, || job.path.clone());
@@ -308,6 +320,10 @@ impl<'a> Copier<'a> {
             FileType::RegularFile => return self.entry(place, name, FileType::RegularFile, scratch),
             FileType::Symlink => self.linked(place, name, &stat, || {
                 let text = fs::readlinkat(place.source, name, Vec::new())?;
+                // Shorter ones lie in the inode.
+                if text.as_bytes().len() > 59 {
+                    self.take(|room| room.contents(text.as_bytes().len() as u64))?;
+                }
                 fs::symlinkat(text, place.target, name)?;
                 attributes::copy_by_name(place.source, place.target, name, &stat, &mut scratch.xattr)
             })?,
@@ -368,6 +384,7 @@ impl<'a> Copier<'a> {
             target: target.as_fd(),
             size: stat.stx_size,
             copied: None,
+            room: self.room.as_ref(),
         };
         let sparse = stat.stx_blocks.saturating_mul(512) < stat.stx_size;
         data::copy(&file, sparse, self.how, &mut scratch.data, self.cancel)?;
@@ -403,7 +420,18 @@ impl<'a> Copier<'a> {
         Ok(())
     }
 
+    /// Takes something of what may be taken of the disk.
+    fn take(&self, take: impl FnOnce(&Room) -> Result<(), Exceeded>) -> Result<(), Errno> {
+        self.room.as_ref().map_or(Ok(()), take).map_err(|_| Errno::NOSPC)
+    }
+
     fn failed(&self, action: &'static str, path: &Path, errno: Errno) -> StorageError {
+        if errno == Errno::NOSPC
+            && let Some(max) = self.room.as_ref().and_then(Room::too_small)
+        {
+            let path = self.source.join(path);
+            return StorageError::TooLarge { path, max };
+        }
         // The only sign that data::copy() was interrupted.
         if errno == Errno::CANCELED {
             return crate::machine::Cancelled.into();

@@ -206,8 +206,8 @@ impl SourceArgs {
             (&for_archives[..], "tar archives", is_archive),
             (
                 &for_sizes[..],
-                "tar archives and images of containers",
-                is_archive || is_image,
+                "archives, disk images and images of containers",
+                is_archive || has_disk || is_image,
             ),
             (&for_files[..], "archives and disk images", is_archive || has_disk),
             (&for_downloads[..], "downloads", is_url),

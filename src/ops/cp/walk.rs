@@ -315,6 +315,7 @@ impl<'a> Walk<'a> {
             target: to.as_fd(),
             size,
             copied: Some(self.copied),
+            room: None,
         };
         match data::copy(&file, sparse, Data::Share, &mut self.buffer, self.cancel) {
             Err(Errno::CANCELED) => return Err(Cancelled.into()),

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::machine::text::bytes;
 use crate::sys::files::shown;
 use crate::sys::loop_mount::LoopError;
 
@@ -84,6 +85,14 @@ pub enum DiskError {
         image: PathBuf,
         /// What is wrong with it.
         problem: Qcow2Problem,
+    },
+    /// It takes more of the disk than it may.
+    #[error("disk image '{}' takes more than {}", shown(image), bytes(*max))]
+    TooLarge {
+        /// The image.
+        image: PathBuf,
+        /// What it may take, in bytes.
+        max: u64,
     },
     /// A filesystem that could not be mounted.
     #[error("cannot mount {place} of '{}'", shown(image))]
@@ -179,6 +188,9 @@ impl DiskError {
         let file = |image: &Path| shell_words::quote(&image.to_string_lossy()).into_owned();
         match self {
             Self::SeveralRoots { .. } | Self::NoRoot { .. } => vec!["choose one with `--partition N`".to_owned()],
+            Self::TooLarge { .. } => {
+                vec!["nothing is left of it; have it take more with a larger `--max-size`".to_owned()]
+            }
             Self::NotKept { .. } => vec!["unpack it into a directory: `--extract`".to_owned()],
             Self::NotDisk {
                 image,

@@ -14,8 +14,8 @@ use super::DiskError;
 use crate::machine::{Cancel, Report};
 use crate::sources::SourceError;
 use crate::sources::archive::Position;
-use crate::sources::tarball::Room;
 use crate::storage::data::{self, BUFFER, Data};
+use crate::storage::room::{Exceeded, Room};
 
 /// Zeros of that many bytes become a hole.
 const HOLE: usize = 4096;
@@ -37,13 +37,15 @@ pub(super) struct Image {
     ours: bool,
     /// Where copies are made.
     place: PathBuf,
+    /// How many bytes of the disk each copy may take; almost all that is free if `None`.
+    pub(super) max_size: Option<u64>,
     /// What a new one may take of the disk.
     room: Option<Room>,
 }
 
 impl Image {
     /// The user's own file, which is only read.
-    pub(super) fn borrowed(file: File, name: &Path, place: &Path) -> Result<Self, SourceError> {
+    pub(super) fn borrowed(file: File, name: &Path, place: &Path, max_size: Option<u64>) -> Result<Self, SourceError> {
         let failed = |error| SourceError::io("look at", name, error);
         let size = file.metadata().map_err(failed)?.len();
         let image = Self {
@@ -52,34 +54,37 @@ impl Image {
             size,
             ours: false,
             place: place.to_owned(),
+            max_size,
             room: None,
         };
         Ok(image)
     }
 
     /// A new one, empty still: no name leads to it, so that nothing is left of it.
-    pub(super) fn new(name: &Path, place: &Path) -> Result<Self, SourceError> {
+    pub(super) fn new(name: &Path, place: &Path, max_size: Option<u64>) -> Result<Self, SourceError> {
         Ok(Self {
             name: name.to_owned(),
             file: tempfile::tempfile_in(place).map_err(|error| SourceError::io("create a file in", place, error))?,
             size: 0,
             ours: true,
             place: place.to_owned(),
-            room: Some(Room::new(None, place)?),
+            max_size,
+            room: Some(room(max_size, place)?),
         })
     }
 
-    /// A new one that stays, empty still.
-    pub(super) fn create(path: &Path) -> Result<Self, SourceError> {
+    /// A new one that stays, for a part of another one; empty still.
+    pub(super) fn create(path: &Path, of: &Self) -> Result<Self, SourceError> {
         let mut options = File::options();
         let file = options.read(true).write(true).create_new(true).mode(0o600).open(path);
         Ok(Self {
-            name: path.to_owned(),
+            name: of.name.clone(),
             file: file.map_err(|error| SourceError::io("create", path, error))?,
             size: 0,
             ours: true,
             place: path.to_owned(),
-            room: Some(Room::new(None, path.parent().unwrap_or(Path::new("/")))?),
+            max_size: of.max_size,
+            room: Some(room(of.max_size, path.parent().unwrap_or(Path::new("/")))?),
         })
     }
 
@@ -94,6 +99,7 @@ impl Image {
             size,
             ours: true,
             place: path.to_owned(),
+            max_size: None,
             room: None,
         })
     }
@@ -135,7 +141,7 @@ impl Image {
 
     /// Another one beside it, empty still.
     pub(super) fn another(&self) -> Result<Self, SourceError> {
-        Self::new(&self.name, &self.place)
+        Self::new(&self.name, &self.place, self.max_size)
     }
 
     /// Writes some of it, of which zeros stay holes.
@@ -143,7 +149,8 @@ impl Image {
         for piece in bytes.chunks(HOLE) {
             if piece.iter().any(|byte| *byte != 0) {
                 if let Some(room) = &self.room {
-                    room.contents(piece.len(), &self.name, &self.place)?;
+                    room.contents(piece.len() as u64)
+                        .map_err(|Exceeded(given)| self.exceeded(given))?;
                 }
                 self.file
                     .write_all_at(piece, at)
@@ -206,9 +213,13 @@ impl Image {
             target: copy.file.as_fd(),
             size: self.size,
             copied: None,
+            room: copy.room.as_ref(),
         };
         let copied = data::copy(&file, true, Data::Share, &mut vec![0; BUFFER], cancel);
         cancel.check()?;
+        if let Some(max) = copy.room.as_ref().and_then(Room::too_small) {
+            return Err(self.exceeded(Some(max)));
+        }
         copied.map_err(|errno| SourceError::io("copy the image to", &self.place, errno.into()))?;
         copy.finish(self.size)?;
         *self = copy;
@@ -224,10 +235,25 @@ impl Image {
         Ok(whole)
     }
 
+    /// An error of what it, or a copy of it, takes of the disk.
+    fn exceeded(&self, given: Option<u64>) -> SourceError {
+        let image = self.name.clone();
+        match given {
+            Some(max) => DiskError::TooLarge { image, max }.into(),
+            None => SourceError::DiskFull {
+                path: self.place.clone(),
+            },
+        }
+    }
+
     /// An error of reading it.
     pub(super) fn unreadable(&self, source: io::Error) -> SourceError {
         unreadable(&self.name, source)
     }
+}
+
+fn room(max_size: Option<u64>, place: &Path) -> Result<Room, SourceError> {
+    Room::new(max_size, place).map_err(|error| SourceError::io("open", place, error))
 }
 
 /// An error of reading an image.

@@ -39,7 +39,7 @@ pub(super) fn keep(
     }
     let range = if root.is_typed { 0..image.size } else { root.range };
     report.phase("copying the image");
-    Image::create(target)?.fill_from(image, &range, report, cancel)
+    Image::create(target, image)?.fill_from(image, &range, report, cancel)
 }
 
 /// The root filesystem of a machine's image, mounted where nobody sees it, to be written to.

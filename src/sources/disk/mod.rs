@@ -26,10 +26,9 @@ use image::{Image, unreadable};
 
 use super::SourceError;
 use super::archive::{Compression, Contents};
-use super::sum::Sum;
-use super::tarball::{self, Cpio};
+use super::tarball::{self, Cpio, Wanted};
 use crate::machine::{Cancel, Report};
-use crate::storage;
+use crate::storage::{self, StorageError};
 use crate::sys::files::{magic_link, shown};
 
 /// Endings of disk images, and of what is unpacked as they are; a compression may follow.
@@ -75,19 +74,20 @@ pub(super) fn describe(image: &str, partition: Option<u32>, stays: bool) -> Stri
 }
 
 /// Unpacks the root filesystem of an image to `target`, which must not exist; its parent has room for a copy of the image. If
-/// it is not to be extracted, `target` becomes a file: an image that systemd-nspawn takes.
+/// it is not to be extracted, `target` becomes a file: an image that systemd-nspawn takes. Of what is wanted of archives, the sum
+/// and the largest size count.
 pub(super) fn fill(
     file: File,
     name: &Path,
     options: DiskOptions,
-    sum: Option<Sum>,
+    wanted: &Wanted,
     target: &Path,
     report: &dyn Report,
     cancel: &Cancel,
 ) -> Result<(), SourceError> {
     let short = shown(name.file_name().unwrap_or(name.as_os_str()));
     report.phase(&format!("reading {short}"));
-    let Some(mut image) = open(file, name, sum, target, report, cancel)? else {
+    let Some(mut image) = open(file, name, wanted, target, report, cancel)? else {
         return Ok(());
     };
     if qcow2::is_qcow2(&image.file, image.size).map_err(|error| image.unreadable(error))? {
@@ -100,24 +100,31 @@ pub(super) fn fill(
     let root = root::open(&mut image, options.partition, cancel)?;
     let source = magic_link(root.as_fd());
     let source = Path::new(&source);
-    storage::copy_foreign(source, target, report, cancel).map_err(|error| in_image(error.into(), source))
+    storage::copy_foreign(source, target, wanted.max_size, report, cancel).map_err(|error| match error {
+        StorageError::TooLarge { max, .. } => {
+            let image = name.to_owned();
+            DiskError::TooLarge { image, max }.into()
+        }
+        error => in_image(error.into(), source),
+    })
 }
 
 /// An image that can be read at any place; `None` if it was an archive, and is unpacked already.
 fn open(
     file: File,
     name: &Path,
-    sum: Option<Sum>,
+    wanted: &Wanted,
     target: &Path,
     report: &dyn Report,
     cancel: &Cancel,
 ) -> Result<Option<Image>, SourceError> {
     let place = target.parent().unwrap_or(Path::new("."));
+    let Wanted { sum, max_size, .. } = *wanted;
     let found = file.metadata().map_err(|error| unreadable(name, error))?;
     if found.is_file() && sum.is_none() {
         let first = content::first(&file, &(0..found.len()), 512).map_err(|error| unreadable(name, error))?;
         if Compression::detect(&first) == Compression::None && !Cpio::is(&first) && !first.is_empty() {
-            return Image::borrowed(file, name, place).map(Some);
+            return Image::borrowed(file, name, place, max_size).map(Some);
         }
     }
     let failed = |error| {
@@ -145,7 +152,7 @@ fn open(
     };
     if Cpio::is(&first) {
         storage::for_directory(place)?.create(target)?;
-        let unpacked = tarball::extract_cpio(contents, name, target, report, cancel);
+        let unpacked = tarball::extract_cpio(contents, name, target, max_size, report, cancel);
         return checked(unpacked.map(|_| None).map_err(SourceError::from));
     }
     let looks_like = content::looks_like(&first);
@@ -154,7 +161,7 @@ fn open(
         let image = name.to_owned();
         return checked(Err(DiskError::NotDisk { image, looks_like }.into()));
     }
-    let mut image = Image::new(name, place)?;
+    let mut image = Image::new(name, place, max_size)?;
     let filled = image.fill(&mut contents, &position, report, cancel);
     checked(filled.map(|()| Some(image)))
 }

@@ -256,7 +256,7 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(bytes).unwrap();
-        let image = Image::borrowed(file, Path::new("x"), place.path()).unwrap();
+        let image = Image::borrowed(file, Path::new("x"), place.path(), None).unwrap();
         let made = convert(&image, &(), &Cancel::default()).map_err(|error| error.to_string())?;
         Ok(first(&made.file, &(0..made.size), 1 << 20).unwrap())
     }

@@ -189,20 +189,17 @@ pub(super) fn extract_cpio(
     contents: Contents,
     name: &Path,
     target: &Path,
+    max_size: Option<u64>,
     report: &dyn Report,
     cancel: &Cancel,
 ) -> Result<Extracted, TarballError> {
     let position = contents.position();
     let members = Members::Cpio(Box::new(Cpio::new(Blocks::new(contents, name))));
-    let unpacked = unpack(
-        (members, position),
-        name,
-        target,
-        &Wanted::default(),
-        Way::Machine,
-        report,
-        cancel,
-    );
+    let wanted = Wanted {
+        max_size,
+        ..Wanted::default()
+    };
+    let unpacked = unpack((members, position), name, target, &wanted, Way::Machine, report, cancel);
     unpacked.map_err(|error| cancel.check().map_or_else(TarballError::from, |()| error))
 }
 

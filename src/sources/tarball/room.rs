@@ -1,27 +1,14 @@
-//! How much of the disk an archive, or an image, may take: a small one can unpack to more than any disk has.
+//! How much of the disk an archive, or the layers of an image, may take.
 
-use std::cell::Cell;
-use std::fs::File;
 use std::io;
 use std::path::Path;
 
 use super::TarballError;
-
-/// What a file takes besides its contents, in bytes: its inode.
-const INODE: u64 = 256;
-/// In what pieces contents lie on a disk, in bytes.
-const BLOCK: u64 = 4096;
-/// The most that is left for others where nothing was said, in bytes; a twentieth, where that is less.
-const SPARED: u64 = 1 << 30;
+use crate::storage::room::{self, Exceeded};
 
 /// What is left for an archive, or for the layers of an image.
 #[derive(Debug)]
-pub struct Room {
-    bytes: Cell<u64>,
-    files: Cell<u64>,
-    /// What was asked for, in bytes.
-    given: Option<u64>,
-}
+pub struct Room(room::Room);
 
 impl Room {
     /// As much as was said, or else almost all that is free where `target` is.
@@ -29,32 +16,13 @@ impl Room {
     /// # Errors
     /// If it cannot be told what is free.
     pub(in crate::sources) fn new(given: Option<u64>, target: &Path) -> Result<Self, TarballError> {
-        if let Some(bytes) = given {
-            return Ok(Self {
-                bytes: bytes.into(),
-                files: u64::MAX.into(),
-                given,
-            });
-        }
-        let found = File::open(target).and_then(|directory| Ok(rustix::fs::fstatvfs(directory)?));
-        let found = found.map_err(TarballError::io("open", target))?;
-        let bytes = found.f_bavail.saturating_mul(found.f_frsize);
-        // Some filesystems, such as btrfs, make them as they are needed, and tell of none.
-        let files = if found.f_files == 0 { u64::MAX } else { found.f_favail };
-        Ok(Self {
-            bytes: (bytes - (bytes / 20).min(SPARED)).into(),
-            files: (files - files / 20).into(),
-            given,
-        })
+        let room = room::Room::new(given, target).map_err(TarballError::io("open", target));
+        room.map(Self)
     }
 
     /// Takes a file, of whatever kind, from what is left; `more` bytes belong to it that are no contents.
     pub(super) fn file(&self, more: usize, archive: &Path, target: &Path) -> Result<(), TarballError> {
-        match self.files.get().checked_sub(1) {
-            Some(left) => self.files.set(left),
-            None => return Err(self.exceeded(archive, target)),
-        }
-        self.take(INODE + (more as u64).next_multiple_of(BLOCK), archive, target)
+        self.0.file(more).map_err(|exceeded| told(exceeded, archive, target))
     }
 
     /// Takes a directory that nothing but the names of others tells of.
@@ -63,27 +31,19 @@ impl Room {
     }
 
     /// Takes a piece of contents.
-    pub(in crate::sources) fn contents(&self, bytes: usize, archive: &Path, target: &Path) -> Result<(), TarballError> {
-        let bytes = (bytes as u64).next_multiple_of(BLOCK);
-        self.take(bytes, archive, target)
+    pub(super) fn contents(&self, bytes: usize, archive: &Path, target: &Path) -> Result<(), TarballError> {
+        let taken = self.0.contents(bytes as u64);
+        taken.map_err(|exceeded| told(exceeded, archive, target))
     }
+}
 
-    fn take(&self, bytes: u64, archive: &Path, target: &Path) -> Result<(), TarballError> {
-        match self.bytes.get().checked_sub(bytes) {
-            Some(left) => self.bytes.set(left),
-            None => return Err(self.exceeded(archive, target)),
-        }
-        Ok(())
-    }
-
-    fn exceeded(&self, archive: &Path, target: &Path) -> TarballError {
-        match self.given {
-            Some(max) => TarballError::TooLarge {
-                archive: archive.to_path_buf(),
-                max,
-            },
-            // Told before it is, so that all others on this disk can go on.
-            None => TarballError::io("write", target)(io::Error::from(io::ErrorKind::StorageFull)),
-        }
+fn told(Exceeded(given): Exceeded, archive: &Path, target: &Path) -> TarballError {
+    match given {
+        Some(max) => TarballError::TooLarge {
+            archive: archive.to_path_buf(),
+            max,
+        },
+        // Told before it is, so that all others on this disk can go on.
+        None => TarballError::io("write", target)(io::Error::from(io::ErrorKind::StorageFull)),
     }
 }

@@ -27,6 +27,8 @@ pub(crate) struct Scratch {
     value: Vec<u8>,
     /// Whether only harmless ones are copied.
     foreign: bool,
+    /// Bytes that were copied.
+    copied: u64,
 }
 
 impl Scratch {
@@ -37,6 +39,11 @@ impl Scratch {
             ..Self::default()
         }
     }
+
+    /// How many bytes of names and values were copied since this was asked last.
+    pub(crate) fn take_copied(&mut self) -> u64 {
+        std::mem::take(&mut self.copied)
+    }
 }
 
 impl Default for Scratch {
@@ -45,6 +52,7 @@ impl Default for Scratch {
             names: vec![0; MAX],
             value: vec![0; MAX],
             foreign: false,
+            copied: 0,
         }
     }
 }
@@ -60,6 +68,7 @@ pub(crate) fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, scratch: &mut Scrat
         set(name, || {
             fs::fsetxattr(to, name, &scratch.value[..length], XattrFlags::empty())
         })?;
+        scratch.copied += (name.to_bytes().len() + length) as u64;
     }
     Ok(())
 }
@@ -101,6 +110,7 @@ pub(crate) fn copy_by_name(
         set(name, || {
             fs::lsetxattr(&to, name, &scratch.value[..length], XattrFlags::empty())
         })?;
+        scratch.copied += (name.to_bytes().len() + length) as u64;
     }
     Ok(())
 }

@@ -276,6 +276,50 @@ fn a_hostile_disk_gets_nothing_of_the_host() {
 }
 
 #[test]
+fn an_image_takes_no_more_than_it_may() {
+    let _host = shared();
+    let work = work_with_tree();
+    // A few kilobytes of one file again and again; the same on a disc, compressed, and as an archive.
+    make(
+        &work,
+        "mkdir tree/bombs; yes | head -c 8M >tree/bombs/1; for i in $(seq 2 12); do cp tree/bombs/1 tree/bombs/$i; done
+        mkdir -p cd/live; mksquashfs tree cd/live/filesystem.squashfs -quiet -no-progress >/dev/null
+        cp cd/live/filesystem.squashfs bomb.squashfs; gzip -1 -k bomb.squashfs
+        xorriso -as mkisofs -quiet -R -o bomb.iso cd 2>/dev/null
+        (cd tree; find . | busybox cpio -o -H newc 2>/dev/null) | gzip -1 >bomb.cpio.gz
+        truncate -s 200M bomb.img
+        mke2fs -q -F -t ext4 -d tree bomb.img; zstd -q bomb.img -o bomb.img.zst",
+    );
+    assert!(fs::metadata(work.file("bomb.squashfs")).unwrap().len() < 8 << 20);
+    let guest = Guest::new("bomb");
+    for (file, words) in [
+        ("bomb.squashfs", &[][..]),
+        ("bomb.squashfs.gz", &[]),
+        ("bomb.iso", &[]),
+        ("bomb.cpio.gz", &[]),
+        ("bomb.img", &["--extract"]),
+        ("bomb.img", &[]),
+        ("bomb.img.zst", &[]),
+    ] {
+        let path = work.file(file);
+        let words = [&["create", &guest.name, &path, "--max-size", "50M"] as &[&str], words].concat();
+        let refused = machinist(words).status(1);
+        let said = [
+            format!("disk image '{path}' takes more than 50.0M"),
+            format!("archive '{path}' takes more than 50.0M"),
+        ];
+        assert!(
+            said.iter().any(|said| refused.stderr.contains(said)),
+            "{file}: {refused:?}"
+        );
+        assert!(refused.stderr.contains("a larger `--max-size`"), "{file}: {refused:?}");
+        is_nowhere(&guest);
+    }
+    machinist(["create", &guest.name, &work.file("bomb.squashfs"), "--max-size", "200M"]).ok();
+    assert_eq!(fs::metadata(guest.image().join("bombs/12")).unwrap().len(), 8 << 20);
+}
+
+#[test]
 fn an_image_that_never_ends_is_given_up() {
     let _host = shared();
     for signal in [Signal::SIGINT, Signal::SIGKILL] {

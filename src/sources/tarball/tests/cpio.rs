@@ -56,7 +56,14 @@ impl Scene {
         file.write_all(archive).unwrap();
         std::io::Seek::rewind(&mut file).unwrap();
         let contents = Contents::from_file(file, &Cancel::default()).unwrap();
-        let result = extract_cpio(contents, Path::new("x.cpio"), &self.target, &(), &Cancel::default());
+        let result = extract_cpio(
+            contents,
+            Path::new("x.cpio"),
+            &self.target,
+            None,
+            &(),
+            &Cancel::default(),
+        );
         self.assert_untouched();
         result
     }
