@@ -215,15 +215,24 @@ fn fill_tree(
             }
         }
         Source::Url(_) | Source::Catalogue(_) => {
-            let (url, file, sum) = fetch(source, options, places, report, cancel)?;
+            let Fetched {
+                url,
+                file,
+                sum,
+                is_tree,
+            } = fetch(source, options, places, report, cancel)?;
             // Compared once more while it is unpacked: what is kept may have rotted.
             let wanted = tarball::Wanted {
                 sum: Some(sum),
                 ..options.archive.clone()
             };
             let name = Path::new(url.file_name());
-            let filled = if source.is_disk() || options.disk.extract {
-                disk::fill(file, name, options.disk, &wanted, target, report, cancel)
+            let disk = disk::DiskOptions {
+                extract: options.disk.extract || is_tree,
+                ..options.disk
+            };
+            let filled = if source.is_disk() || disk.extract {
+                disk::fill(file, name, disk, &wanted, target, report, cancel)
             } else {
                 make()?;
                 let extracted = tarball::extract_file(file, name, target, &wanted, report, cancel);
@@ -246,26 +255,52 @@ fn fill_tree(
     Ok(None)
 }
 
-/// Downloads what a source is, and checks it: the address, the file and its sum.
+/// What was downloaded.
+struct Fetched {
+    url: Url,
+    file: File,
+    sum: Sum,
+    /// Whether it is said to be an image of a filesystem, of which a directory is to be made, and no archive.
+    is_tree: bool,
+}
+
+/// Downloads what a source is, and checks it.
 fn fetch(
     source: &Source,
     options: &Options,
     places: &Places,
     report: &dyn Report,
     cancel: &Cancel,
-) -> Result<(Url, File, Sum), SourceError> {
+) -> Result<Fetched, SourceError> {
     let (given, wanted) = (options.archive.sum, &options.download);
     match source {
         Source::Catalogue(name) => {
-            let Found { url, demand } = catalogue::find(name, options, places, report, cancel)?;
+            let found = catalogue::find(name, options, places, report, cancel)?;
+            let Found {
+                url,
+                demand,
+                is_squashfs,
+            } = found;
             // That of the catalogue is always compared: with what the caller knows, already here.
             given.map_or(Ok(()), |sum| Demand::given(sum).check(&url, demand.sum))?;
             let (file, sum) = download::fetch_as(&url, wanted, Some(demand), places, report, cancel)?;
-            Ok((url, file, sum))
+            let is_tree = is_squashfs;
+            Ok(Fetched {
+                url,
+                file,
+                sum,
+                is_tree,
+            })
         }
         Source::Url(url) => {
             let (file, sum) = download::fetch(url, wanted, given, places, report, cancel)?;
-            Ok((url.clone(), file, sum))
+            let (url, is_tree) = (url.clone(), false);
+            Ok(Fetched {
+                url,
+                file,
+                sum,
+                is_tree,
+            })
         }
         other => Err(SourceError::NoSource {
             given: shown(&other.to_string()),

@@ -4,6 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
+use crate::disk::{make, work_with_tree};
 use crate::download::{archive, served};
 use crate::sources::{ANOTHER, is_nowhere, sum_of};
 use crate::support::{Guest, There, agree, machinist, run, sh, shared};
@@ -133,6 +134,52 @@ fn an_image_of_a_catalogue_becomes_a_machine() {
     agree(&second.name, There::Stopped);
     assert!(!web.asked().iter().any(|asked| asked.starts_with(&path)));
     is_signed_if_it_has_to_be(&web, &server, &index, &list);
+}
+
+#[test]
+fn a_squashfs_image_of_a_catalogue_becomes_a_machine() {
+    let _host = shared();
+    let (work, web) = (work_with_tree(), Web::new());
+    make(
+        &work,
+        "mksquashfs tree rootfs.squashfs -quiet -no-progress -comp gzip >/dev/null",
+    );
+    let (arch, file, server) = (arch(), work.file("rootfs.squashfs"), web.url("/root"));
+    let bare = |name: &str, sum: &str| {
+        let (id, mut product) = product(&format!("{name},{name}/default"), "one", &arch, sum);
+        let items = &mut product["versions"]["20240102_05:24"]["items"];
+        let mut delta = items.as_object_mut().unwrap().remove("root.tar.xz").unwrap();
+        delta["ftype"] = json!("squashfs.vcdiff");
+        items["delta-20240101_05:24.vcdiff"] = delta;
+        (format!("{id}{name}"), product)
+    };
+    let (index, list) = documents(&[bare("tiny/1", &sum_of(&file)), bare("tiny/2", ANOTHER)]);
+    put(&web, "streams/v1/index.json", index);
+    put(&web, "streams/v1/images.json", list);
+    let body = fs::read(&file).unwrap();
+    put(&web, &format!("images/one/{arch}/20240102_05:24/rootfs.squashfs"), body);
+    machinist(["images", "--remote", "--server", &server, "tiny/1", "--no-legend"])
+        .ok()
+        .stdout_has("squashfs")
+        .stdout_has("20240102_05:24");
+    let guest = Guest::new("img");
+    let create = |name: &str, words: &[&str]| {
+        let source = format!("images:{name}");
+        machinist([&["create", &guest.name, &source, "--server", &server], words].concat())
+    };
+    create("tiny/2", &[]).status(1).stderr_has(&format!("says {ANOTHER}"));
+    create("tiny/1", &["--subtree", "opt"])
+        .status(1)
+        .stderr_has("--strip and --subtree are for tar archives");
+    create("tiny/1", &["--max-size", "1M"])
+        .status(1)
+        .stderr_has("disk image 'rootfs.squashfs' takes more than 1.0M");
+    is_nowhere(&guest);
+    create("tiny/1", &["--start"])
+        .ok()
+        .stderr_has("its SHA-256 sum is the one of 'http://127.0.0.1:");
+    agree(&guest.name, There::Running);
+    assert!(guest.image().join("opt/one").is_file());
 }
 
 /// A key for the server: the catalogue has to be signed, as Ubuntu's is.

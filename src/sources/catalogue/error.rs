@@ -32,7 +32,7 @@ pub enum CatalogueError {
         others: Vec<String>,
     },
     /// It is there in forms that are not known.
-    #[error("image '{name}' is no tar archive in catalogue '{server}': it has {has}")]
+    #[error("image '{name}' is neither a tar archive nor a squashfs image in catalogue '{server}': it has {has}")]
     NoArchive {
         /// The server, without a password.
         server: String,
@@ -40,6 +40,14 @@ pub enum CatalogueError {
         name: String,
         /// What there is, escaped.
         has: String,
+    },
+    /// A part of it was asked for, and it has none.
+    #[error("image '{name}' is a squashfs image in catalogue '{server}': --strip and --subtree are for tar archives")]
+    NoPart {
+        /// The server, without a password.
+        server: String,
+        /// What was asked for.
+        name: String,
     },
 }
 
@@ -67,6 +75,7 @@ impl CatalogueError {
                 hints
             }
             Self::NoArchive { .. } => vec![browse.to_owned()],
+            Self::NoPart { .. } => Vec::new(),
         }
     }
 }

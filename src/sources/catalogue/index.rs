@@ -38,13 +38,13 @@ pub struct Image {
     pub arch: String,
     /// When it was made, as the catalogue has it: `20251120_05:24`.
     pub version: String,
-    /// What is taken of it; `None` if there is no archive among its files.
+    /// What is taken of it; `None` if there is nothing among its files that can be.
     pub archive: Option<Archive>,
     /// What its files are: `root.tar.xz`, `squashfs`.
     pub formats: Vec<String>,
 }
 
-/// A file of an image.
+/// A file of an image: its root filesystem, as a tar archive or a squashfs image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Archive {
     /// Below the server's root.
@@ -55,6 +55,16 @@ pub struct Archive {
     pub size: Option<u64>,
     /// What it is: `root.tar.xz`.
     pub format: String,
+}
+
+/// What squashfs images are called there; what leads from one to the next is not.
+const SQUASHFS: [&str; 2] = ["squashfs", "root.squashfs"];
+
+impl Archive {
+    /// Whether it is a squashfs image, and no tar archive.
+    pub(super) fn is_squashfs(&self) -> bool {
+        SQUASHFS.contains(&self.format.as_str())
+    }
 }
 
 #[derive(Deserialize)]
@@ -164,7 +174,7 @@ struct VersionOf {
     items: Version,
 }
 
-/// The root filesystem among the files of a version, as a tar archive, and what there is.
+/// The root filesystem among the files of a version, and what there is.
 #[derive(Clone, Default)]
 struct Version {
     archive: Option<Archive>,
@@ -174,8 +184,12 @@ struct Version {
 impl<'de> Deserialize<'de> for Version {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         fold(deserializer, FILES, |version: &mut Self, _, item: Item| {
-            if version.archive.is_none() {
-                version.archive = archive(&item);
+            // A tar archive needs nothing of this kernel.
+            let is_better = |than: &Archive, found: &Archive| than.is_squashfs() && !found.is_squashfs();
+            if let Some(found) = archive(&item)
+                && version.archive.as_ref().is_none_or(|than| is_better(than, &found))
+            {
+                version.archive = Some(found);
             }
             version
                 .formats
@@ -254,11 +268,12 @@ fn image(product: Product) -> Option<Image> {
     })
 }
 
-/// A file that is a root filesystem as a tar archive. One without a sum is none: nothing would vouch for it.
+/// A file that is a root filesystem. One without a sum is none: nothing would vouch for it.
 fn archive(item: &Item) -> Option<Archive> {
     let is_tar = item.ftype == "root.tar" || item.ftype.starts_with("root.tar.");
+    let is_root = is_tar || SQUASHFS.contains(&item.ftype.as_str());
     Some(Archive {
-        path: Some(&item.path).filter(|path| is_tar && !path.is_empty())?.clone(),
+        path: Some(&item.path).filter(|path| is_root && !path.is_empty())?.clone(),
         sum: item.sha256.as_deref()?.parse().ok()?,
         size: item.size,
         format: item.ftype.clone(),
@@ -364,10 +379,11 @@ mod tests {
                 )
             };
             let (tar, squashfs, meta) = (item("root.tar.xz"), item("squashfs"), item("lxd.tar.xz"));
+            let delta = item("squashfs.vcdiff");
             format!(
                 r#""{os}:{release}:{arch}:{variant}": {{"aliases": "{aliases}", "os": "{os}", "release": "{release}", "arch": "{arch}",
                 "variant": "{variant}", "requirements": {{}}, "versions": {{"20240101_05:24": {{"items": {{{tar}, {squashfs}}}}},
-                "20240102_05:24": {{"items": {{{meta}, {tar}, {squashfs}}}}}, "20240103_05:24": {{"items": {{{squashfs}}}}}}}}}"#
+                "20240102_05:24": {{"items": {{{meta}, {squashfs}, {tar}}}}}, "20240103_05:24": {{"items": {{{delta}}}}}}}}}"#
             )
         };
         let products = [
@@ -429,7 +445,7 @@ mod tests {
             (archive.path.as_str(), archive.sum.to_string().as_str()),
             ("p/trixie/root.tar.xz", SUM)
         );
-        assert_eq!(trixie.formats, ["squashfs"]);
+        assert_eq!(trixie.formats, ["squashfs.vcdiff"]);
         let unknown = found("debian/trxie").unwrap_err();
         assert_eq!(
             unknown.to_string(),

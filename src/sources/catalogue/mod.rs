@@ -184,6 +184,8 @@ fn below(server: &Url, path: &str) -> Result<Url, SourceError> {
 pub(super) struct Found {
     pub(super) url: Url,
     pub(super) demand: Demand,
+    /// Whether it is a squashfs image, and no tar archive.
+    pub(super) is_squashfs: bool,
 }
 
 /// Asks for the file that an image is in its newest version.
@@ -211,6 +213,10 @@ pub(super) fn find(
             has: formats.join(", "),
         }));
     };
+    if archive.is_squashfs() && !options.archive.part.is_all() {
+        let name = name.to_string();
+        return Err(CatalogueError::NoPart { server, name }.into());
+    }
     let shown = super::source::shown;
     report.phase(&format!("found {} of {}", shown(&image.name), shown(&image.version)));
     let url = below(&catalogue.server, &archive.path)?;
@@ -220,6 +226,7 @@ pub(super) fn find(
     let signed = catalogue.signed && (own.is_empty() || own == of_catalogue);
     Ok(Found {
         url,
+        is_squashfs: archive.is_squashfs(),
         demand: Demand {
             sum: archive.sum,
             by: catalogue.by,

@@ -19,8 +19,15 @@ struct Scene {
 }
 
 fn list(path: &str) -> String {
-    let item = format!(r#"{{"ftype": "root.tar.xz", "path": "{path}", "sha256": "{SUM}", "size": 5}}"#);
-    let version = format!(r#"{{"items": {{"root.tar.xz": {item}}}}}"#);
+    list_of(path, &["root.tar.xz"])
+}
+
+/// The same with files of these kinds.
+fn list_of(path: &str, kinds: &[&str]) -> String {
+    let item =
+        |kind: &&str| format!(r#""{kind}": {{"ftype": "{kind}", "path": "{path}", "sha256": "{SUM}", "size": 5}}"#);
+    let items: Vec<String> = kinds.iter().map(item).collect();
+    let version = format!(r#"{{"items": {{{}}}}}"#, items.join(","));
     let product = format!(
         r#"{{"aliases": "debian/13,debian/trixie", "os": "Debian", "arch": "{}", "versions": {{"2024": {version}}}}}"#,
         bootstrap::host_arch()
@@ -86,6 +93,31 @@ fn an_image_is_found_with_its_sum() {
     );
     let steps = plan(&"debian/13".parse().unwrap(), &scene.options, &scene.places).unwrap();
     assert!(steps[0].starts_with("ask catalogue 'http://127.0.0.1"), "{steps:?}");
+}
+
+#[test]
+fn a_squashfs_image_is_taken_where_there_is_no_archive() {
+    let mut scene = Scene::new();
+    for (kinds, taken) in [
+        (&["lxd.tar.xz", "squashfs"][..], Some(true)),
+        (&["root.squashfs", "squashfs.vcdiff"], Some(true)),
+        (&["squashfs", "root.tar.xz", "disk-kvm.img"], Some(false)),
+        (&["root.tar.xz", "squashfs"], Some(false)),
+        (&["squashfs.vcdiff", "disk-kvm.img", "lxd.tar.xz"], None),
+    ] {
+        scene.put("streams/v1/images.json", &list_of("images/a", kinds));
+        let found = scene.find("debian/13");
+        assert_eq!(found.as_ref().ok().map(|found| found.is_squashfs), taken, "{kinds:?}");
+        if let Err(error) = found {
+            assert!(
+                error.contains("it has squashfs.vcdiff, disk-kvm.img, lxd.tar.xz"),
+                "{error}"
+            );
+        }
+    }
+    scene.put("streams/v1/images.json", &list_of("images/a", &["squashfs"]));
+    scene.options.archive.part.strip = 1;
+    assert!(scene.refused().contains("--strip and --subtree are for tar archives"));
 }
 
 #[test]
