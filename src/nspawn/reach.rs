@@ -22,17 +22,17 @@ pub struct Assigned {
     pub reaches: bool,
 }
 
-/// What is in force of a file, in the order of the file; and how many lines are not.
+/// What is in force of a file, in the order of the file; and which lines are not, as `[Section] Key=`.
 ///
 /// Comments, and what systemd would ignore, are no part of it.
 #[must_use]
-pub fn assigned(document: &Document, systemd: u32) -> (Vec<Assigned>, usize) {
+pub fn assigned(document: &Document, systemd: u32) -> (Vec<Assigned>, Vec<String>) {
     let settings = Settings::effective(document, systemd, true);
     let mut lines = HashSet::new();
     for setting in settings.settings() {
         lines.extend(setting.values.iter().map(|value| value.first_line));
     }
-    let (mut found, mut ignored) = (Vec::new(), 0);
+    let (mut found, mut ignored) = (Vec::new(), Vec::new());
     for entry in document.entries() {
         let key = entry
             .section
@@ -46,7 +46,7 @@ pub fn assigned(document: &Document, systemd: u32) -> (Vec<Assigned>, usize) {
             }),
             // One without a value takes back what came before it, which is not here.
             None if entry.value.is_empty() => {}
-            None => ignored += 1,
+            None => ignored.push(format!("[{}] {}=", entry.section.unwrap_or_default(), entry.key)),
         }
     }
     mark_groups(&mut found);
@@ -218,7 +218,11 @@ mod tests {
     fn what_systemd_ignores_is_left_out() {
         let text = "[Exec]\nNo=such\nKillSignal=SIGNOTHING\nUser=a\nUser=b\nnothing\n[Other]\nBind=/\n";
         let (found, ignored) = assigned(&Document::parse(text.as_bytes()), NEWEST_SYSTEMD);
-        assert_eq!((found.len(), ignored), (1, 4));
+        assert_eq!(found.len(), 1);
+        assert_eq!(
+            ignored,
+            ["[Exec] No=", "[Exec] KillSignal=", "[Exec] User=", "[Other] Bind="]
+        );
         assert_eq!(judged("[Exec]\nBoot=yes\n[Exec\n"), []);
     }
 

@@ -347,7 +347,7 @@ fn what_incus_exports_is_a_machine_again() {
     let index = format!(
         "name: {}\nbackend: dir\npool: default\noptimized: false\ntype: container\nconfig:\n  container:\n    \
          architecture: x86_64\n    expanded_config:\n      limits.memory: 512MiB\n      limits.processes: \"200\"\n      \
-         security.privileged: \"true\"\n      environment.COLOUR: blue\n    expanded_devices:\n      data:\n        \
+         security.privileged: \"true\"\n      raw.lxc: |-\n        lxc.x = 1\n      environment.COLOUR: blue\n    expanded_devices:\n      data:\n        \
          path: /data\n        source: /root\n        type: disk\n      root:\n        path: /\n        pool: default\n        \
          type: disk\n    name: {0}\n",
         guest.name
@@ -368,6 +368,12 @@ fn what_incus_exports_is_a_machine_again() {
     let output = machinist(["import", &file]).ok();
     assert!(
         output.stderr.contains("[Exec] PrivateUsers=no") && output.stderr.contains("Bind=/root:/data"),
+        "{output:?}"
+    );
+    assert!(
+        output
+            .stderr
+            .contains("left out, as systemd has nothing like it: raw.lxc\n"),
         "{output:?}"
     );
     agree(&guest.name, There::Stopped);

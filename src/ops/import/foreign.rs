@@ -1,13 +1,11 @@
 //! What containers of other tools ask for, as settings of systemd's: whatever it is, it is judged as all others are.
 
+use super::names::Names;
 use super::settings::{ASKED_MAX, Place, Wishes};
 use crate::machine::MachineName;
 use crate::nspawn::document::Document;
 use crate::nspawn::edit::Edit;
 use crate::unit::topic::Topic;
-
-/// How many settings without a counterpart are named.
-const UNTOLD_MAX: usize = 50;
 
 /// Settings of another tool, as they are translated.
 #[derive(Debug, Default)]
@@ -16,7 +14,7 @@ pub(super) struct Foreign {
     pub(super) name: Option<String>,
     assignments: Vec<(Place, &'static str, String, String)>,
     /// Settings that have no counterpart.
-    untold: Vec<String>,
+    untold: Names,
 }
 
 impl Foreign {
@@ -58,14 +56,11 @@ impl Foreign {
 
     /// Notes that a setting has no counterpart.
     pub(super) fn untold(&mut self, key: &str) {
-        // What is told of them is for people.
-        if self.untold.len() < UNTOLD_MAX && !self.untold.iter().any(|other| other == key) {
-            self.untold.push(key.to_owned());
-        }
+        self.untold.note(key);
     }
 
     /// The keys that have no counterpart.
-    pub(super) fn left(&self) -> &[String] {
+    pub(super) fn left(&self) -> &Names {
         &self.untold
     }
 
@@ -89,7 +84,7 @@ impl Foreign {
                 .apply(&Edit::append(section, key, value.clone()))
                 .is_err()
             {
-                wishes.ignored += 1;
+                wishes.ignored.note(&format!("[{section}] {key}="));
             }
         }
         for (place, document) in &documents {

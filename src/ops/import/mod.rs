@@ -8,6 +8,7 @@ mod foreign;
 mod incus;
 pub(super) mod layout;
 mod lxc;
+mod names;
 mod settings;
 
 use std::collections::BTreeMap;
@@ -340,11 +341,8 @@ fn receive(
         }
         _ => {
             let foreign = foreign(kind, &bundle).unwrap_or_default();
-            if !foreign.left().is_empty() {
-                report.warn(&format!(
-                    "left out, as systemd has nothing like it: {}",
-                    foreign.left().join(", ")
-                ));
+            if foreign.left().count() > 0 {
+                report.warn(&format!("left out, as systemd has nothing like it: {}", foreign.left()));
             }
             Found {
                 kind,
@@ -460,11 +458,13 @@ fn said(request: &Request, found: &Found, places: &Places) -> Vec<String> {
             },
         );
     }
-    if found.wishes.ignored > 0 {
-        lines.push(format!(
-            "{} settings mean nothing here, and are left out",
-            found.wishes.ignored
-        ));
+    let ignored = &found.wishes.ignored;
+    match ignored.count() {
+        0 => {}
+        1 => lines.push(format!("one setting means nothing here, and is left out: {ignored}")),
+        count => lines.push(format!(
+            "{count} settings mean nothing here, and are left out: {ignored}"
+        )),
     }
     if found.wishes.asked.iter().any(|asked| asked.key == "Priority") {
         lines.push(format!(

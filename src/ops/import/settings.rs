@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use super::names::Names;
 use crate::machine::MachineName;
 use crate::machine::manifest::{ABOUT, MANIFEST, SETTINGS};
 use crate::nspawn::document::Document;
@@ -83,7 +84,7 @@ impl Asked {
 pub(super) struct Wishes {
     pub(super) asked: Vec<Asked>,
     /// Assignments that mean nothing here.
-    pub(super) ignored: usize,
+    pub(super) ignored: Names,
 }
 
 impl Wishes {
@@ -110,7 +111,7 @@ impl Wishes {
     pub(super) fn add(&mut self, place: &Place, document: &Document, systemd: u32) {
         if *place == Place::Nspawn {
             let (found, ignored) = assigned(document, systemd);
-            self.ignored += ignored;
+            self.ignored.extend(ignored);
             self.asked.extend(found.into_iter().map(|found| Asked {
                 place: Place::Nspawn,
                 section: found.section.to_owned(),
@@ -137,7 +138,7 @@ impl Wishes {
                 Reach::Inside => false,
                 Reach::Beyond => true,
                 Reach::Unknown => {
-                    self.ignored += 1;
+                    self.ignored.note(&format!("[{section}] {}=", entry.key));
                     continue;
                 }
             };
