@@ -60,7 +60,7 @@ pub(super) struct Args {
     /// debian:SUITE, ubuntu:SUITE   bootstrapped; the second time a copy of the first
     /// FILE.tar[.gz|.xz|.zst|.bz2]  unpacked; `-` is an archive from standard input
     /// FILE.img, .raw, .qcow2       a disk image: kept as one, or with --extract unpacked
-    /// FILE.squashfs, .iso, .cpio   unpacked; of an ISO image live/*.squashfs
+    /// FILE.squashfs, .iso, .cpio   unpacked; of an ISO image that of its live system
     /// https://…, http://…          any of these files, downloaded, checked and kept
     /// images:DISTRO/RELEASE        an image of a catalogue, see `images --remote`
     /// oci:DIR[:TAG]                an image of a container, in a directory; oci-archive:FILE, docker-archive:FILE

@@ -237,6 +237,11 @@ fn filesystems_and_archives_become_machines() {
         (cd tree; find . | busybox cpio -o -H newc 2>/dev/null) | gzip -1 >root.cpio.gz
         mkdir -p cd/live; cp root.squashfs cd/live/filesystem.squashfs; echo x >cd/live/vmlinuz
         xorriso -as mkisofs -quiet -R -o live.iso cd 2>/dev/null
+        mkdir -p fedora/LiveOS; ext4 tree fedora/LiveOS/rootfs.img ''; mkdir cd2 cd2/LiveOS
+        mksquashfs fedora cd2/LiveOS/squashfs.img -quiet -no-progress >/dev/null
+        xorriso -as mkisofs -quiet -R -o fedora.iso cd2 2>/dev/null
+        mkdir -p cd3/casper cd4/LiveOS; cp root.squashfs cd3/casper/filesystem.squashfs; cp root.erofs cd4/LiveOS/squashfs.img
+        xorriso -as mkisofs -quiet -R -o ubuntu.iso cd3 2>/dev/null; xorriso -as mkisofs -quiet -R -o erofs.iso cd4 2>/dev/null
         truncate -s 320M root.xfs.img; mkfs.xfs -q root.xfs.img; mkdir mnt; mount -o loop root.xfs.img mnt
         cp -a tree/. mnt; umount mnt",
     );
@@ -245,6 +250,13 @@ fn filesystems_and_archives_become_machines() {
     lives(&work.file("erofs.img.zst"), &["--extract"]);
     lives(&work.file("live.iso"), &[]);
     lives(&work.file("root.cpio.gz"), &[]);
+    // Those of other distributions: Fedora's has an image in its image.
+    lives(&work.file("fedora.iso"), &[]);
+    for file in ["ubuntu.iso", "erofs.iso"] {
+        let guest = Guest::new("disk");
+        machinist(["create", &guest.name, &work.file(file)]).ok();
+        is_the_tree(&guest, file);
+    }
     // As a stream; an XFS whose other copy is mounted meanwhile.
     let guest = Guest::new("disk");
     let feed = "cd \"$1\"; mount -o loop,ro root.xfs.img mnt; cat root.xfs.img | machinist create \"$2\" - --extract; umount mnt";

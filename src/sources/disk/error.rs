@@ -60,6 +60,17 @@ pub enum DiskError {
         /// Which.
         there: String,
     },
+    /// A live system of which one part is laid over another.
+    #[error(
+        "the system on '{}' is in several layers, which are not put together here: {there}",
+        shown(image)
+    )]
+    Layered {
+        /// The image.
+        image: PathBuf,
+        /// Which.
+        there: String,
+    },
     /// No partition looks like one.
     #[error("disk image '{}' has no root filesystem: {there}", shown(image))]
     NoRoot {
@@ -188,6 +199,11 @@ impl DiskError {
         let file = |image: &Path| shell_words::quote(&image.to_string_lossy()).into_owned();
         match self {
             Self::SeveralRoots { .. } | Self::NoRoot { .. } => vec!["choose one with `--partition N`".to_owned()],
+            Self::Layered { image, .. } => vec![format!(
+                "take out the one that is a system by itself, the lowest: \
+                 `xorriso -osirrox on -indev {} -extract /casper/NAME NAME`, and give it as the source: `NAME`",
+                file(image)
+            )],
             Self::TooLarge { .. } => {
                 vec!["nothing is left of it; have it take more with a larger `--max-size`".to_owned()]
             }

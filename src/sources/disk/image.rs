@@ -60,6 +60,11 @@ impl Image {
         Ok(image)
     }
 
+    /// A file in it that is an image, too.
+    pub(super) fn inside(&self, file: File) -> Result<Self, SourceError> {
+        Self::borrowed(file, &self.name, &self.place, self.max_size)
+    }
+
     /// A new one, empty still: no name leads to it, so that nothing is left of it.
     pub(super) fn new(name: &Path, place: &Path, max_size: Option<u64>) -> Result<Self, SourceError> {
         Ok(Self {

@@ -1,4 +1,5 @@
-//! The squashfs image of a live system on an ISO image, see ECMA-119: `live/*.squashfs`, as Debian's live-boot has it.
+//! The squashfs image of a live system on an ISO image, see ECMA-119: `live/*.squashfs`, as Debian's live-boot has it,
+//! `casper/*.squashfs`, as Ubuntu's casper has it, or `LiveOS/squashfs.img`, as dracut's dmsquash-live has it.
 //!
 //! Read here, as many kernels have no iso9660; of it no more than the list of two directories is needed.
 
@@ -17,14 +18,17 @@ const MAX_DIRECTORY: u64 = 1 << 20;
 /// The most of them that are looked at.
 const MOST: usize = 64;
 
-/// A squashfs image in the directory `live`.
+/// Where live systems are, and what they are called there, if that is fixed.
+const PLACES: [(&str, Option<&str>); 3] = [("live", None), ("casper", None), ("LiveOS", Some("squashfs.img"))];
+
+/// An image of the filesystem of a live system.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Live {
     pub(super) name: String,
     pub(super) range: Range<u64>,
 }
 
-/// All of them, sorted by name.
+/// All of them, sorted by name: those of the first place that has any.
 pub(super) fn find(image: &File, size: u64) -> io::Result<Vec<Live>> {
     // The primary descriptor has the record of the root directory.
     let descriptor = first(image, &(16 * SECTOR..size), 2048)?;
@@ -33,10 +37,15 @@ pub(super) fn find(image: &File, size: u64) -> io::Result<Vec<Live>> {
     };
     let mut found = Vec::new();
     let directories = list(image, &root.range, size)?;
-    // There is one: a hostile image may have thousands, which are the same.
-    let live = directories.iter().find(|it| it.is_directory && it.name == "live");
-    if let Some(live) = live {
-        let mut files = list(image, &live.range, size)?;
+    for (place, called) in PLACES {
+        // There is one: a hostile image may have thousands, which are the same.
+        let directory = directories
+            .iter()
+            .find(|it| it.is_directory && it.name.eq_ignore_ascii_case(place));
+        let Some(directory) = directory.filter(|_| found.is_empty()) else {
+            continue;
+        };
+        let mut files = list(image, &directory.range, size)?;
         files.retain(|file| !file.is_directory);
         // A file of more than 4 GiB has several records, one after the other.
         files.dedup_by(|next, file| {
@@ -46,14 +55,15 @@ pub(super) fn find(image: &File, size: u64) -> io::Result<Vec<Live>> {
             }
             goes_on
         });
+        files.retain(|file| called.is_none_or(|called| file.name.eq_ignore_ascii_case(called)));
         for file in files {
             // Names may be cut short to three letters behind the dot.
-            if first(image, &file.range, 4)? == b"hsqs" {
+            if is_image(image, &file.range)? {
                 if found.len() == MOST {
                     break;
                 }
                 found.push(Live {
-                    name: format!("live/{}", file.name),
+                    name: format!("{place}/{}", file.name),
                     range: file.range,
                 });
             }
@@ -61,6 +71,12 @@ pub(super) fn find(image: &File, size: u64) -> io::Result<Vec<Live>> {
     }
     found.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(found)
+}
+
+/// Whether it is squashfs, or erofs, as Fedora's is by now.
+fn is_image(image: &File, range: &Range<u64>) -> io::Result<bool> {
+    let first = first(image, range, 1028)?;
+    Ok(first.starts_with(b"hsqs") || first.get(1024..) == Some(&[0xe2, 0xe1, 0xf5, 0xe0]))
 }
 
 #[derive(Debug)]
@@ -181,6 +197,22 @@ mod tests {
             },
         ];
         assert_eq!(found, wanted);
+        // The same of others; one of a fixed name is no other.
+        for (directory, name, is_taken) in [
+            (&b"CASPER"[..], &b"FILESYST.SQU;1"[..], true),
+            (b"LIVEOS", b"SQUASHFS.IMG;1", true),
+            (b"LIVEOS", b"FILESYST.SQU;1", false),
+            (b"OTHER", b"FILESYST.SQU;1", false),
+        ] {
+            let file = iso(&[
+                (16 * 2048 + 156, record(b"\0", 18, 2048, 2, b"")),
+                (18 * 2048, record(directory, 19, 2048, 2, b"")),
+                (19 * 2048, record(name, 20, 100, 0, b"")),
+                (20 * 2048, b"hsqs".to_vec()),
+            ]);
+            let found = find(&file, 24 * 2048).unwrap();
+            assert_eq!(found.len(), usize::from(is_taken), "{found:?}");
+        }
         // Cut off, and full of nonsense.
         assert_eq!(find(&file, 20 * 2048).unwrap(), []);
         assert_eq!(find(&iso(&[(16 * 2048, vec![0xff; 8 * 2048])]), 24 * 2048).unwrap(), []);

@@ -32,10 +32,44 @@ pub(super) struct Candidate {
     pub(super) is_typed: bool,
 }
 
+/// What dracut's live systems have in their squashfs image, see dmsquash-live: the image of another filesystem.
+const INNER: [&str; 2] = ["LiveOS/rootfs.img", "LiveOS/ext3fs.img"];
+
 /// Mounts the root filesystem of an image, which is not a qcow2 image, and returns its root directory.
 pub(super) fn open(image: &mut Image, number: Option<u32>, cancel: &Cancel) -> Result<OwnedFd, SourceError> {
     let root = find(image, number, cancel)?;
-    enter(image, &root, cancel)
+    let entered = enter(image, &root, cancel)?;
+    if is_root(&entered) || !matches!(root.kind, Filesystem::Squashfs | Filesystem::Erofs) {
+        return Ok(entered);
+    }
+    let inner = open_inner(image, &root, &entered, cancel)?;
+    Ok(inner.unwrap_or(entered))
+}
+
+/// Mounts the filesystem whose image lies in another one; `None` if there is none. One in that is not looked for.
+fn open_inner(
+    image: &Image,
+    outer: &Candidate,
+    directory: &OwnedFd,
+    cancel: &Cancel,
+) -> Result<Option<OwnedFd>, SourceError> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let how = ResolveFlags::NO_SYMLINKS | ResolveFlags::BENEATH | ResolveFlags::NO_XDEV;
+    for name in INNER {
+        let Ok(file) = fs::openat2(directory, name, flags, Mode::empty(), how) else {
+            continue;
+        };
+        let file = File::from(file);
+        if !file.metadata().is_ok_and(|found| found.is_file()) {
+            continue;
+        }
+        let mut inner = image.inside(file)?;
+        let all = 0..inner.size;
+        let content = content(&inner, &all)?;
+        let candidate = usable(&inner, format!("'{name}' in {}", outer.place), all, &content)?;
+        return enter(&mut inner, &candidate, cancel).map(Some);
+    }
+    Ok(None)
 }
 
 /// The root filesystem of an image, which is not a qcow2 image.
@@ -46,12 +80,8 @@ pub(super) fn find(image: &mut Image, number: Option<u32>, cancel: &Cancel) -> R
         Content::Iso => {
             no_partition(image, number, "an ISO image")?;
             let (place, range) = live(image)?;
-            return Ok(Candidate {
-                place,
-                range,
-                kind: Filesystem::Squashfs,
-                is_typed: false,
-            });
+            let content = self::content(image, &range)?;
+            return usable(image, place, range, &content);
         }
         Content::Filesystem { kind, .. } => {
             no_partition(image, number, kind.as_str())?;
@@ -217,19 +247,31 @@ fn unusable(image: &Image, place: String, what: &str) -> SourceError {
 fn live(image: &Image) -> Result<(String, Range<u64>), SourceError> {
     let mut found = iso::find(&image.file, image.size).map_err(|error| image.unreadable(error))?;
     // A live system may have others, to be laid over it.
-    let usual = found.iter().position(|it| it.name == "live/filesystem.squashfs");
+    let usual = |name: &str| matches!(name, "live/filesystem.squashfs" | "casper/filesystem.squashfs");
+    let usual = found.iter().position(|it| usual(&it.name));
     if let Some(at) = usual.or((found.len() == 1).then_some(0)) {
         let live = found.swap_remove(at);
         return Ok((format!("'{}'", printable(&live.name)), live.range));
     }
+    // As Ubuntu's: 'minimal.standard' is what is laid over 'minimal'.
+    let stem = |live: &iso::Live| live.name.trim_end_matches(".squashfs").to_owned();
+    let lies_over = |live: &iso::Live| {
+        found
+            .iter()
+            .any(|below| stem(live).starts_with(&format!("{}.", stem(below))))
+    };
+    let is_layered = found.iter().any(lies_over);
     let names: Vec<String> = found
         .iter()
         .map(|live| format!("'{}'", printable(&live.name)))
         .collect();
     let image = image.name.clone();
     Err(if names.is_empty() {
-        let there = "it is an ISO image without live/*.squashfs".to_owned();
+        let there = "it is an ISO image without live/*.squashfs, casper/*.squashfs or LiveOS/squashfs.img".to_owned();
         DiskError::NoRoot { image, there }.into()
+    } else if is_layered {
+        let there = names.join(", ");
+        DiskError::Layered { image, there }.into()
     } else {
         let there = names.join(", ");
         DiskError::SeveralRoots { image, there }.into()

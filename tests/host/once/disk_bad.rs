@@ -120,9 +120,17 @@ const FILES: &[Case] = &[
     (
         "cd.iso",
         &[],
-        "has no root filesystem: it is an ISO image without live/*.squashfs",
+        "has no root filesystem: it is an ISO image without live/*.squashfs, casper/*.squashfs or LiveOS/squashfs.img",
         "",
     ),
+    (
+        "layers.iso",
+        &[],
+        "is in several layers, which are not put together here: 'casper/minimal.en.squashfs', 'casper/minimal.squashfs'",
+        "xorriso -osirrox on -indev",
+    ),
+    ("link.squashfs", &[], "is no root filesystem: it has no directory", ""),
+    ("tar.squashfs", &[], "'LiveOS/rootfs.img' in all of '", ""),
     (
         "old.cpio",
         &[],
@@ -230,6 +238,14 @@ fn what_is_no_disk_says_what_it_is() {
         echo '<html><body>404' | gzip >page.img.gz; tar -cf tar.img tree
         printf 'conectixxx' >vhd.img
         xorriso -as mkisofs -quiet -R -o cd.iso tree/etc 2>/dev/null
+        mkdir -p cd/casper; for layer in minimal minimal.standard minimal.en; do
+            mksquashfs tree/etc cd/casper/$layer.squashfs -quiet -no-progress >/dev/null; done
+        xorriso -as mkisofs -quiet -R -o layers.iso cd 2>/dev/null
+        # What lies in an image is followed nowhere, and has to be an image.
+        mkdir -p fedora/LiveOS; ln -s $PWD/root.img fedora/LiveOS/rootfs.img
+        mksquashfs fedora link.squashfs -quiet -no-progress >/dev/null
+        rm fedora/LiveOS/rootfs.img; tar -cf fedora/LiveOS/rootfs.img tree/etc
+        mksquashfs fedora tar.squashfs -quiet -no-progress >/dev/null
         echo 070707000000 >old.cpio; (cd tree; find . | busybox cpio -o -H newc) >new.cpio 2>/dev/null
         head -c 5000 new.cpio >cut.cpio",
     );
