@@ -103,7 +103,8 @@ pub(in crate::sources) struct Blob<'a> {
     pub(in crate::sources) headers: &'a [(&'static str, String)],
     pub(in crate::sources) guard: Guard,
     pub(in crate::sources) proxy: Option<&'a str>,
-    pub(in crate::sources) sum: Sum,
+    /// If it is not known it is not kept, and for the caller to check.
+    pub(in crate::sources) sum: Option<Sum>,
     pub(in crate::sources) size: Option<u64>,
     /// What messages call it.
     pub(in crate::sources) called: &'a str,
@@ -144,7 +145,11 @@ impl Blob<'_> {
             report,
             cancel,
         };
-        let mut file = if usage == CacheUse::Skip {
+        let wanted = self.sum.filter(|_| usage != CacheUse::Skip);
+        let mut file = if let Some(sum) = wanted {
+            let shelf = Shelf::lock_sum(sum, self.called, places, report, cancel)?;
+            self.kept(&transfer, usage, sum, &shelf, places)?
+        } else {
             report.phase(&format!("downloading {}", self.called));
             let mut part = Part {
                 file: store::nameless(places)?,
@@ -154,9 +159,6 @@ impl Blob<'_> {
             let fetched = transfer.fetch(&mut part, &Validators::default());
             self.check(fetched, &places.cache)?;
             part.file
-        } else {
-            let shelf = Shelf::lock_sum(self.sum, self.called, places, report, cancel)?;
-            self.kept(&transfer, usage, &shelf, places)?
         };
         let rewound = file.rewind();
         rewound.map_err(|error| SourceError::io("read", &places.cache, error))?;
@@ -167,10 +169,11 @@ impl Blob<'_> {
         &self,
         transfer: &Transfer<'_>,
         usage: CacheUse,
+        sum: Sum,
         shelf: &Shelf,
         places: &Places,
     ) -> Result<File, BlobError> {
-        let known = shelf.known().filter(|(_, known)| known.sum() == Some(self.sum));
+        let known = shelf.known().filter(|(_, known)| known.sum() == Some(sum));
         if let Some((file, _)) = known.filter(|_| usage == CacheUse::Use) {
             transfer.report.phase(&format!("using {} that is kept", self.called));
             return Ok(file);
@@ -191,9 +194,9 @@ impl Blob<'_> {
             return Err(error);
         }
         let known = Known {
-            url: format!("sha256:{}", self.sum),
+            url: format!("sha256:{sum}"),
             validators: part.validators,
-            sha256: self.sum.to_string(),
+            sha256: sum.to_string(),
             created: jiff::Timestamp::now(),
         };
         shelf.finish(&part.file, &known)?;
@@ -202,7 +205,7 @@ impl Blob<'_> {
 
     fn check(&self, fetched: Result<Fetched, TransferError>, cache: &Path) -> Result<(), BlobError> {
         match fetched {
-            Ok(Fetched::Whole(sum)) if sum == self.sum => Ok(()),
+            Ok(Fetched::Whole(sum)) if self.sum.is_none_or(|wanted| wanted == sum) => Ok(()),
             Ok(Fetched::Whole(sum)) => Err(BlobError::Other(sum)),
             Ok(Fetched::Unchanged) => Err(unasked(self.url).into()),
             Err(TransferError::Missing(status)) => Err(BlobError::Status(status)),

@@ -2,11 +2,11 @@
 
 use std::fs::File;
 
+use super::digest::Digest;
 use super::error::OciError;
 use super::manifest::{Config, Descriptor, Document, Manifest};
 use super::platform::{Platform, Wanted};
 use crate::sources::SourceError;
-use crate::sources::sum::Sum;
 
 /// How deep indexes lie in each other at the most.
 const MAX_DEPTH: usize = 4;
@@ -19,8 +19,8 @@ pub(super) trait Blobs {
     /// A document of at most `MAX_DOCUMENT` bytes, as it is there.
     fn document(&self, descriptor: &Descriptor, what: &str, is_config: bool) -> Result<Vec<u8>, SourceError>;
 
-    /// A layer at its beginning, and the sum that it must have when it is read.
-    fn layer(&self, descriptor: &Descriptor, what: &str) -> Result<(File, Option<Sum>), SourceError>;
+    /// A layer at its beginning, and the digest that it must have when it is read.
+    fn layer(&self, descriptor: &Descriptor, what: &str) -> Result<(File, Digest), SourceError>;
 
     /// Forgets a layer that turned out to be something else, where it is kept.
     fn forget(&self, _descriptor: &Descriptor) {}
@@ -50,15 +50,15 @@ pub(super) fn check(bytes: &[u8], descriptor: &Descriptor, image: &str, what: &s
         .into());
     }
     let wanted = descriptor.sum().map_err(|reason| bad(&image, &what, reason))?;
-    let found = Sum::of(bytes);
+    let found = wanted.of_kind(bytes);
     if found == wanted {
         return Ok(());
     }
     Err(OciError::Digest {
         image,
         what,
-        wanted,
-        found,
+        wanted: Box::new(wanted),
+        found: Box::new(found),
     }
     .into())
 }

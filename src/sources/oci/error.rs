@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::sources::sum::Sum;
+use super::Digest;
 use crate::sys::files::shown;
 
 /// Why an image could not be had. What was given or found is escaped for a terminal.
@@ -83,16 +83,16 @@ pub enum OciError {
         found: u64,
     },
     /// Something of it is something else.
-    #[error("{what} of '{image}' is not what it should be: its SHA-256 sum is {found}, not {wanted}")]
+    #[error("{what} of '{image}' is not what it should be: its {} sum is {}, not {}", wanted.called(), found.hex(), wanted.hex())]
     Digest {
         /// The image.
         image: String,
         /// Which: "layer 1 of 3".
         what: String,
         /// The sum that it should have.
-        wanted: Sum,
+        wanted: Box<Digest>,
         /// The sum that it has.
-        found: Sum,
+        found: Box<Digest>,
     },
     /// The layers leave nothing.
     #[error("'{image}' is empty: its layers leave no files")]

@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::blobs::{Blobs, bad};
+use super::digest::Digest;
 use super::error::OciError;
 use super::manifest::{Descriptor, Document, MAX_DOCUMENT};
 use crate::sources::SourceError;
 use crate::sources::source::shown;
-use crate::sources::sum::Sum;
 use crate::sys::files::{FileError, Root};
 
 /// An image that is named by `oci:`.
@@ -105,9 +105,10 @@ impl Layout {
         Ok(found)
     }
 
-    fn path(&self, descriptor: &Descriptor, what: &str) -> Result<(PathBuf, Sum), SourceError> {
-        let sum = descriptor.sum().map_err(|reason| bad(&self.image, what, reason))?;
-        Ok((format!("blobs/sha256/{sum}").into(), sum))
+    fn path(&self, descriptor: &Descriptor, what: &str) -> Result<(PathBuf, Digest), SourceError> {
+        let digest = descriptor.sum().map_err(|reason| bad(&self.image, what, reason))?;
+        let path = format!("blobs/{}/{}", digest.kind(), digest.hex());
+        Ok((path.into(), digest))
     }
 
     fn missing(&self, error: FileError, descriptor: &Descriptor, what: &str) -> SourceError {
@@ -134,7 +135,7 @@ impl Blobs for Layout {
         read.map_err(|error| self.missing(error, descriptor, what))
     }
 
-    fn layer(&self, descriptor: &Descriptor, what: &str) -> Result<(File, Option<Sum>), SourceError> {
+    fn layer(&self, descriptor: &Descriptor, what: &str) -> Result<(File, Digest), SourceError> {
         let (path, sum) = self.path(descriptor, what)?;
         let opened = self.root.open_file(&path);
         let file = opened.map_err(|error| self.missing(error, descriptor, what))?;
@@ -149,7 +150,7 @@ impl Blobs for Layout {
                 found: found.len(),
             }
             .into()),
-            _ => Ok((file, Some(sum))),
+            _ => Ok((file, sum)),
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod auth;
 mod blobs;
+mod digest;
 mod error;
 mod layout;
 mod manifest;
@@ -21,6 +22,7 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+pub use digest::Digest;
 pub use error::OciError;
 pub use program::{Program, Runs, Settled};
 pub use reference::Reference;
@@ -31,6 +33,7 @@ use self::manifest::{Config, Document, Manifest};
 use self::platform::Wanted;
 use self::registry::{Registry, Way};
 use super::source::shown;
+use super::sum::Sum;
 use super::tarball::{self, Depth, Room, TarballError};
 use super::{Options, Places, SourceError};
 use crate::machine::{Cancel, Report};
@@ -282,6 +285,25 @@ impl Build<'_> {
         self.stack(&saved, &manifest, config)
     }
 
+    /// A layer that has its digest, at its beginning, and its SHA-256 sum.
+    fn compared(
+        &self,
+        mut file: fs::File,
+        wanted: Digest,
+        what: &str,
+        other: &dyn Fn(Digest, Digest) -> SourceError,
+    ) -> Result<(fs::File, Sum), SourceError> {
+        self.report.phase(&format!("checking {what}"));
+        let read = wanted.of_file(&mut file, self.cancel);
+        let read = read.map_err(|error| SourceError::io("read", Path::new(what), error))?;
+        self.cancel.check()?;
+        match read {
+            Some((found, sum)) if found == wanted => Ok((file, sum)),
+            Some((found, _)) => Err(other(wanted, found)),
+            None => Err(crate::machine::Cancelled.into()),
+        }
+    }
+
     /// Unpacks the layers, the lowest first.
     fn stack(&self, blobs: &dyn Blobs, manifest: &Manifest, config: Config) -> Result<Program, SourceError> {
         let target = self.target;
@@ -292,25 +314,31 @@ impl Build<'_> {
         for (at, layer) in manifest.layers.iter().enumerate() {
             self.cancel.check()?;
             let what = format!("layer {} of {}", at + 1, manifest.layers.len());
-            let (file, sum) = blobs.layer(layer, &what)?;
+            let (file, digest) = blobs.layer(layer, &what)?;
+            let other = |wanted, found| {
+                blobs.forget(layer);
+                let (image, what) = (blobs.image().to_owned(), what.clone());
+                SourceError::from(OciError::Digest {
+                    image,
+                    what,
+                    wanted: Box::new(wanted),
+                    found: Box::new(found),
+                })
+            };
+            let (file, sum) = match digest {
+                Digest::Sha256(sum) => (file, sum),
+                // All of it is read before, and it is known by its other sum while it is unpacked.
+                wanted @ Digest::Sha512(_) => self.compared(file, wanted, &what, &other)?,
+            };
             let wanted = tarball::Wanted {
-                sum,
+                sum: Some(sum),
                 ..tarball::Wanted::default()
             };
             let name = Path::new(&what);
             let unpacked =
                 tarball::extract_layer(file, name, target, &wanted, (depth, &room), self.report, self.cancel);
             unpacked.map_err(|error| match error {
-                TarballError::WrongSum { wanted, found, .. } => {
-                    blobs.forget(layer);
-                    OciError::Digest {
-                        image: blobs.image().to_owned(),
-                        what: what.clone(),
-                        wanted,
-                        found,
-                    }
-                    .into()
-                }
+                TarballError::WrongSum { wanted, found, .. } => other(Digest::Sha256(wanted), Digest::Sha256(found)),
                 error => SourceError::from(error).full_at(parent),
             })?;
             depth = Depth::Upper;

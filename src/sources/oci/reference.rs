@@ -1,11 +1,12 @@
-//! The name of an image in a registry: `docker://[HOST[:PORT]/]NAME[:TAG][@sha256:HEX]`, as Docker and skopeo read it.
+//! The name of an image in a registry: `docker://[HOST[:PORT]/]NAME[:TAG][@sha256:HEX]`, or `@sha512:HEX`,
+//! as Docker and skopeo read it.
 
 use std::fmt;
 use std::str::FromStr;
 
+use super::digest::Digest;
 use super::error::OciError;
 use crate::sources::source::shown;
-use crate::sources::sum::Sum;
 
 /// Docker's own registry: what it is called, and where it is.
 const DOCKER: (&str, &str) = ("docker.io", "registry-1.docker.io");
@@ -21,7 +22,7 @@ pub struct Reference {
     /// `library/debian`
     name: String,
     tag: Option<String>,
-    sum: Option<Sum>,
+    digest: Option<Digest>,
 }
 
 impl Reference {
@@ -41,14 +42,14 @@ impl Reference {
     }
 
     /// What it must add up to, if that is said.
-    pub(super) fn sum(&self) -> Option<Sum> {
-        self.sum
+    pub(super) fn digest(&self) -> Option<Digest> {
+        self.digest
     }
 
     /// What the registry is asked for: a digest, or a tag.
     pub(super) fn version(&self) -> String {
-        match (&self.sum, &self.tag) {
-            (Some(sum), _) => format!("sha256:{sum}"),
+        match (&self.digest, &self.tag) {
+            (Some(digest), _) => digest.to_string(),
             (None, tag) => tag.as_deref().unwrap_or("latest").to_owned(),
         }
     }
@@ -69,11 +70,14 @@ impl FromStr for Reference {
             given: shown(text),
             reason,
         };
-        let (rest, sum) = match text.split_once('@') {
+        let (rest, digest) = match text.split_once('@') {
             None => (text, None),
             Some((rest, digest)) => {
-                let sum = digest.strip_prefix("sha256:").and_then(|hex| hex.parse().ok());
-                (rest, Some(sum.ok_or_else(|| bad("behind '@' is no sha256:HEX"))?))
+                let digest = Digest::parse(digest);
+                (
+                    rest,
+                    Some(digest.map_err(|_| bad("behind '@' is no sha256:HEX, nor sha512:HEX"))?),
+                )
             }
         };
         let (host, rest) = match rest.split_once('/') {
@@ -113,7 +117,7 @@ impl FromStr for Reference {
             },
             host,
             tag: tag.map(str::to_owned),
-            sum,
+            digest,
         })
     }
 }
@@ -128,8 +132,8 @@ impl fmt::Display for Reference {
         if let Some(tag) = &self.tag {
             write!(f, ":{tag}")?;
         }
-        match self.sum {
-            Some(sum) => write!(f, "@sha256:{sum}"),
+        match self.digest {
+            Some(digest) => write!(f, "@{digest}"),
             None => Ok(()),
         }
     }
@@ -210,6 +214,14 @@ mod tests {
             (pinned.to_string(), pinned.stem()),
             (format!("docker://quay.io/a:1@sha256:{hex}"), "a")
         );
+    }
+
+    #[test]
+    fn a_digest_of_either_kind_pins() {
+        let hex = "0f".repeat(64);
+        let pinned: Reference = format!("quay.io/a@sha512:{hex}").parse().unwrap();
+        assert_eq!(pinned.version(), format!("sha512:{hex}"));
+        assert_eq!(pinned.to_string(), format!("docker://quay.io/a@sha512:{hex}"));
     }
 
     #[test]

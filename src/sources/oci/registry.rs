@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use super::auth::{self, Challenge, Login};
 use super::blobs::{Blobs, bad, check};
+use super::digest::Digest;
 use super::error::OciError;
 use super::manifest::{ACCEPTED, Descriptor, MAX_DOCUMENT};
 use super::reference::Reference;
@@ -113,7 +114,7 @@ impl<'a> Registry<'a> {
             .as_deref()
             .and_then(|kind| kind.split(';').next())
             .unwrap_or_default();
-        let found = Sum::of(&asked.bytes);
+        let found = Digest::Sha256(Sum::of(&asked.bytes));
         let descriptor = Descriptor {
             // A type that says nothing is no type.
             media_type: if kind.starts_with("application/vnd.") {
@@ -121,7 +122,7 @@ impl<'a> Registry<'a> {
             } else {
                 String::new()
             },
-            digest: format!("sha256:{}", self.reference.sum().unwrap_or(found)),
+            digest: self.reference.digest().unwrap_or(found).to_string(),
             ..Descriptor::default()
         };
         check(&asked.bytes, &descriptor, &self.image, "the manifest")?;
@@ -273,14 +274,19 @@ impl Blobs for Registry<'_> {
     }
 
     fn document(&self, descriptor: &Descriptor, what: &str, is_config: bool) -> Result<Vec<u8>, SourceError> {
-        let sum = descriptor.sum().map_err(|reason| bad(&self.image, what, reason))?;
+        let digest = descriptor.sum().map_err(|reason| bad(&self.image, what, reason))?;
         let place = if is_config { "blobs" } else { "manifests" };
-        Ok(self.get(&format!("{place}/sha256:{sum}"), what)?.bytes)
+        Ok(self.get(&format!("{place}/{digest}"), what)?.bytes)
     }
 
-    fn layer(&self, descriptor: &Descriptor, what: &str) -> Result<(File, Option<Sum>), SourceError> {
-        let sum = descriptor.sum().map_err(|reason| bad(&self.image, what, reason))?;
-        let (url, way) = (self.url(&format!("blobs/sha256:{sum}"))?, self.way);
+    fn layer(&self, descriptor: &Descriptor, what: &str) -> Result<(File, Digest), SourceError> {
+        let digest = descriptor.sum().map_err(|reason| bad(&self.image, what, reason))?;
+        let (url, way) = (self.url(&format!("blobs/{digest}"))?, self.way);
+        // What is kept is known by its SHA-256 sum.
+        let sum = match digest {
+            Digest::Sha256(sum) => Some(sum),
+            Digest::Sha512(_) => None,
+        };
         for tries in 1..=TRIES {
             let blob = Blob {
                 url: &url,
@@ -292,7 +298,7 @@ impl Blobs for Registry<'_> {
                 called: what,
             };
             match blob.fetch(way.cache, way.places, way.report, way.cancel) {
-                Ok(file) => return Ok((file, Some(sum))),
+                Ok(file) => return Ok((file, digest)),
                 // Tokens are good for some minutes.
                 Err(BlobError::Status(401)) if tries < TRIES && self.challenge.borrow().is_some() => self.log_in()?,
                 Err(BlobError::Status(404)) => {
@@ -308,8 +314,8 @@ impl Blobs for Registry<'_> {
                     return Err(OciError::Digest {
                         image: self.image.clone(),
                         what: what.to_owned(),
-                        wanted: sum,
-                        found,
+                        wanted: Box::new(digest),
+                        found: Box::new(Digest::Sha256(found)),
                     }
                     .into());
                 }
@@ -320,7 +326,7 @@ impl Blobs for Registry<'_> {
     }
 
     fn forget(&self, descriptor: &Descriptor) {
-        if let Ok(sum) = descriptor.sum()
+        if let Ok(Digest::Sha256(sum)) = descriptor.sum()
             && self.way.cache != CacheUse::Skip
         {
             forget_blob(sum, self.way.places, self.way.report, self.way.cancel);

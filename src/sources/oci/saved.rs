@@ -10,6 +10,7 @@ use std::io::{Read as _, Seek as _};
 use serde::Deserialize;
 
 use super::blobs::{Blobs, bad, check_platform};
+use super::digest::Digest;
 use super::error::OciError;
 use super::manifest::{Config, Descriptor, MAX_DOCUMENT, Manifest};
 use super::platform::Wanted;
@@ -145,7 +146,7 @@ impl Blobs for Saved {
         Err(missing(&self.image, what, &descriptor.digest))
     }
 
-    fn layer(&self, descriptor: &Descriptor, what: &str) -> Result<(File, Option<Sum>), SourceError> {
+    fn layer(&self, descriptor: &Descriptor, what: &str) -> Result<(File, Digest), SourceError> {
         let sum = descriptor.sum().map_err(|reason| bad(&self.image, what, reason))?;
         let name = self
             .files
@@ -172,6 +173,6 @@ impl Blobs for Saved {
             let reason = "is compressed, so that its sum cannot be compared".to_owned();
             return Err(bad(&self.image, what, reason));
         }
-        Ok((file, Some(sum)))
+        Ok((file, sum))
     }
 }

@@ -181,6 +181,49 @@ fn layers_of_all_kinds_are_stacked() {
     }
 }
 
+/// The longer digest of a blob, which is put there by it.
+fn long_blob(scene: &Scene, bytes: &[u8], kind: &str) -> Value {
+    let digest = Digest::Sha512([0; 64]).of_kind(bytes);
+    fs::create_dir_all(scene.path("image/blobs/sha512")).unwrap();
+    fs::write(scene.path(&format!("image/blobs/sha512/{}", digest.hex())), bytes).unwrap();
+    with(points_at(bytes, kind), "digest", json!(digest.to_string()))
+}
+
+/// An image all of whose parts are known by longer digests.
+fn long_image(scene: &Scene) -> Value {
+    let config = json!({"os": "linux", "architecture": "amd64", "config": {"Entrypoint": ["/bin/app"]}}).to_string();
+    let config = long_blob(scene, config.as_bytes(), "application/vnd.oci.image.config.v1+json");
+    let layers = [gzip(&base()), upper()].map(|layer| long_blob(scene, &layer, LAYER));
+    let manifest = json!({"schemaVersion": 2, "config": config, "layers": layers}).to_string();
+    long_blob(scene, manifest.as_bytes(), MANIFEST)
+}
+
+#[test]
+fn longer_digests_are_checked_as_well() {
+    let scene = Scene::new();
+    let image = long_image(&scene);
+    scene.index(std::slice::from_ref(&image));
+    scene.fill(&scene.layout(""), &Options::default()).unwrap();
+    scene.has(&STACKED);
+    // A layer, and the manifest, with another bit.
+    let layer = Digest::Sha512([0; 64]).of_kind(&upper());
+    let manifest = image["digest"].as_str().unwrap().replace(':', "/");
+    for (path, what) in [
+        (format!("sha512/{}", layer.hex()), "layer 2 of 2"),
+        (manifest, "the manifest"),
+    ] {
+        let path = scene.path("image/blobs").join(path);
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[100] ^= 1;
+        fs::write(&path, &bytes).unwrap();
+        let error = scene.fill(&scene.layout(""), &Options::default()).unwrap_err();
+        let said = format!("its SHA-512 sum is {}, not ", layer.of_kind(&bytes).hex());
+        assert!(error.starts_with(what) && error.contains(&said), "{error}");
+        bytes[100] ^= 1;
+        fs::write(&path, &bytes).unwrap();
+    }
+}
+
 #[test]
 fn one_of_several_is_chosen_by_tag_and_machine() {
     let scene = Scene::new();

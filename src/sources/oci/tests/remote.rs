@@ -71,6 +71,38 @@ fn layers_are_fetched_once() {
 }
 
 #[test]
+fn layers_with_longer_digests_are_fetched_and_not_kept() {
+    let (scene, web) = (Scene::new(), Web::new());
+    let image = long_image(&scene);
+    for entry in fs::read_dir(scene.path("image/blobs/sha512"))
+        .unwrap()
+        .map(Result::unwrap)
+    {
+        let name = entry.file_name().into_string().unwrap();
+        for kind in ["blobs", "manifests"] {
+            let page = Page::new(fs::read(entry.path()).unwrap());
+            web.put(&format!("/v2/a/b/{kind}/sha512:{name}"), page);
+        }
+    }
+    let pinned = named(&web, &format!("@{}", image["digest"].as_str().unwrap()));
+    scene.fill(&pinned, &here(CacheUse::Use)).unwrap();
+    scene.has(&STACKED);
+    assert!(
+        !scene.path("cache/downloads").exists() || fs::read_dir(scene.path("cache/downloads")).unwrap().count() == 0
+    );
+    // Of the right length, and another.
+    let mut other = upper();
+    other[600] ^= 1;
+    let wanted = Digest::Sha512([0; 64]).of_kind(&upper());
+    web.put(&format!("/v2/a/b/blobs/{wanted}"), Page::new(other));
+    let error = scene.fill(&pinned, &here(CacheUse::Use)).unwrap_err();
+    assert!(
+        error.starts_with("layer 2 of 2") && error.contains("its SHA-512 sum is"),
+        "{error}"
+    );
+}
+
+#[test]
 fn what_was_cut_off_is_gone_on_with() {
     let (scene, web, _) = served();
     let path = blob_path(&upper());
