@@ -1,15 +1,18 @@
 //! Who a registry is told that we are: credentials as `podman login` and `docker login` keep them, and what a registry asks
-//! for. Programs that keep credentials (credential helpers) are not run.
+//! for. Programs that keep credentials are asked where a file says so ([`super::helper`]).
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::error::OciError;
+use super::helper::{self, Nothing};
 use super::reference::Reference;
+use crate::machine::text::printable;
+use crate::machine::{Cancel, Report};
+use crate::sources::SourceError;
 use crate::sources::url::base64;
 use crate::sys::files::{read_regular, shown};
 
@@ -29,6 +32,13 @@ const DOCKER: [&str; 4] = [
 pub(super) struct Login(String);
 
 impl Login {
+    /// `None` if they cannot be sent.
+    pub(super) fn new(user: &str, password: &str) -> Option<Self> {
+        let is_one = !user.is_empty() && !user.contains(':') && !password.is_empty();
+        let login = format!("{user}:{password}");
+        Some(Self(login)).filter(|login| is_one && !login.0.contains(char::is_control))
+    }
+
     /// The value of `Authorization`.
     pub(super) fn basic(&self) -> String {
         format!("Basic {}", base64(self.0.as_bytes()))
@@ -48,7 +58,7 @@ struct AuthFile {
     #[serde(default)]
     auths: BTreeMap<String, Entry>,
     #[serde(default)]
-    cred_helpers: BTreeMap<String, Value>,
+    cred_helpers: BTreeMap<String, String>,
     #[serde(default)]
     creds_store: Option<String>,
 }
@@ -57,14 +67,6 @@ struct AuthFile {
 struct Entry {
     #[serde(default)]
     auth: Option<String>,
-}
-
-/// What was found.
-#[derive(Debug, Default)]
-pub(super) struct Found {
-    pub(super) login: Option<Login>,
-    /// Whether some program is said to have them.
-    pub(super) has_helper: bool,
 }
 
 /// The files that may have credentials, as containers-auth.json(5) has them. One that is named has to be there.
@@ -94,16 +96,39 @@ fn files() -> (Vec<PathBuf>, bool) {
     (files, false)
 }
 
-/// The credentials for an image: of the first file that has some.
-pub(super) fn find(reference: &Reference) -> Result<Found, OciError> {
+/// The credentials for an image: of the first file that has some, or that names a program that has.
+pub(super) fn find(reference: &Reference, report: &dyn Report, cancel: &Cancel) -> Result<Option<Login>, SourceError> {
     let (files, is_named) = files();
-    let mut found = Found::default();
+    find_in(&files, is_named, reference, &mut |name, server| {
+        match helper::ask(name, server, cancel) {
+            Ok(login) => Ok(Some(login)),
+            Err(Nothing::Unknown) => Ok(None),
+            // What is public is to be had all the same.
+            Err(Nothing::Failed(reason)) => {
+                let program = printable(&helper::program(name));
+                report.warn(&format!("{program} gives no credentials for '{server}': {reason}"));
+                Ok(None)
+            }
+            Err(Nothing::Cancelled(cancelled)) => Err(cancelled.into()),
+        }
+    })
+}
+
+/// Asks a program, by its name, for the credentials of a registry.
+type Ask<'a> = dyn FnMut(&str, &str) -> Result<Option<Login>, SourceError> + 'a;
+
+fn find_in(
+    files: &[PathBuf],
+    is_named: bool,
+    reference: &Reference,
+    ask: &mut Ask<'_>,
+) -> Result<Option<Login>, SourceError> {
     for file in files {
         let bad = |reason: String| OciError::Credentials {
-            path: shown(&file),
+            path: shown(file),
             reason,
         };
-        let bytes = match read_regular(&file, MAX) {
+        let bytes = match read_regular(file, MAX) {
             Err(error) if error.is_not_found() && !is_named => continue,
             read => read.map_err(|error| bad(error.to_string()))?,
         };
@@ -111,21 +136,37 @@ pub(super) fn find(reference: &Reference) -> Result<Found, OciError> {
         let parsed: AuthFile =
             serde_json::from_slice(&bytes).map_err(|error| bad(format!("no JSON at line {}", error.line())))?;
         let keys = keys(reference);
-        found.has_helper |=
-            parsed.creds_store.is_some() || keys.iter().any(|key| parsed.cred_helpers.contains_key(key));
+        // As Docker asks for its own.
+        let server = if DOCKER.contains(&reference.host()) {
+            "https://index.docker.io/v1/"
+        } else {
+            reference.host()
+        };
+        // The one that is for this registry, then what stands there, then the one that is for all.
+        let own = keys.iter().find_map(|key| parsed.cred_helpers.get(key));
+        if let Some(name) = own.filter(|name| !name.is_empty())
+            && let Some(login) = ask(name, server)?
+        {
+            return Ok(Some(login));
+        }
         let entry = keys
             .iter()
             .find_map(|key| parsed.auths.get(key)?.auth.as_deref().filter(|auth| !auth.is_empty()));
         if let Some(auth) = entry {
             let decoded = decode(auth.trim()).and_then(|bytes| String::from_utf8(bytes).ok());
             let login = decoded.filter(|login| login.contains(':') && !login.contains(char::is_control));
-            found.login = Some(Login(login.ok_or_else(|| {
-                bad(format!("'auth' of '{}' is no user and password", reference.host()))
-            })?));
-            return Ok(found);
+            let login =
+                login.ok_or_else(|| bad(format!("'auth' of '{}' is no user and password", reference.host())))?;
+            return Ok(Some(Login(login)));
+        }
+        // Empty, it says that there is none.
+        if let Some(name) = parsed.creds_store.filter(|name| own.is_none() && !name.is_empty())
+            && let Some(login) = ask(&name, server)?
+        {
+            return Ok(Some(login));
         }
     }
-    Ok(found)
+    Ok(None)
 }
 
 /// What the credentials may be kept for, what fits best first: a name, those above it, the registry.
@@ -258,6 +299,38 @@ mod tests {
         for bad in ["", "Bearer", "Bearer realm", "Negotiate x", "Bearer scope=\"x\""] {
             assert_eq!(Challenge::parse(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn who_is_asked_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("config.json");
+        let asked = |text: &str, image: &str, has: &str| {
+            std::fs::write(&file, text).unwrap();
+            let reference: Reference = image.parse().unwrap();
+            let mut asked = Vec::new();
+            let found = find_in(std::slice::from_ref(&file), true, &reference, &mut |name, server| {
+                asked.push(format!("{name} {server}"));
+                Ok(Login::new(name, "x").filter(|_| has == name))
+            });
+            (asked, found.unwrap().map(|login| login.0))
+        };
+        let both = r#"{"auths": {"quay.io": {"auth": "dTpw"}, "other.io": {}}, "credsStore": "all",
+            "credHelpers": {"own.io": "own", "quay.io": "own", "none.io": ""}}"#;
+        assert_eq!(
+            asked(both, "own.io/a", "own"),
+            (vec!["own own.io".to_owned()], Some("own:x".to_owned()))
+        );
+        assert_eq!(asked(both, "quay.io/a", "own").1.as_deref(), Some("own:x"));
+        // One that has none leaves it to what stands there; the one for all is asked where there is no other.
+        let (who, found) = asked(both, "quay.io/a", "");
+        assert_eq!((who, found.as_deref()), (vec!["own quay.io".to_owned()], Some("u:p")));
+        assert_eq!(asked(both, "own.io/a", "").0, ["own own.io"]);
+        assert_eq!(asked(both, "other.io/a", "all").0, ["all other.io"]);
+        assert_eq!(asked(both, "none.io/a", "all").0, [""; 0]);
+        assert_eq!(asked(both, "debian", "all").0, ["all https://index.docker.io/v1/"]);
+        assert_eq!(asked(r#"{"credsStore": ""}"#, "quay.io/a", "").0, [""; 0]);
+        assert_eq!(Login::new("u:", "p"), None);
     }
 
     #[test]

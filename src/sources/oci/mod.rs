@@ -7,6 +7,7 @@ mod auth;
 mod blobs;
 mod digest;
 mod error;
+mod helper;
 mod layout;
 mod manifest;
 mod platform;

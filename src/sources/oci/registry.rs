@@ -48,7 +48,6 @@ pub(super) struct Registry<'a> {
     /// `https://quay.io`
     base: Url,
     login: Option<Login>,
-    has_helper: bool,
     /// The value of `Authorization`, once it is asked for, and what asks for it.
     authorization: RefCell<Option<String>>,
     challenge: RefCell<Option<String>>,
@@ -85,14 +84,13 @@ impl<'a> Registry<'a> {
             }
             .into());
         }
-        let found = auth::find(reference)?;
+        let login = auth::find(reference, way.report, way.cancel)?;
         let mut registry = Self {
             reference,
             image,
             way,
             base,
-            login: found.login,
-            has_helper: found.has_helper,
+            login,
             authorization: RefCell::default(),
             challenge: RefCell::default(),
         };
@@ -207,11 +205,10 @@ impl<'a> Registry<'a> {
             status => format!("it answers with HTTP status {status}"),
         };
         let hint = match (status, &self.login) {
-            (401 | 403 | 429, None) if self.has_helper => {
-                "programs that keep credentials are not run: `podman login --authfile FILE`, and name that with REGISTRY_AUTH_FILE".to_owned()
-            }
             // Docker's answers so for a name that there is not, too.
-            (401 | 403 | 429, None) => format!("check the name, or log in with `podman login {host}` or `skopeo login {host}`"),
+            (401 | 403 | 429, None) => {
+                format!("check the name, or log in with `podman login {host}` or `skopeo login {host}`")
+            }
             (401 | 403, Some(_)) => format!("check the name, and the credentials that are kept for '{host}'"),
             (404, _) => "check the name and the tag".to_owned(),
             _ => "try again in a while".to_owned(),
