@@ -6,6 +6,7 @@ use crate::machine::text::printable;
 use crate::sys::bus::Bus;
 use crate::sys::bus::systemd1::UnitState;
 use crate::sys::journal::{self, Line, SUPERVISOR};
+use crate::sys::processor::PACKAGES;
 
 /// Why a job on a machine failed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -85,12 +86,12 @@ const KNOWN: &[Known] = &[
         hint: |name, _| format!("remove it: `umount /run/systemd/nspawn/unix-export/{name}`"),
     },
     Known {
-        marker: "/sbin/init) failed: Exec format error",
+        marker: ") failed: Exec format error",
         code: "init-wrong-format",
-        cause: |_, _| "this processor does not run the init in its image".to_owned(),
+        cause: |_, _| "this processor does not run the first program of its image".to_owned(),
         hint: |name, _| {
             format!(
-                "make it anew for the architecture that `uname -m` says; see `file -L /var/lib/machines/{name}/sbin/init`"
+                "make it anew for the architecture that `uname -m` says, or install an emulator: {PACKAGES}; see `file -L /var/lib/machines/{name}/sbin/init`"
             )
         },
     },

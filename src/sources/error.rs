@@ -17,6 +17,7 @@ use crate::machine::{MachineName, NameError, text};
 use crate::storage::StorageError;
 use crate::sys::files::{FileError, shown};
 use crate::sys::process::{ProcessError, Tail};
+use crate::sys::processor::PACKAGES;
 
 /// The forms that there are.
 const SOURCES: &str = "a source is debian:SUITE, ubuntu:SUITE, FILE.tar[.gz|.xz|.zst|.bz2], FILE.img[.xz|…], -, \
@@ -372,11 +373,15 @@ impl SourceError {
                 machine: Some(machine),
                 is_image: true,
                 ..
-            } => vec![format!("copy it as what it is, with a new identity: `machinist create NAME machine:{machine}`")],
+            } => vec![format!(
+                "copy it as what it is, with a new identity: `machinist create NAME machine:{machine}`"
+            )],
             Self::OfMachine { machine: Some(_), .. } => {
                 vec!["copy it out first, as the machine sees it: `machinist cp -a MACHINE:PATH .`".to_owned()]
             }
-            Self::OfMachine { machine: None, .. } => vec!["copy one of them with `machinist create NAME machine:NAME`".to_owned()],
+            Self::OfMachine { machine: None, .. } => {
+                vec!["copy one of them with `machinist create NAME machine:NAME`".to_owned()]
+            }
             Self::UnknownTemplate { .. } => vec!["there is template:busybox".to_owned()],
             Self::UnknownSuite { distro, .. } => distro.suite_hints(),
             Self::Unreachable { .. } => vec![
@@ -419,10 +424,7 @@ impl SourceError {
                     shell_words::quote(&path)
                 )]
             }
-            Self::ForeignArch { .. } => vec![
-                "install `qemu-user-static` (Debian 12) or `qemu-user-binfmt` (Debian 13), which registers with the kernel"
-                    .to_owned(),
-            ],
+            Self::ForeignArch { .. } => vec![format!("install an emulator: {PACKAGES}")],
             Self::Bootstrap { source, .. } | Self::Process(source) => source.hints(),
             Self::Tarball(TarballError::NothingLeft { .. }) => {
                 vec!["see what it has with `tar -tvf FILE | less`".to_owned()]

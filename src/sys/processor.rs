@@ -3,6 +3,13 @@
 use std::fs::{self, File};
 use std::io::Read as _;
 
+use super::files::Root;
+
+/// What an emulator comes with. The flag F, without which the kernel would look for it inside, Debian 12 has only there.
+pub const PACKAGES: &str = "package qemu-user-static (Debian 12) or qemu-user-binfmt (Debian 13 and later)";
+/// Where the kernel tells what it hands programs to, see its own documentation: admin-guide/binfmt-misc.
+const REGISTERED: &str = "/proc/sys/fs/binfmt_misc";
+
 /// The beginning of a program.
 const MAGIC: &[u8] = b"\x7fELF";
 /// How much of a file tells for what processor it is.
@@ -60,14 +67,46 @@ impl Program {
         }
     }
 
-    /// Whether the kernel runs it here, by itself or by an emulator.
+    /// Whether the kernel runs it in a machine of this tree, by itself or by an emulator.
     #[must_use]
-    pub fn runs_here(self) -> bool {
+    pub fn runs_in(self, root: &Root) -> bool {
         match (self, Processor::ours()) {
-            (Self::For(theirs), Some(ours)) => ours.runs(theirs) || theirs.is_emulated(),
+            (Self::For(theirs), Some(ours)) => ours.runs(theirs) || theirs.is_emulated_in(root),
             (Self::For(_), None) | (Self::Script, _) => true,
             (Self::Other, _) => false,
         }
+    }
+}
+
+/// What the kernel hands programs for another processor to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Emulator {
+    /// Where it is.
+    path: String,
+    /// Whether the kernel has it open (flag F); otherwise it is looked for by whoever runs such a program, in its own tree.
+    is_open: bool,
+}
+
+impl Emulator {
+    /// By QEMU's name of the processor; `None` if there is none, or it is switched off.
+    #[must_use]
+    pub fn of(qemu: &str) -> Option<Self> {
+        Self::parse(&fs::read_to_string(format!("{REGISTERED}/qemu-{qemu}")).ok()?)
+    }
+
+    fn parse(entry: &str) -> Option<Self> {
+        let field = |name: &str| entry.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        (entry.lines().next() == Some("enabled")).then_some(())?;
+        Some(Self {
+            path: field("interpreter ")?.to_owned(),
+            is_open: field("flags:").is_some_and(|flags| flags.contains('F')),
+        })
+    }
+
+    /// Whether it is found in any tree.
+    #[must_use]
+    pub fn is_everywhere(&self) -> bool {
+        self.is_open
     }
 }
 
@@ -97,11 +136,20 @@ impl Processor {
         self == other || (!other.is_big_endian && [(62, 3), (183, 40)].contains(&(self.number, other.number)))
     }
 
-    /// Whether the kernel hands programs for it to an emulator.
-    fn is_emulated(self) -> bool {
-        let Some((.., qemu)) = self.known() else { return false };
-        let entry = fs::read_to_string(format!("/proc/sys/fs/binfmt_misc/qemu-{qemu}"));
-        entry.is_ok_and(|entry| entry.starts_with("enabled"))
+    /// Whether the kernel hands programs for it to an emulator that it finds in this tree.
+    fn is_emulated_in(self, root: &Root) -> bool {
+        let emulator = self.known().and_then(|(.., qemu)| Emulator::of(qemu));
+        emulator.is_some_and(|emulator| emulator.is_open || root.is_executable(&emulator.path) == Some(true))
+    }
+
+    /// What is missing for programs that do not run here.
+    #[must_use]
+    pub fn is_missing(self) -> String {
+        let instead = match self.known() {
+            Some(_) => format!("which needs an emulator: {PACKAGES}"),
+            None => "which nothing here runs".to_owned(),
+        };
+        format!("it does not start here: its programs are for {self}, {instead}")
     }
 
     fn known(self) -> Option<&'static (u16, bool, &'static str, &'static str)> {
@@ -123,6 +171,8 @@ impl std::fmt::Display for Processor {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn head(number: u8, is_big_endian: bool) -> [u8; HEAD] {
@@ -146,13 +196,32 @@ mod tests {
 
     #[test]
     fn what_is_no_program_does_not_run() {
-        assert!(Program::from_head(b"#!/bin/sh\n").runs_here());
+        let root = Root::open(Path::new("/")).unwrap();
+        assert!(Program::from_head(b"#!/bin/sh\n").runs_in(&root));
         for other in [&b""[..], b"hello and more and more and more", b"\x7fELF"] {
             assert_eq!(Program::from_head(other), Program::Other);
-            assert!(!Program::from_head(other).runs_here());
+            assert!(!Program::from_head(other).runs_in(&root));
         }
-        assert!(Program::of(File::open("/proc/self/exe").unwrap()).unwrap().runs_here());
+        assert!(
+            Program::of(File::open("/proc/self/exe").unwrap())
+                .unwrap()
+                .runs_in(&root)
+        );
         // The AVR, for which there is no emulator of this kind.
-        assert!(!Program::from_head(&head(83, false)).runs_here());
+        assert!(!Program::from_head(&head(83, false)).runs_in(&root));
+    }
+
+    #[test]
+    fn emulators_are_read_as_the_kernel_tells_them() {
+        let entry = |state: &str, flags: &str| {
+            format!(
+                "{state}\ninterpreter /usr/bin/qemu-riscv64\nflags: {flags}\noffset 0\nmagic 7f454c46\nmask ffffffff\n"
+            )
+        };
+        let emulator = Emulator::parse(&entry("enabled", "POCF")).unwrap();
+        assert!(emulator.is_everywhere() && emulator.path == "/usr/bin/qemu-riscv64");
+        assert!(!Emulator::parse(&entry("enabled", "OC")).unwrap().is_everywhere());
+        assert_eq!(Emulator::parse(&entry("disabled", "F")), None);
+        assert_eq!(Emulator::parse(""), None);
     }
 }

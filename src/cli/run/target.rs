@@ -8,6 +8,7 @@ use crate::ops::OpError;
 use crate::sources::{Source, SourceError};
 use crate::sys::bus::{Bus, BusError};
 use crate::sys::files::Root;
+use crate::sys::processor::{PACKAGES, Program};
 
 /// What is run.
 #[derive(Clone, Debug)]
@@ -126,18 +127,43 @@ pub(super) async fn is_free(bus: &Bus, name: &MachineName, like: &MachineName, b
     Ok(())
 }
 
-/// Whether there is what keeps a machine up that does not boot; `called` is what the user knows the tree by.
+/// Whether there is what keeps a machine up that does not boot, and it runs here; `called` is what the user knows the tree by.
 pub(super) fn has_shell(tree: &Path, called: &str) -> Result<(), CliError> {
-    if Root::open(tree).map_err(OpError::from)?.is_executable("bin/sh") == Some(true) {
-        return Ok(());
+    let root = Root::open(tree).map_err(OpError::from)?;
+    if root.is_executable("bin/sh") != Some(true) {
+        let error = CliError::new(Kind::NotRun, format!("there is no /bin/sh in '{called}'"));
+        return Err(error.hint("boot it with `machinist run` without a command, and enter it with `machinist exec`"));
     }
-    let error = CliError::new(Kind::NotRun, format!("there is no /bin/sh in '{called}'"));
-    Err(error.hint("boot it with `machinist run` without a command, and enter it with `machinist exec`"))
+    let shell = root.resolve("bin/sh").and_then(|shell| root.open_file(shell));
+    match shell.ok().and_then(|shell| Program::of(shell).ok()) {
+        Some(program @ Program::For(processor)) if !program.runs_in(&root) => {
+            let error = CliError::new(Kind::NotRun, format!("/bin/sh in '{called}' is for {processor}"));
+            Err(error.hint(format!("install an emulator: {PACKAGES}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_shell_has_to_run_here() {
+        let tree = tempfile::tempdir().unwrap();
+        let shell = tree.path().join("bin/sh");
+        std::fs::create_dir(tree.path().join("bin")).unwrap();
+        let said = || has_shell(tree.path(), "it").err().map(|error| error.message);
+        assert_eq!(said().unwrap(), "there is no /bin/sh in 'it'");
+        std::fs::copy("/proc/self/exe", &shell).unwrap();
+        assert_eq!(said(), None);
+        // The AVR, for which there is no emulator.
+        let mut program = vec![0_u8; 64];
+        program[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        program[18] = 83;
+        std::fs::write(&shell, program).unwrap();
+        assert_eq!(said().unwrap(), "/bin/sh in 'it' is for processors of ELF's number 83");
+    }
 
     #[test]
     fn a_source_is_told_from_a_name() {

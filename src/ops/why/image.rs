@@ -10,7 +10,7 @@ use crate::machine::text::bytes;
 use crate::machine::trouble::Trouble;
 use crate::ops::doctor::images::{filesystem, layers, too_old};
 use crate::sys::files::{Kind, Root, shown};
-use crate::sys::processor::Program;
+use crate::sys::processor::{PACKAGES, Program};
 use crate::sys::quota::quota_of;
 
 /// Where systemd-nspawn looks for an init, see `--boot` in systemd-nspawn(1).
@@ -143,14 +143,15 @@ fn tree(image: &Path, boots: bool) -> Option<Trouble> {
         return None;
     }
     let program = Program::of(root.open_file(&file).ok()?).ok()?;
-    (!program.runs_here()).then(|| {
-        let what_it_is = match program {
-            Program::For(processor) => format!("is for {processor}"),
-            _ => "is neither a program nor a script".to_owned(),
+    (!program.runs_in(&root)).then(|| {
+        let trouble = error("init-wrong-format", "this processor does not run the init in its image");
+        let trouble = match program {
+            Program::For(processor) => trouble
+                .seen(format!("'{path}' is for {processor}"))
+                .hint(format!("install an emulator: {PACKAGES}")),
+            _ => trouble.seen(format!("'{path}' is neither a program nor a script")),
         };
-        error("init-wrong-format", "this processor does not run the init in its image")
-            .seen(format!("'{path}' {what_it_is}"))
-            .hint("make the image anew for the architecture that `uname -m` says")
+        trouble.hint("make the image anew for the architecture that `uname -m` says")
     })
 }
 

@@ -7,6 +7,7 @@ use rustix::fs::StatVfsMountFlags;
 use super::Tool;
 use crate::sources::{Distro, SourceError};
 use crate::sys::process::{ProcessError, require_program};
+use crate::sys::processor::Emulator;
 
 /// Debian's name of this host's architecture.
 pub(in crate::sources) fn arch() -> &'static str {
@@ -41,10 +42,8 @@ pub(in crate::sources) fn check_arch(arch: &str) -> Result<(), SourceError> {
         "loong64" => "loongarch64",
         same => same,
     };
-    if Path::new("/proc/sys/fs/binfmt_misc")
-        .join(format!("qemu-{qemu}"))
-        .exists()
-    {
+    // The tree has none of its own.
+    if Emulator::of(qemu).is_some_and(|emulator| emulator.is_everywhere()) {
         return Ok(());
     }
     Err(SourceError::ForeignArch {

@@ -24,12 +24,9 @@ pub(super) fn misfits(root: &Root, init: &Init) -> Vec<String> {
     let found = programs.iter().find_map(|program| root.resolve(program).ok());
     let program = found.and_then(|path| Program::of(root.open_file(path).ok()?).ok());
     if let Some(program @ Program::For(processor)) = program
-        && !program.runs_here()
+        && !program.runs_in(root)
     {
-        notes.push(format!(
-            "it does not start here: its programs are for {processor}, which needs an emulator (in Debian `apt install \
-             qemu-user-static binfmt-support`)"
-        ));
+        notes.push(processor.is_missing());
     }
     notes
 }

@@ -314,10 +314,7 @@ impl Program {
             return Some(format!("what it is to start is not in it: '{}'", printable(first)));
         };
         match Head::of(root.open_file(found).ok()?).ok()? {
-            program @ Head::For(processor) if !program.runs_here() => Some(format!(
-                "it does not start here: its programs are for {processor}, which needs an emulator (in Debian `apt install \
-                 qemu-user-static binfmt-support`)"
-            )),
+            program @ Head::For(processor) if !program.runs_in(root) => Some(processor.is_missing()),
             _ => None,
         }
     }
