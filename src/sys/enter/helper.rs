@@ -24,7 +24,7 @@ use rustix::process::{
 use rustix::thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use super::events::{self, is_hung_up, is_readable, wait_for_either};
-use super::privileges::{self, Privileges, is_init};
+use super::privileges::{self, PrivilegeError, Privileges, is_init};
 use super::protocol::{Order, Reply, Run, Size, Task, receive, send};
 use super::terminal;
 use crate::sys::raw::enter::{self as raw, Cloned};
@@ -100,13 +100,15 @@ fn work(control: &OwnedFd) -> Result<(), Reply> {
             })
         }
         Task::Run(run) => {
-            let privileges = Privileges::of(pid).map_err(|error| Reply::Refused(error.to_string()))?;
+            let refused = |error: PrivilegeError| Reply::Refused(error.to_string());
+            let mut privileges = Privileges::of(pid).map_err(refused)?;
             let persona = fs::read_to_string(format!("/proc/{pid}/personality"))
                 .ok()
                 .and_then(|text| i32::from_str_radix(text.trim(), 16).ok())
                 .unwrap_or(0);
             take_attributes(pid)?;
             join_control_group(control, pid, &order.unit)?;
+            privileges.open_label().map_err(refused)?;
             join(pid, &leader)?;
             rustix::process::umask(Mode::from_bits_truncate(privileges.umask()));
             let terminal = run.terminal.map(terminal::open_inside).transpose();
@@ -117,9 +119,7 @@ fn work(control: &OwnedFd) -> Result<(), Reply> {
             } else {
                 (streams, None)
             };
-            privileges
-                .take_on()
-                .map_err(|error| Reply::Refused(error.to_string()))?;
+            privileges.take_on().map_err(refused)?;
             personality::set(Persona::from_bits_retain(persona)).map_err(failed("set the personality"))?;
             start(control, &run, streams, terminal, life)
         }

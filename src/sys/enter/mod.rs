@@ -1,9 +1,10 @@
 //! The one way into a running machine: a process of ours that becomes as weak as the guest's PID 1, and then acts.
 //!
 //! A helper ([`super::helper`], from a sealed memfd, so that `/proc/PID/exe` leads nowhere) joins all namespaces of the
-//! leader, takes on its control group, capabilities, seccomp filters, limits and the rest, and only then makes the process
-//! that the guest sees ([`joined`]). Where the same privileges cannot be had, because this process is itself filtered or
-//! labelled otherwise, the guest's own systemd starts the program, with the privileges that it has itself ([`transient`]).
+//! leader, takes on its control group, capabilities, seccomp filters, label, limits and the rest, and only then makes the
+//! process that the guest sees ([`joined`]). Where the same privileges cannot be had, because this process is itself
+//! filtered or kept from the label, the guest's own systemd starts the program, with the privileges that it has itself
+//! ([`transient`]).
 //! Where there is none, nothing is run ([`EnterError::Refused`]).
 //!
 //! What is only read (os-release, addresses) needs no such process: see [`super::guest`].
@@ -14,6 +15,7 @@ mod events;
 pub mod health;
 mod helper;
 mod joined;
+mod label;
 mod private;
 mod privileges;
 mod properties;

@@ -13,6 +13,7 @@ use rustix::thread::{
     configure_capability_in_ambient_set, remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
 };
 
+use super::label::Label;
 use crate::sys::raw::enter as raw;
 
 /// How long somebody else's tracer is waited for.
@@ -32,6 +33,8 @@ pub(super) struct Privileges {
     umask: u32,
     /// The oldest first, each with its flags.
     filters: Vec<(Vec<raw::Instruction>, u64)>,
+    /// If it is not ours already.
+    label: Option<Label>,
 }
 
 /// Why the same privileges cannot be had.
@@ -49,13 +52,13 @@ pub(super) enum PrivilegeError {
     /// It has a filter that could make our own calls seem to succeed.
     #[error("it has a seccomp filter that does more than allow, refuse or kill")]
     Filter,
-    /// Its label is not ours.
+    /// Its label is not ours, and the kernel does not let us have it.
     #[error("its security label is '{0}', which cannot be taken on")]
     Label(String),
 }
 
 impl PrivilegeError {
-    fn io<E: Into<io::Error>>(doing: &'static str) -> impl FnOnce(E) -> Self {
+    pub(super) fn io<E: Into<io::Error>>(doing: &'static str) -> impl FnOnce(E) -> Self {
         move |source| Self::Io {
             doing,
             source: source.into(),
@@ -104,7 +107,7 @@ impl Privileges {
         let status = fs::read_to_string(format!("/proc/{pid}/status"))
             .map_err(PrivilegeError::io("read the status of PID 1"))?;
         let read = |name, radix| number(&status, name, radix).map_err(PrivilegeError::io("read the status of PID 1"));
-        same_label(pid)?;
+        let label = Label::to_take_on(pid)?;
         let filters = match read("Seccomp", 10)? {
             0 => Vec::new(),
             _ => filters_of(pid)?,
@@ -126,6 +129,7 @@ impl Privileges {
             no_new_privs,
             umask: u32::try_from(read("Umask", 8)?).unwrap_or(0o022),
             filters,
+            label,
         })
     }
 
@@ -141,6 +145,11 @@ impl Privileges {
     /// The umask, as a number.
     pub(super) fn umask(&self) -> u32 {
         self.umask
+    }
+
+    /// Opens what a label is taken on by. To be called before the join, by the process that calls [`Privileges::take_on`].
+    pub(super) fn open_label(&mut self) -> Result<(), PrivilegeError> {
+        self.label.as_mut().map_or(Ok(()), Label::open)
     }
 
     /// Takes them on, for good. To be called after the join, which gives all capabilities of the user namespace, and
@@ -180,7 +189,8 @@ impl Privileges {
         if self.no_new_privs {
             set_no_new_privs(true).map_err(PrivilegeError::io("set no_new_privs"))?;
         }
-        Ok(())
+        // Last: a profile may forbid any of these. no_new_privs keeps nobody from it who has no profile yet.
+        self.label.map_or(Ok(()), Label::take_on)
     }
 }
 
@@ -208,18 +218,6 @@ fn all_capabilities() -> impl Iterator<Item = CapabilitySet> {
     (0..64)
         .map(|number| CapabilitySet::from_bits_retain(1 << number))
         .take_while(|capability| capability_is_in_bounding_set(*capability).is_ok())
-}
-
-/// Entering does not change the label of a process: where the guest's is another one, we would stay outside of it.
-fn same_label(pid: i32) -> Result<(), PrivilegeError> {
-    // Without a security module that labels processes there is nothing to read.
-    let label = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let theirs = label(&format!("/proc/{pid}/attr/current"));
-    if theirs == label("/proc/self/attr/current") {
-        return Ok(());
-    }
-    let theirs = theirs.trim_end_matches(['\0', '\n']);
-    Err(PrivilegeError::Label(crate::machine::text::printable(theirs)))
 }
 
 fn is_filtered(process: &str) -> bool {
