@@ -12,7 +12,8 @@ readonly TREE_PACKAGES=(
 )
 # What bookworm does not have.
 readonly NEWER_PACKAGES=(ubuntu-keyring)
-readonly VM_PACKAGES=(linux-image-cloud-amd64 initramfs-tools)
+# The kernel of a virtual machine is its own: there are labels of processes, and emulators of other processors.
+readonly VM_PACKAGES=(linux-image-cloud-amd64 initramfs-tools apparmor qemu-user-binfmt)
 
 # Documentation and translations are a third of the files, and every host is a copy of the tree.
 readonly TREE_OPTIONS=(
