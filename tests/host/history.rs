@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Guest, machinist, run, sh, shared, wait_until};
+use crate::support::{Guest, machinist, run, sh, shared, unique, wait_until};
 
 fn history(words: &[&str]) -> Vec<Value> {
     let rows = machinist([&["history", "--json"], words].concat()).ok().json();
@@ -56,6 +56,37 @@ fn what_was_done_is_told_with_who_and_when() {
     machinist(["remove", "-y", name]).ok();
     let after = history(&[name]);
     assert_eq!((after.len(), &after[3]["verb"]), (4, &json!("remove")));
+}
+
+#[test]
+fn several_machines_are_told_together() {
+    let _host = shared();
+    let stem = unique("both");
+    let (one, two) = (
+        Guest::busybox(&format!("{stem}-a")),
+        Guest::busybox(&format!("{stem}-b")),
+    );
+    for name in [&one.name, &two.name, &one.name] {
+        machinist(["start", name]).ok();
+        machinist(["terminate", name]).ok();
+    }
+    let names = |rows: &[Value]| rows.iter().map(|row| row["machine"].clone()).collect::<Vec<_>>();
+    let wanted = [&one, &one, &two, &two, &one, &one].map(|guest| json!(guest.name));
+    let rows = history(&[&one.name, &two.name]);
+    assert_eq!(names(&rows), wanted);
+    let verbs = rows.iter().map(|row| row["verb"].as_str().unwrap()).collect::<Vec<_>>();
+    assert_eq!(verbs, ["start", "terminate"].repeat(3));
+    let pattern = format!("*{stem}-[ab]*");
+    assert_eq!(history(&[&pattern]), rows);
+    assert_eq!(history(&[&pattern, "-n", "3"]), rows[3..]);
+    assert_eq!(history(&[&pattern, "--since=-1h", "-n3"]), rows[3..]);
+    machinist(["history", &pattern]).ok().stdout_has("MACHINE");
+    machinist(["history", &one.name]).ok().lacks("MACHINE");
+    // One that is not there does not keep the others from being told.
+    machinist(["history", &one.name, "nosuch-machine"])
+        .status(1)
+        .stdout_has("4 actions listed.")
+        .stderr_has("no machine or image 'nosuch-machine'");
 }
 
 #[test]
