@@ -6,6 +6,7 @@ use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use super::host::arch;
 use super::{Recipe, Tool, clean};
 use crate::machine::{Cancel, Report};
 use crate::sources::error::is_full;
@@ -73,6 +74,8 @@ pub(super) fn command(recipe: &Recipe, packages: &[String], target: &Path, keyri
             .arg(format!("--variant={}", recipe.variant))
             .arg(format!("--components={components}"))
             .arg(format!("--architectures={}", recipe.arch))
+            // For another one it wants a program of its own (arch-test) to find out what is known by now.
+            .args((recipe.arch != arch()).then_some("--skip=check/qemu"))
             .arg(format!("--include={packages}")),
         Tool::Debootstrap => {
             let program = match recipe.variant.as_str() {

@@ -45,7 +45,7 @@ test_processors() {
         said=$(machinist create new /root/foreign.tar 2>&1); [[ $said != *qemu* ]] || { echo "$said"; exit 1; }
         machinist stop fo; machinist terminate app; ! machinectl show fo 2>/dev/null
         [[ $(machinist run -x fo -- uname -m) == aarch64 ]]
-        machinist create deb debian:trixie --arch arm64 --dry-run | grep -e --architectures=arm64'
+        machinist create deb debian:trixie --arch arm64 --dry-run | grep -e "--architectures=arm64 --skip=check/qemu"'
     expect 'an emulator that is not in every tree is none' '
         echo -1 >/proc/sys/fs/binfmt_misc/qemu-aarch64
         sed s/:OPF$/:OP/ /usr/lib/binfmt.d/qemu-aarch64.conf >/proc/sys/fs/binfmt_misc/register
