@@ -7,9 +7,10 @@ use super::context::Ctx;
 use super::each::{Outcome, each, plan_each};
 use super::error::CliError;
 use super::names::{Pool, resolve};
-use crate::machine::signal::Signal;
+use crate::machine::signal::{Signal, SignalError};
 use crate::ops::kill::{Signalled, kill};
 use crate::ops::start::find_running;
+use crate::output::data;
 
 /// Send a signal to machines' processes
 ///
@@ -23,20 +24,37 @@ use crate::ops::start::find_running;
 #[command(after_help = "Examples:
   machinist kill web                                     SIGTERM to all its processes
   machinist kill --signal=HUP --whom leader web          Have its init read its configuration again
-  machinist kill --signal=RTMIN+4 --whom leader 'web-*'  Ask the systemd of several to power off")]
+  machinist kill --signal=RTMIN+4 --whom leader 'web-*'  Ask the systemd of several to power off
+  machinist kill -s list                                 What signals there are")]
 pub(super) struct Args {
     /// Machines, or patterns of running machines' names
-    #[arg(required = true, value_name = "NAME", add = complete::running())]
+    #[arg(value_name = "NAME", add = complete::running())]
     names: Vec<String>,
-    /// The signal: a name with or without SIG, RTMIN+N, or a number
-    #[arg(short, long, value_name = "SIG", default_value = "TERM", allow_hyphen_values = true, add = complete::signals())]
-    signal: Signal,
+    /// The signal: a name with or without SIG, RTMIN+N, or a number; `list` shows the names and sends none
+    #[arg(short, long, value_name = "SIG", default_value = "TERM", allow_hyphen_values = true, value_parser = wanted, add = complete::signals())]
+    signal: Wanted,
     /// Which of its processes
     #[arg(long, value_enum, default_value = "all", alias = "kill-whom")]
     whom: Whom,
     /// Show what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
+}
+
+/// What is wanted.
+#[derive(Clone, Copy, Debug)]
+enum Wanted {
+    /// To see the names of signals.
+    List,
+    /// To send this one.
+    Sent(Signal),
+}
+
+fn wanted(text: &str) -> Result<Wanted, SignalError> {
+    match text {
+        "list" => Ok(Wanted::List),
+        signal => signal.parse().map(Wanted::Sent),
+    }
 }
 
 /// Whom a signal is for.
@@ -57,10 +75,31 @@ impl Whom {
     }
 }
 
+/// Shows the names, one a line, in the order of their numbers.
+fn list(ctx: &Ctx) -> Result<u8, CliError> {
+    let names: Vec<&str> = Signal::names().collect();
+    if ctx.voice.json {
+        ctx.voice.json(&names)?;
+    } else {
+        data(&(names.join("\n") + "\n"))?;
+    }
+    Ok(0)
+}
+
 pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
+    let signal = match (args.signal, args.names.as_slice()) {
+        (Wanted::List, []) => return list(ctx),
+        (Wanted::List, [_, ..]) => {
+            return Err(CliError::usage(
+                "`list` shows the names of signals, and is for no machine",
+            ));
+        }
+        (Wanted::Sent(_), []) => return Err(CliError::usage("no machine is named that the signal is for")),
+        (Wanted::Sent(signal), [_, ..]) => signal,
+    };
     let names = resolve(ctx, &args.names, Pool::Running).await?;
     let bus = ctx.bus().await?;
-    let (signal, whom) = (args.signal, args.whom.as_str());
+    let whom = args.whom.as_str();
     if args.dry_run {
         return plan_each(ctx, &names, async |name| {
             let registered = find_running(bus, &name).await?;

@@ -18,6 +18,22 @@ fn version() {
 }
 
 #[test]
+fn signals_are_listed_without_a_machine() {
+    let listed = session(&["kill", "-s", "list"]);
+    let lines: Vec<&str> = listed.lines().skip(1).collect();
+    assert_eq!(lines[..3], ["HUP", "INT", "QUIT"]);
+    assert!(
+        lines.contains(&"TERM") && lines.ends_with(&["RTMIN", "RTMAX"]),
+        "{listed}"
+    );
+    assert!(session(&["kill", "-s", "list", "--json"]).contains("\"TERM\""));
+    for words in [&["kill", "-s", "list", "web"][..], &["kill", "-s", "HUP"], &["kill"]] {
+        let refused = session(words);
+        assert!(refused.ends_with("status: 2\n"), "{refused}");
+    }
+}
+
+#[test]
 fn completion_scripts_ask_the_program_in_the_path() {
     let built = env!("CARGO_BIN_EXE_machinist");
     for (shell, registers) in [
