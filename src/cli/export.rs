@@ -14,6 +14,7 @@ use super::sweep::{self, ThroughSystemd};
 use crate::machine::MachineName;
 use crate::machine::text::bytes;
 use crate::ops::OpError;
+use crate::ops::export::layout::Layout;
 use crate::ops::export::output::{Format, Target};
 use crate::ops::export::{Exported, Request, export, plan};
 use crate::sys::files::shown;
@@ -26,6 +27,10 @@ use crate::sys::journal::audit;
 /// users that the machine sees. Of the same machine it has the same bytes. Secrets, device nodes and sockets are left out, and what
 /// is the host's to say: its quota, and whether it starts at boot. Disk images, and archives of other kinds, are not written.
 ///
+/// oci:DIR[:TAG] is an image in an OCI layout, made or added to, as skopeo, umoci and `create` read it: one layer, and what the
+/// machine starts. What else is said of the machine refers to that image, and `import` makes the same machine of it. The parts of an
+/// image that gave way to another stay in DIR until `umoci gc --layout DIR`.
+///
 /// A running machine stands still meanwhile, and goes on also if machinist is killed; down a pipe for as long as the reader takes. On
 /// btrfs, and where else copies share their contents, only for the moment that a copy takes. FILE is there when it is whole, and
 /// readable by root only.
@@ -34,22 +39,23 @@ use crate::sys::journal::audit;
   machinist export web web.tar.zst             With all its settings
   machinist export db db.tar.xz --no-settings  Its files only
   machinist export --force web web.tar.zst     In place of an older archive
+  machinist export web oci:layout:web          An image of a container, in a directory
   machinist export web - | machinist import - web-2   Down a pipe, as of ssh
   machinist export web web.tar --dry-run       See what would be done")]
 pub(super) struct Args {
     /// The machine, running or not
     #[arg(add = complete::images())]
     name: MachineName,
-    /// The archive: FILE.tar.zst, .tar.xz, .tar.gz or .tar, or - for standard output
+    /// The archive: FILE.tar.zst, .tar.xz, .tar.gz or .tar, oci:DIR[:TAG], or - for standard output
     #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     file: OsString,
-    /// How it is compressed [default: what the name of FILE says; tar for -]
+    /// How it is compressed [default: what the name of FILE says; tar for -, tar.gz for oci:]
     #[arg(long, value_name = "tar|tar.gz|tar.xz|tar.zst")]
     format: Option<Format>,
     /// The files only
     #[arg(long)]
     no_settings: bool,
-    /// Replace FILE if it is there
+    /// Replace FILE, or the image of that TAG, if it is there
     #[arg(long)]
     force: bool,
     /// Show what would be done, and do nothing
@@ -116,13 +122,25 @@ fn target(ctx: &Ctx, args: &Args) -> Result<(Target, Format), CliError> {
         }
         return Ok((Target::Stdout, args.format.unwrap_or(Format::Tar)));
     }
+    if let Some(text) = args.file.to_str().and_then(|text| text.strip_prefix("oci:")) {
+        let hint = "as in `machinist export web oci:DIR:TAG`";
+        let layout = Layout::parse(text, args.force).map_err(|reason| {
+            CliError::usage(format!("'oci:{}' cannot name an image: {reason}", shown(text))).hint(hint)
+        })?;
+        let format = args.format.unwrap_or(Format::Gzip);
+        if format == Format::Xz {
+            let message = "no tool reads layers of images that are compressed with xz";
+            return Err(CliError::usage(message).hint("choose tar.gz, tar.zst or tar"));
+        }
+        return Ok((Target::Layout(layout), format));
+    }
     let path = PathBuf::from(&args.file);
     let format = args.format.or_else(|| Format::of_file(&path)).ok_or_else(|| {
         CliError::usage(format!(
             "what kind of archive '{}' is to be, its name does not say",
             shown(&path)
         ))
-        .hint("FILE.tar.zst, FILE.tar.xz, FILE.tar.gz and FILE.tar are written, or any name with --format")
+        .hint("FILE.tar.zst, FILE.tar.xz, FILE.tar.gz, FILE.tar and oci:DIR:TAG are written, or any name with --format")
     })?;
     Ok((Target::File(path, args.force), format))
 }
@@ -142,6 +160,7 @@ fn tell(ctx: &Ctx, request: &Request, exported: &Exported) -> Result<(), CliErro
     let place = match &request.target {
         Target::Stdout => "standard output".to_owned(),
         Target::File(path, _) => shown(path),
+        Target::Layout(layout) => format!("'{}' in {}", layout.tag, shown(&layout.directory)),
     };
     if tree.skipped.kernel > 0 {
         let what = format!("{} places that are the kernel's were left out", tree.skipped.kernel);
@@ -162,7 +181,11 @@ fn tell(ctx: &Ctx, request: &Request, exported: &Exported) -> Result<(), CliErro
         row["path"] = match &request.target {
             Target::Stdout => serde_json::Value::Null,
             Target::File(path, _) => path.to_string_lossy().into(),
+            Target::Layout(layout) => layout.directory.to_string_lossy().into(),
         };
+        if let Target::Layout(layout) = &request.target {
+            row["tag"] = layout.tag.as_str().into();
+        }
         ctx.voice.json(&[row])?;
     }
     Ok(())

@@ -18,22 +18,24 @@ use crate::sys::journal::audit;
 /// Make a machine of an archive, as it was exported
 ///
 /// FILE is an archive that `export` wrote, `machinectl export-tar`, `incus export`, or tar of a container of lxc, with rootfs/ and
-/// config in it; which of them, it says itself. What `export` wrote is the same machine again: files, settings, limits, order, labels
+/// config in it; which of them, it says itself; or oci:DIR[:TAG], an image that `export` wrote into an OCI layout. What `export` wrote is the same machine again: files, settings, limits, order, labels
 /// and identity; all of it is compared with its sums before anything is seen of it. It does not start at boot.
 ///
 /// An archive may be a stranger's, and its machine gets no power over the host by it. Settings are written anew, without comments,
 /// out of those that concern nothing but the machine. What reaches beyond it is shown as a diff and left out: mounts of the host's
 /// files, devices, capabilities, the host's network, bridges, forwarded ports, users that are not private, commands that the host
-/// runs. --trust-settings takes these, too: --dry-run shows them before. For a root filesystem in any other archive there is `create`.
+/// runs. --trust-settings takes these, too: --dry-run shows them before. For a root filesystem in any other archive, and for any other image,
+/// there is `create`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   machinist import web.tar.zst            Under the name that it had
   machinist import web.tar.zst web-2 --new-identity
   machinist import web.tar.zst --dry-run  See what would be done, and what it asks for
   machinist import --trust-settings web.tar.zst
+  machinist import oci:layout:web web-2   An image that `export` wrote
   machinist import --trust-settings - web <web.tar.zst")]
 pub(super) struct Args {
-    /// The archive, compressed or not, or - for standard input
+    /// The archive, compressed or not, oci:DIR[:TAG], or - for standard input
     #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     file: OsString,
     /// What the machine is to be called [default: the name in the archive, or that of the file]
@@ -56,13 +58,15 @@ pub(super) async fn run(ctx: &Ctx, args: Args) -> Result<u8, CliError> {
     }
     let name = match (args.name, &source) {
         (Some(name), _) => name,
-        (None, Source::File(path)) => {
+        (None, Source::File(_) | Source::Layout(..)) => {
             // What can be read but once is not looked into first.
-            if std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
+            if let Source::File(path) = &source
+                && std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
+            {
                 return Err(unnamed("an archive from a pipe needs a name"));
             }
-            let (path, cancel) = (path.clone(), ctx.cancel.clone());
-            ctx.blocking(move || name_of(&path, &cancel)).await?
+            let (source, cancel) = (source.clone(), ctx.cancel.clone());
+            ctx.blocking(move || name_of(&source, &cancel)).await?
         }
         (None, Source::Stdin) => return Err(unnamed("an archive from standard input needs a name")),
     };
@@ -125,6 +129,9 @@ fn unnamed(message: &str) -> CliError {
 }
 
 fn source(args: &Args) -> Result<Source, CliError> {
+    if let Some(text) = args.file.to_str().and_then(|text| text.strip_prefix("oci:")) {
+        return Ok(Source::layout(text));
+    }
     if args.file != "-" {
         return Ok(Source::File(PathBuf::from(&args.file)));
     }

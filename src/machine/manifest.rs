@@ -16,6 +16,10 @@ pub const ABOUT: &str = "machinist/export.json";
 pub const SETTINGS: &str = "machinist/settings/";
 /// The tree.
 pub const TREE: &str = "rootfs";
+/// What says in an OCI layout which machine an image is: a manifest of this type, and in it a tar of all members but the tree.
+pub const ARTIFACT: &str = "application/vnd.machinist.machine.v1";
+/// The type of that tar.
+pub const ARTIFACT_LAYER: &str = "application/vnd.machinist.machine.v1.tar";
 /// Has the sum of each part: the last member.
 pub const MANIFEST: &str = "machinist/manifest.json";
 

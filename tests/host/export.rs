@@ -43,7 +43,7 @@ impl Drop for Shelf {
 }
 
 /// Everything of a tree that a tar can have.
-fn listing(image: &Path) -> String {
+pub(crate) fn listing(image: &Path) -> String {
     let script = "cd \"$1\"; find . -printf '%p %M %n %U:%G %s %t %l\\n' | sort
         find . -type f -exec sha256sum {} + | sort -k2; getfattr -R -d -m - . 2>/dev/null | sort; getcap -r . 2>/dev/null";
     sh(script, [image]).ok().stdout

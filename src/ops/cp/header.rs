@@ -1,7 +1,7 @@
 //! Headers of a tar archive, as pax(1p) has them; lists of sparse pieces as GNU tar has them.
 
 /// The size of a block in bytes.
-pub(super) const BLOCK: usize = 512;
+pub(in crate::ops) const BLOCK: usize = 512;
 
 /// What a header says of an entry.
 #[derive(Clone, Debug, Default)]

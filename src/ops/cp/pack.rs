@@ -19,8 +19,10 @@ use super::walk::names;
 use super::{Copied, Options};
 use crate::machine::Cancel;
 use crate::ops::OpError;
-use crate::sys::files::{FileError, Kind, xattr};
+use crate::sys::files::{FileError, Kind, shown, xattr};
 
+/// How names begin that hide others in layers of images, see layer.md of the image specification.
+const WHITEOUT: &[u8] = b".wh.";
 /// Bits of a mode that make a program run as another.
 const SET_ID: u32 = 0o6000;
 /// Bytes that are read at once.
@@ -41,6 +43,8 @@ pub(in crate::ops) struct Pack<'a, W> {
     label: &'a Path,
     /// Whether device nodes are written.
     pub(in crate::ops) keeps_devices: bool,
+    /// Whether it is a layer of an image, in which some names mean that files are hidden.
+    pub(in crate::ops) is_layer: bool,
     pub(in crate::ops) options: Options,
     pub(in crate::ops) ids: Translation,
     pub(in crate::ops) cancel: &'a Cancel,
@@ -68,6 +72,7 @@ impl<'a, W: Write> Pack<'a, W> {
             out,
             label,
             keeps_devices: options.keep_special,
+            is_layer: false,
             options,
             ids,
             cancel,
@@ -99,17 +104,7 @@ impl<'a, W: Write> Pack<'a, W> {
 
     /// Writes a small file that is in no tree.
     pub(in crate::ops) fn member(&mut self, name: &str, bytes: &[u8]) -> Result<(), OpError> {
-        let header = Header {
-            name: name.as_bytes().to_vec(),
-            kind: b'0',
-            mode: 0o600,
-            size: bytes.len() as u64,
-            ..Header::default()
-        };
-        let mut blocks = header.blocks();
-        blocks.extend(bytes);
-        blocks.resize(blocks.len().next_multiple_of(BLOCK), 0);
-        self.put(&blocks)
+        self.put(&member(name, bytes))
     }
 
     /// Writes the mark of the end.
@@ -228,6 +223,15 @@ impl<'a, W: Write> Pack<'a, W> {
         self.done.directories += 1;
         for inner in names(&here).map_err(failed)? {
             let (path, label) = ([&name, inner.as_bytes()].concat(), label.join(&inner));
+            if self.is_layer && inner.as_bytes().starts_with(WHITEOUT) {
+                return Err(OpError::Option {
+                    message: format!(
+                        "an image cannot have '{}': there, such a name says that a file is hidden",
+                        shown(&label)
+                    ),
+                    hint: "export the machine to FILE.tar.zst, or remove that file".to_owned(),
+                });
+            }
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let found = fs::openat(&here, &inner, flags, Mode::empty()).and_then(|fd| Ok((fs::fstat(&fd)?, fd)));
             let (found, inner) = match found {
@@ -316,6 +320,21 @@ impl<'a, W: Write> Pack<'a, W> {
         }
         Ok(Ok(()))
     }
+}
+
+/// A small file that is in no tree, as it is in a stream.
+pub(in crate::ops) fn member(name: &str, bytes: &[u8]) -> Vec<u8> {
+    let header = Header {
+        name: name.as_bytes().to_vec(),
+        kind: b'0',
+        mode: 0o600,
+        size: bytes.len() as u64,
+        ..Header::default()
+    };
+    let mut blocks = header.blocks();
+    blocks.extend(bytes);
+    blocks.resize(blocks.len().next_multiple_of(BLOCK), 0);
+    blocks
 }
 
 /// Where a file has data; `None` if that cannot be told, or not in short.

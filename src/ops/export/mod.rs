@@ -1,9 +1,11 @@
 //! A machine as one archive: its tree, and what is said of it besides.
 //!
-//! [`settings`] collects what is said, [`output`] is the file. The tree is packed as `cp` packs one: with the numbers of users that
+//! [`settings`] collects what is said, [`output`] is the file, [`layout`] an image beside others. The tree is packed as `cp` packs one: with the numbers of users that
 //! the machine sees, so that it can be taken in anywhere. Nothing but the machine decides about its bytes: names are in order, and
 //! there is no time of its making and no host in it.
 
+mod image;
+pub mod layout;
 pub mod output;
 pub(super) mod settings;
 
@@ -18,8 +20,9 @@ use serde::Serialize;
 use self::output::{Format, Output, Target, part_of};
 use super::clone::Systemd;
 use super::config::settle;
+use super::cp::header::BLOCK;
 use super::cp::ids::{Ids, Translation};
-use super::cp::pack::Pack;
+use super::cp::pack::{Pack, member};
 use super::cp::side::{Side, find};
 use super::cp::{self, Copied, Tree};
 use super::lock::Lock;
@@ -28,7 +31,7 @@ use super::{OpError, Places, linked};
 use crate::machine::manifest::{ABOUT, About, FORMAT, MANIFEST, Manifest, TREE};
 use crate::machine::{Cancel, Location, MachineName, Report};
 use crate::storage;
-use crate::sys::files::{shown, sync_filesystem};
+use crate::sys::files::{Root, shown, sync_filesystem};
 use crate::sys::image_lock::{ImageLock, ImageLockError, Sharing};
 
 /// Bytes that are handed on to the compressor at once.
@@ -59,6 +62,8 @@ pub struct Exported {
     pub settings: Vec<String>,
     /// The sum of the tree, as it stands in the manifest.
     pub sha256: String,
+    /// By which an image in a layout is known.
+    pub digest: Option<String>,
 }
 
 impl Request {
@@ -112,8 +117,14 @@ pub fn plan(request: &Request, running: bool, places: &Places) -> Result<Vec<Str
         steps.extend(members.iter().map(|(path, _)| format!("write '{path}'")));
     }
     steps.push("write the sums of all parts".to_owned());
-    if let Target::File(path, _) = &request.target {
-        steps.push(format!("name the archive '{}'", shown(path)));
+    match &request.target {
+        Target::Stdout => {}
+        Target::File(path, _) => steps.push(format!("name the archive '{}'", shown(path))),
+        Target::Layout(layout) => steps.push(format!(
+            "name the image '{}' in '{}'",
+            layout.tag,
+            shown(&layout.directory)
+        )),
     }
     Ok(steps)
 }
@@ -147,7 +158,7 @@ pub fn export(
     };
     let mut output = Output::create(&request.target, request.format)?;
     let write = |output: &mut Output, image: &Path| write(request, &members, image, output, places, report, cancel);
-    let exported = if image_lock.is_some() {
+    let mut written = if image_lock.is_some() {
         write(&mut output, &request.image)?
     } else {
         report.phase(&format!("holding {name} still"));
@@ -158,18 +169,37 @@ pub fn export(
             let mut staging = Staging::create(places, &record(name), report, cancel)?;
             storage::for_directory(&places.machines)?.copy(&image, &staging.tree(), report, cancel)?;
             still.end(name)?;
-            let exported = write(&mut output, &staging.tree())?;
+            let written = write(&mut output, &staging.tree())?;
             staging.discard()?;
-            exported
+            written
         } else {
-            let exported = write(&mut output, &request.image)?;
+            let written = write(&mut output, &request.image)?;
             still.end(name)?;
-            exported
+            written
         }
     };
     report.phase("writing to disk");
-    output.finish()?;
-    Ok(exported)
+    let difference = output.sum();
+    let file = output.finish()?;
+    if let Target::Layout(layout) = &request.target {
+        let parts = layout::Parts {
+            layer: (file, request.format),
+            difference: difference.sha256,
+            config: written.config,
+            members: written.members,
+        };
+        written.exported.digest = Some(layout::add(layout, parts, report, cancel)?);
+    }
+    Ok(written.exported)
+}
+
+/// What is known when the tree is written.
+struct Written {
+    exported: Exported,
+    /// Of an image: what it starts.
+    config: serde_json::Value,
+    /// Of an image: what goes beside the tree, as a tar.
+    members: Vec<u8>,
 }
 
 /// The copy that is made to be read, and then removed.
@@ -190,8 +220,9 @@ fn write(
     places: &Places,
     report: &dyn Report,
     cancel: &Cancel,
-) -> Result<Exported, OpError> {
+) -> Result<Written, OpError> {
     report.phase(&format!("exporting {}", request.name));
+    let is_layer = matches!(request.target, Target::Layout(_));
     let copied = AtomicU64::new(0);
     cp::deep(&copied, &|| true, report, cancel, |cancel| {
         cp::raise_descriptors();
@@ -213,6 +244,7 @@ fn write(
         let mut pack = Pack::new((out, label), options, ids, cancel, &|| Ok(()), &copied);
         // systemd-nspawn makes those that a machine may have.
         pack.keeps_devices = false;
+        pack.is_layer = is_layer;
         let flushed = |pack: &mut Pack<'_, BufWriter<&mut Output>>| {
             std::io::Write::flush(&mut pack.out).map_err(OpError::path("write", label))
         };
@@ -223,23 +255,42 @@ fn write(
         };
         let mut parts = BTreeMap::new();
         let first = (ABOUT.to_owned(), json(&about)?);
+        let mut beside = Vec::new();
         for (path, bytes) in std::iter::once(&first).chain(members) {
-            pack.member(path, bytes)?;
+            if is_layer {
+                beside.extend(member(path, bytes));
+            } else {
+                pack.member(path, bytes)?;
+            }
             parts.insert(path.clone(), part_of(bytes));
         }
         flushed(&mut pack)?;
         pack.out.get_mut().begin_sum();
-        pack.tree(&found, TREE.as_bytes())?;
+        pack.tree(&found, if is_layer { b"." } else { TREE.as_bytes() })?;
         flushed(&mut pack)?;
-        let tree = pack.out.get_mut().end_sum();
+        let tree = pack.out.get_ref().sum();
         let sha256 = tree.sha256.clone();
         parts.insert(TREE.to_owned(), tree);
-        pack.member(MANIFEST, &json(&Manifest { about, parts })?)?;
+        let manifest = json(&Manifest { about, parts })?;
+        let mut config = serde_json::Value::Null;
+        if is_layer {
+            beside.extend(member(MANIFEST, &manifest));
+            beside.extend([0; 2 * BLOCK]);
+            config = image::config(&Root::open(image)?, members);
+        } else {
+            pack.member(MANIFEST, &manifest)?;
+        }
         pack.end()?;
-        Ok(Exported {
+        let exported = Exported {
             tree: pack.done,
             settings: members.iter().map(|(path, _)| path.clone()).collect(),
             sha256,
+            digest: None,
+        };
+        Ok(Written {
+            exported,
+            config,
+            members: beside,
         })
     })
 }

@@ -1,4 +1,4 @@
-//! Where an archive goes: standard output, or a file that is there when it is whole.
+//! Where an archive goes: standard output, a file that is there when it is whole, or a layer of an image in a layout.
 //!
 //! The file has no name before: after an interruption, a kill or a power cut nothing of it is left.
 
@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
 
+use super::layout::Layout;
 use crate::machine::manifest::Part;
 use crate::ops::OpError;
 use crate::ops::cp::STDOUT;
@@ -86,6 +87,8 @@ pub enum Target {
     Stdout,
     /// A file; whether one that is there is replaced.
     File(PathBuf, bool),
+    /// An OCI layout, which may have other images.
+    Layout(Layout),
 }
 
 impl Target {
@@ -95,13 +98,16 @@ impl Target {
         match self {
             Self::Stdout => Path::new(STDOUT),
             Self::File(path, _) => path,
+            Self::Layout(layout) => &layout.directory,
         }
     }
 
     /// Refuses what cannot be written.
     pub(super) fn check(&self) -> Result<(), OpError> {
-        let Self::File(path, replaces) = self else {
-            return Ok(());
+        let (path, replaces) = match self {
+            Self::Stdout => return Ok(()),
+            Self::File(path, replaces) => (path, replaces),
+            Self::Layout(layout) => return layout.check(),
         };
         let refused = |message, hint: &str| {
             let hint = hint.to_owned();
@@ -124,14 +130,14 @@ impl Target {
 /// An archive that is being written.
 pub(super) struct Output {
     encoder: Encoder,
-    file: Hidden,
+    pub(super) file: Hidden,
     target: Target,
     /// What is added up.
     sum: Option<(Sha256, u64)>,
 }
 
 /// What is written while nothing is to be seen of it.
-enum Hidden {
+pub(super) enum Hidden {
     /// Standard output: all is seen.
     Stdout(File),
     /// A file without a name.
@@ -159,6 +165,7 @@ impl Output {
                 .try_clone_to_owned()
                 .map(|fd| Hidden::Stdout(fd.into())),
             Target::File(path, _) => hidden(directory_of(path)),
+            Target::Layout(layout) => hidden(layout.room()),
         };
         let file = file.map_err(OpError::path("write", label))?;
         let encoder = file
@@ -179,14 +186,14 @@ impl Output {
         self.sum = Some((Sha256::new(), 0));
     }
 
-    /// The sum of what was written since.
-    pub(super) fn end_sum(&mut self) -> Part {
-        let (sum, size) = self.sum.take().unwrap_or_default();
+    /// The sum of what was written since, up to now.
+    pub(super) fn sum(&self) -> Part {
+        let (sum, size) = self.sum.clone().unwrap_or_default();
         part(sum, size)
     }
 
-    /// Writes the end, and has the file be seen.
-    pub(super) fn finish(self) -> Result<(), OpError> {
+    /// Writes the end, and has the file be seen; that of a layout is not seen yet.
+    pub(super) fn finish(self) -> Result<Hidden, OpError> {
         let label = self.target.label();
         let ended = match self.encoder {
             Encoder::Tar(mut out) => out.flush(),
@@ -196,16 +203,22 @@ impl Output {
         };
         ended.map_err(OpError::path("write", label))?;
         let Target::File(path, replaces) = &self.target else {
-            return Ok(());
+            return Ok(self.file);
         };
-        let shown = self.file.file().sync_all().and_then(|()| match self.file {
-            Hidden::Stdout(_) => Ok(()),
-            Hidden::Unnamed(file) => Ok(name(&file, path, *replaces)?),
-            Hidden::Named(file) if *replaces => Ok(file.persist(path).map(drop)?),
-            Hidden::Named(file) => Ok(file.persist_noclobber(path).map(drop)?),
+        let shown = self.file.file().sync_all().and_then(|()| {
+            Ok(match self.file {
+                Hidden::Stdout(file) => Hidden::Stdout(file),
+                Hidden::Unnamed(file) => {
+                    name(&file, path, *replaces)?;
+                    Hidden::Unnamed(file)
+                }
+                Hidden::Named(file) if *replaces => Hidden::Unnamed(file.persist(path)?),
+                Hidden::Named(file) => Hidden::Unnamed(file.persist_noclobber(path)?),
+            })
         });
-        shown.map_err(OpError::path("write", path))?;
-        crate::ops::create::sync_directory(directory_of(path))
+        let shown = shown.map_err(OpError::path("write", path))?;
+        crate::ops::create::sync_directory(directory_of(path))?;
+        Ok(shown)
     }
 }
 
@@ -264,7 +277,8 @@ fn encoder(file: File, format: Format) -> io::Result<Encoder> {
     })
 }
 
-fn directory_of(path: &Path) -> &Path {
+/// The directory that a path is in.
+pub(super) fn directory_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -273,7 +287,7 @@ fn directory_of(path: &Path) -> &Path {
 
 /// A file in that directory of which nothing is seen yet. It will hold what only root may read.
 fn hidden(directory: &Path) -> io::Result<Hidden> {
-    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     match openat(CWD, directory, flags, Mode::RUSR | Mode::WUSR) {
         Ok(fd) => Ok(Hidden::Unnamed(fd.into())),
         Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
@@ -285,7 +299,7 @@ fn hidden(directory: &Path) -> io::Result<Hidden> {
 }
 
 impl Hidden {
-    fn file(&self) -> &File {
+    pub(super) fn file(&self) -> &File {
         match self {
             Self::Stdout(file) | Self::Unnamed(file) => file,
             Self::Named(file) => file.as_file(),
@@ -343,8 +357,8 @@ mod tests {
                 for piece in bytes.chunks(if replaces { 100_000 } else { 12_345 }) {
                     output.write_all(piece).unwrap();
                 }
-                assert_eq!(output.end_sum(), part_of(&bytes));
-                output.finish()
+                assert_eq!(output.sum(), part_of(&bytes));
+                output.finish().map(drop)
             };
             make(false).unwrap();
             let first = std::fs::read(&path).unwrap();

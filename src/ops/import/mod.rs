@@ -5,6 +5,7 @@
 //! Nothing is visible before all sums fit.
 
 mod foreign;
+mod image;
 mod incus;
 pub(super) mod layout;
 mod lxc;
@@ -48,20 +49,28 @@ pub enum Source {
     Stdin,
     /// A file.
     File(PathBuf),
+    /// An image in an OCI layout: what comes behind `oci:`, and all of it for messages.
+    Layout(String, PathBuf),
 }
 
 impl Source {
     fn label(&self) -> &Path {
         match self {
             Self::Stdin => Path::new(STDIN),
-            Self::File(path) => path,
+            Self::File(path) | Self::Layout(_, path) => path,
         }
+    }
+
+    /// What stands behind `oci:`.
+    #[must_use]
+    pub fn layout(text: &str) -> Self {
+        Self::Layout(text.to_owned(), format!("oci:{text}").into())
     }
 
     fn open(&self) -> Result<File, OpError> {
         let opened = match self {
             Self::Stdin => io::stdin().as_fd().try_clone_to_owned().map(File::from),
-            Self::File(path) => crate::sources::archive::open(path),
+            Self::File(path) | Self::Layout(_, path) => crate::sources::archive::open(path),
         };
         opened.map_err(OpError::path("open", self.label()))
     }
@@ -107,12 +116,14 @@ struct Found {
 ///
 /// # Errors
 /// If the file cannot be read, or its name is no machine's.
-pub fn name_of(path: &Path, cancel: &Cancel) -> Result<MachineName, OpError> {
-    let source = Source::File(path.to_owned());
-    let mut archive = Archive::new(true);
-    let bundle = bundle::read(source.open()?, path, None, &mut archive, &(), cancel).map_err(SourceError::from)?;
+pub fn name_of(source: &Source, cancel: &Cancel) -> Result<MachineName, OpError> {
+    let (mut archive, path) = (Archive::new(true), source.label());
+    let bundle = match source {
+        Source::Layout(text, _) => image::settings(text, &mut archive, cancel)?,
+        _ => bundle::read(source.open()?, path, None, &mut archive, &(), cancel).map_err(SourceError::from)?,
+    };
     let former = match archive.kind {
-        Some(Kind::Machinist) => Some(about(&bundle).map_err(|error| unfit(&source, &error))?.name),
+        Some(Kind::Machinist) => Some(about(&bundle).map_err(|error| unfit(source, &error))?.name),
         kind => kind
             .and_then(|kind| foreign(kind, &bundle))
             .and_then(|found| found.name),
@@ -327,9 +338,17 @@ fn receive(
 ) -> Result<Found, OpError> {
     let source = &request.source;
     let mut archive = Archive::new(false);
-    let read = bundle::read(source.open()?, source.label(), target, &mut archive, report, cancel);
-    let bundle = read.map_err(|error| SourceError::from(error).full_at(&places.machines))?;
-    let kind = archive.kind.unwrap_or(Kind::Tar);
+    let (read, is_image) = match source {
+        Source::Layout(text, _) => (image::read(text, target, &mut archive, report, cancel), true),
+        _ => {
+            let read = bundle::read(source.open()?, source.label(), target, &mut archive, report, cancel);
+            (read.map_err(SourceError::from), false)
+        }
+    };
+    let bundle = read.map_err(|error| error.full_at(&places.machines))?;
+    // An image is nothing else: it has come so far only with what is said of it.
+    let kind = archive.kind.filter(|_| !is_image);
+    let kind = kind.unwrap_or(if is_image { Kind::Machinist } else { Kind::Tar });
     let mut found = match kind {
         Kind::Machinist => {
             let about = check_sums(&bundle).map_err(|error| unfit(source, &error))?;

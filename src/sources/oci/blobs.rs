@@ -64,7 +64,12 @@ pub(super) fn check(bytes: &[u8], descriptor: &Descriptor, image: &str, what: &s
 }
 
 /// A document of which nothing is believed but that it is the one that was pointed at.
-fn checked(blobs: &dyn Blobs, descriptor: &Descriptor, what: &str, is_config: bool) -> Result<Vec<u8>, SourceError> {
+pub(super) fn checked(
+    blobs: &dyn Blobs,
+    descriptor: &Descriptor,
+    what: &str,
+    is_config: bool,
+) -> Result<Vec<u8>, SourceError> {
     let sum = descriptor.sum();
     sum.map_err(|reason| bad(blobs.image(), what, reason))?;
     let bytes = blobs.document(descriptor, what, is_config)?;
@@ -124,7 +129,12 @@ pub(super) fn check_platform(config: &Config, wanted: &Wanted, image: &str) -> R
     .into())
 }
 
-fn choose<'a>(offered: &'a [Descriptor], wanted: &Wanted, image: &str) -> Result<&'a Descriptor, SourceError> {
+/// The image that is wanted, or the one that says nothing.
+pub(super) fn choose<'a>(
+    offered: &'a [Descriptor],
+    wanted: &Wanted,
+    image: &str,
+) -> Result<&'a Descriptor, SourceError> {
     if let Some(best) = wanted.best(offered) {
         return Ok(best);
     }

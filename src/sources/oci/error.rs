@@ -30,6 +30,14 @@ pub enum OciError {
         /// The archive.
         image: String,
     },
+    /// An image that is no exported machine.
+    #[error("'{image}' is no machine that `machinist export` wrote: {reason}")]
+    NotExported {
+        /// The image.
+        image: String,
+        /// What it lacks.
+        reason: &'static str,
+    },
     /// Several images, and none was named; or one that is not there.
     #[error("'{image}' has {}: it has {}", tag.as_ref().map_or_else(|| "several images".to_owned(), |tag| format!("no image '{tag}'")), list(has))]
     Tag {
@@ -161,6 +169,9 @@ impl OciError {
             }
             Self::NoArchive { .. } => {
                 vec!["an archive is what `skopeo copy … oci-archive:FILE` or `docker save` makes; unpack another with FILE.tar".to_owned()]
+            }
+            Self::NotExported { image, .. } => {
+                vec![format!("of an image that others made, `machinist create NAME {image}` makes a machine")]
             }
             Self::Tag { .. } => vec!["name one behind a colon, as in `oci:DIR:TAG`".to_owned()],
             Self::Platform { .. } => vec!["choose another with `--arch`, as Debian calls it".to_owned()],

@@ -29,7 +29,7 @@ struct Version {
 }
 
 /// Where the directory in `DIR[:TAG]` ends: names of directories and tags may both have colons.
-pub(super) fn split(text: &str) -> (PathBuf, Option<String>) {
+pub(crate) fn split(text: &str) -> (PathBuf, Option<String>) {
     if Path::new(text).is_dir() {
         return (text.into(), None);
     }
@@ -68,8 +68,8 @@ impl Layout {
         })
     }
 
-    /// Those of its images that have the tag; without one all, if they are one image for several machines.
-    pub(super) fn offered(&self, tag: Option<&str>) -> Result<Vec<Descriptor>, SourceError> {
+    /// All that its index lists.
+    fn listed(&self) -> Result<Vec<Descriptor>, SourceError> {
         let bytes = match self.root.read("index.json", MAX_DOCUMENT) {
             Err(error) if error.is_not_found() => {
                 let (image, reason) = (self.image.clone(), "it has no file 'index.json'".to_owned());
@@ -77,10 +77,23 @@ impl Layout {
             }
             read => read?,
         };
-        let all = match Document::parse(&bytes, "").map_err(|reason| bad(&self.image, "the index", reason))? {
-            Document::Index(all) => all,
-            Document::Manifest(_) => return Err(bad(&self.image, "the index", "is a manifest".to_owned())),
-        };
+        match Document::parse(&bytes, "").map_err(|reason| bad(&self.image, "the index", reason))? {
+            Document::Index(all) => Ok(all),
+            Document::Manifest(_) => Err(bad(&self.image, "the index", "is a manifest".to_owned())),
+        }
+    }
+
+    /// What it has of one kind that is no image, such as what is said of images.
+    pub(super) fn artifacts(&self, kind: &str) -> Result<Vec<Descriptor>, SourceError> {
+        let mut all = self.listed()?;
+        all.retain(|one| one.artifact_type.as_deref() == Some(kind));
+        Ok(all)
+    }
+
+    /// Those of its images that have the tag; without one all, if they are one image for several machines.
+    pub(super) fn offered(&self, tag: Option<&str>) -> Result<Vec<Descriptor>, SourceError> {
+        let mut all = self.listed()?;
+        all.retain(|one| !one.is_artifact());
         let mut tags: Vec<&str> = all.iter().filter_map(Descriptor::tag).collect();
         tags.sort_unstable();
         tags.dedup();

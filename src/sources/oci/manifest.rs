@@ -60,9 +60,18 @@ pub(super) struct Descriptor {
     pub(super) annotations: Option<BTreeMap<String, String>>,
     #[serde(default)]
     pub(super) platform: Option<Platform>,
+    /// What it is, if it is no image.
+    #[serde(default)]
+    pub(super) artifact_type: Option<String>,
 }
 
 impl Descriptor {
+    /// Whether it says that it is no image, but for example what is said of one.
+    pub(super) fn is_artifact(&self) -> bool {
+        let kind = self.artifact_type.as_deref().unwrap_or_default();
+        !kind.is_empty() && !CONFIGS.contains(&kind)
+    }
+
     /// The image's tag, in a layout.
     pub(super) fn tag(&self) -> Option<&str> {
         self.annotations.as_ref()?.get(REF_NAME).map(String::as_str)

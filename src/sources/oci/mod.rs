@@ -1,12 +1,13 @@
 //! Images of containers as sources: OCI layouts, archives of them and of `docker save`, and registries.
 //!
 //! `layout`, `saved` and `registry` have the parts of an image, `blobs` finds the one that is wanted, `manifest` and
-//! `platform` are what is said of it, `program` is what it starts.
+//! `platform` are what is said of it, `program` is what it starts. `exported` is a machine that `export` wrote as one.
 
 mod auth;
 mod blobs;
 mod digest;
 mod error;
+pub mod exported;
 mod helper;
 mod layout;
 mod manifest;
@@ -25,8 +26,12 @@ use std::path::{Path, PathBuf};
 
 pub use digest::Digest;
 pub use error::OciError;
+pub(crate) use layout::split as split_layout;
+pub(crate) use platform::architecture;
+pub(crate) use program::{POWER_OFF, SHIELD};
 pub use program::{Program, Runs, Settled};
 pub use reference::Reference;
+pub(crate) use reference::is_tag;
 
 use self::blobs::{Blobs, find};
 use self::layout::Layout;

@@ -21,6 +21,13 @@ const NAMES: [(&str, &str, &str, Option<&str>); 10] = [
     ("mips64", "mips64el", "mips64le", None),
 ];
 
+/// The architecture and its variant as images have them, by Debian's name; those of this host if that is unknown.
+pub(crate) fn architecture(debian: Option<&str>) -> (&'static str, Option<&'static str>) {
+    let known = NAMES.iter().find(|names| Some(names.1) == debian);
+    let known = known.or_else(|| NAMES.iter().find(|names| names.0 == ARCH));
+    known.map_or((ARCH, None), |names| (names.2, names.3))
+}
+
 /// What an image is for, as an index says it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub(super) struct Platform {

@@ -22,10 +22,10 @@ use crate::sys::processor::Program as Head;
 const SCRIPT: &str = "usr/lib/machinist/start";
 
 /// What systemd-nspawn's PID 1 takes for a request to power off.
-const POWER_OFF: &str = "SIGRTMIN+4";
+pub(crate) const POWER_OFF: &str = "SIGRTMIN+4";
 
 /// What starts a program that SIGHUP does not end.
-const SHIELD: [&str; 4] = ["/bin/sh", "-c", "trap '' HUP; exec \"$@\"", "sh"];
+pub(crate) const SHIELD: [&str; 4] = ["/bin/sh", "-c", "trap '' HUP; exec \"$@\"", "sh"];
 
 /// The most variables that are set.
 const MAX_VARIABLES: usize = 1000;

@@ -163,7 +163,8 @@ fn is_name(name: &str) -> bool {
     name.len() <= MAX_NAME && name.split('/').all(is_part)
 }
 
-fn is_tag(tag: &str) -> bool {
+/// Whether images can have that tag.
+pub(crate) fn is_tag(tag: &str) -> bool {
     let sound = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-');
     (1..=128).contains(&tag.len()) && tag.bytes().all(sound) && !tag.starts_with(['.', '-'])
 }

@@ -46,6 +46,11 @@ pub trait Layout {
     /// the archive that becomes the root. `None` for the path means that there are no more.
     fn decide(&mut self, path: Option<&str>, is_directory: bool) -> Option<Part>;
 
+    /// The part of the archive that becomes the root, where that is known before it is read.
+    fn whole(&self) -> Option<Part> {
+        None
+    }
+
     /// What becomes of an entry.
     fn fate(&self, path: &str) -> Fate;
 
@@ -103,10 +108,11 @@ pub fn read(
         source,
     })?;
     let (contents, tap) = contents.tapped();
+    let part = layout.whole();
     let mut sieve = Sifting {
         layout,
         tap,
-        part: None,
+        part,
         undecided: Vec::new(),
         stage: Stage::Before,
         seen: HashSet::new(),

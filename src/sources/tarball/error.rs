@@ -260,7 +260,7 @@ impl TarballError {
         }
     }
 
-    pub(super) fn entry(name: &[u8], problem: Problem) -> Self {
+    pub(crate) fn entry(name: &[u8], problem: Problem) -> Self {
         Self::Entry {
             entry: shortened(name),
             problem,
