@@ -18,7 +18,7 @@ use crate::sys::journal::audit;
 /// Make a machine of an archive, as it was exported
 ///
 /// FILE is an archive that `export` wrote, `machinectl export-tar`, `incus export`, or tar of a container of lxc, with rootfs/ and
-/// config in it; which of them, it says itself; or oci:DIR[:TAG], an image that `export` wrote into an OCI layout. What `export` wrote is the same machine again: files, settings, limits, order, labels
+/// config in it; which of them, it says itself; or FILE.raw or oci:DIR[:TAG], images that `export` wrote. What `export` wrote is the same machine again: files, settings, limits, order, labels
 /// and identity; all of it is compared with its sums before anything is seen of it. It does not start at boot.
 ///
 /// An archive may be a stranger's, and its machine gets no power over the host by it. Settings are written anew, without comments,
@@ -35,7 +35,7 @@ use crate::sys::journal::audit;
   machinist import oci:layout:web web-2   An image that `export` wrote
   machinist import --trust-settings - web <web.tar.zst")]
 pub(super) struct Args {
-    /// The archive, compressed or not, oci:DIR[:TAG], or - for standard input
+    /// The archive, compressed or not, FILE.raw, oci:DIR[:TAG], or - for standard input
     #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     file: OsString,
     /// What the machine is to be called [default: the name in the archive, or that of the file]

@@ -20,6 +20,8 @@ pub const TREE: &str = "rootfs";
 pub const ARTIFACT: &str = "application/vnd.machinist.machine.v1";
 /// The type of that tar.
 pub const ARTIFACT_LAYER: &str = "application/vnd.machinist.machine.v1.tar";
+/// The type of the partition that has that tar in a disk image: ours, and no other tool's.
+pub const PARTITION: u128 = 0x5b0d_2c1e_8f4a_4c7b_9d36_2e1f_7a60_c4d8;
 /// Has the sum of each part: the last member.
 pub const MANIFEST: &str = "machinist/manifest.json";
 

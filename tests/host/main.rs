@@ -38,6 +38,7 @@ mod events;
 mod exec;
 mod exec_service;
 mod export;
+mod export_disk;
 mod export_oci;
 mod failures;
 mod freeze;

@@ -45,6 +45,8 @@ pub(in crate::ops) struct Pack<'a, W> {
     pub(in crate::ops) keeps_devices: bool,
     /// Whether it is a layer of an image, in which some names mean that files are hidden.
     pub(in crate::ops) is_layer: bool,
+    /// The time of what was changed last, in seconds.
+    pub(in crate::ops) newest: i64,
     pub(in crate::ops) options: Options,
     pub(in crate::ops) ids: Translation,
     pub(in crate::ops) cancel: &'a Cancel,
@@ -73,6 +75,7 @@ impl<'a, W: Write> Pack<'a, W> {
             label,
             keeps_devices: options.keep_special,
             is_layer: false,
+            newest: 0,
             options,
             ids,
             cancel,
@@ -171,6 +174,7 @@ impl<'a, W: Write> Pack<'a, W> {
             mode &= !SET_ID;
             self.done.stripped += 1;
         }
+        self.newest = self.newest.max(stat.st_mtime);
         let (uid, gid) = self.ids.owner(stat.st_uid, stat.st_gid);
         Header {
             name: name.to_vec(),

@@ -4,6 +4,8 @@
 //! the machine sees, so that it can be taken in anywhere. Nothing but the machine decides about its bytes: names are in order, and
 //! there is no time of its making and no host in it.
 
+mod disk;
+mod gpt;
 mod image;
 pub mod layout;
 pub mod output;
@@ -99,6 +101,9 @@ impl Request {
 pub fn plan(request: &Request, running: bool, places: &Places) -> Result<Vec<String>, OpError> {
     request.check()?;
     request.target.check()?;
+    if matches!(request.target, Target::Disk(..)) {
+        disk::check()?;
+    }
     let (name, mut steps) = (&request.name, Vec::new());
     let shares = request.shared(places)?.is_some();
     let tree = format!("write the files of '{}'", shown(&request.image));
@@ -120,6 +125,10 @@ pub fn plan(request: &Request, running: bool, places: &Places) -> Result<Vec<Str
     match &request.target {
         Target::Stdout => {}
         Target::File(path, _) => steps.push(format!("name the archive '{}'", shown(path))),
+        Target::Disk(path, _) => {
+            steps.push("make an ext4 filesystem of the files, in a partition".to_owned());
+            steps.push(format!("name the disk image '{}'", shown(path)));
+        }
         Target::Layout(layout) => steps.push(format!(
             "name the image '{}' in '{}'",
             layout.tag,
@@ -141,6 +150,9 @@ pub fn export(
     let _lock = Lock::wait(&places.runtime, name.as_str(), report, cancel)?;
     request.check()?;
     request.target.check()?;
+    if matches!(request.target, Target::Disk(..)) {
+        disk::check()?;
+    }
     // A change of settings that was killed is no part of them.
     if settle(name, places)? {
         systemd.reload()?;
@@ -158,7 +170,7 @@ pub fn export(
     };
     let mut output = Output::create(&request.target, request.format)?;
     let write = |output: &mut Output, image: &Path| write(request, &members, image, output, places, report, cancel);
-    let mut written = if image_lock.is_some() {
+    let written = if image_lock.is_some() {
         write(&mut output, &request.image)?
     } else {
         report.phase(&format!("holding {name} still"));
@@ -181,16 +193,44 @@ pub fn export(
     report.phase("writing to disk");
     let difference = output.sum();
     let file = output.finish()?;
-    if let Target::Layout(layout) = &request.target {
-        let parts = layout::Parts {
-            layer: (file, request.format),
-            difference: difference.sha256,
-            config: written.config,
-            members: written.members,
-        };
-        written.exported.digest = Some(layout::add(layout, parts, report, cancel)?);
+    let mut exported = written.exported;
+    match &request.target {
+        Target::Layout(layout) => {
+            let parts = layout::Parts {
+                layer: (file, request.format),
+                difference: difference.sha256,
+                config: written.config,
+                members: written.beside.end()?,
+            };
+            exported.digest = Some(layout::add(layout, parts, report, cancel)?);
+        }
+        Target::Disk(path, replaces) => {
+            let mut staging = Staging::create(places, &record(name), report, cancel)?;
+            let part = disk::write((path, *replaces), file, written.beside, &staging.tree(), report, cancel)?;
+            staging.discard()?;
+            exported.sha256 = part.sha256;
+        }
+        Target::Stdout | Target::File(..) => {}
     }
-    Ok(written.exported)
+    Ok(exported)
+}
+
+/// What goes beside the tree, where that is no part of the same archive.
+struct Beside {
+    /// The members, as a tar without its end.
+    members: Vec<u8>,
+    manifest: Manifest,
+    /// When the tree was changed last, in seconds.
+    newest: i64,
+}
+
+impl Beside {
+    /// The whole tar, the manifest at its end.
+    fn end(mut self) -> Result<Vec<u8>, OpError> {
+        self.members.extend(member(MANIFEST, &json(&self.manifest)?));
+        self.members.extend([0; 2 * BLOCK]);
+        Ok(self.members)
+    }
 }
 
 /// What is known when the tree is written.
@@ -198,8 +238,7 @@ struct Written {
     exported: Exported,
     /// Of an image: what it starts.
     config: serde_json::Value,
-    /// Of an image: what goes beside the tree, as a tar.
-    members: Vec<u8>,
+    beside: Beside,
 }
 
 /// The copy that is made to be read, and then removed.
@@ -223,6 +262,7 @@ fn write(
 ) -> Result<Written, OpError> {
     report.phase(&format!("exporting {}", request.name));
     let is_layer = matches!(request.target, Target::Layout(_));
+    let is_apart = is_layer || matches!(request.target, Target::Disk(..));
     let copied = AtomicU64::new(0);
     cp::deep(&copied, &|| true, report, cancel, |cancel| {
         cp::raise_descriptors();
@@ -257,7 +297,7 @@ fn write(
         let first = (ABOUT.to_owned(), json(&about)?);
         let mut beside = Vec::new();
         for (path, bytes) in std::iter::once(&first).chain(members) {
-            if is_layer {
+            if is_apart {
                 beside.extend(member(path, bytes));
             } else {
                 pack.member(path, bytes)?;
@@ -266,21 +306,21 @@ fn write(
         }
         flushed(&mut pack)?;
         pack.out.get_mut().begin_sum();
-        pack.tree(&found, if is_layer { b"." } else { TREE.as_bytes() })?;
+        pack.tree(&found, if is_apart { b"." } else { TREE.as_bytes() })?;
         flushed(&mut pack)?;
         let tree = pack.out.get_ref().sum();
         let sha256 = tree.sha256.clone();
         parts.insert(TREE.to_owned(), tree);
-        let manifest = json(&Manifest { about, parts })?;
+        let manifest = Manifest { about, parts };
         let mut config = serde_json::Value::Null;
         if is_layer {
-            beside.extend(member(MANIFEST, &manifest));
-            beside.extend([0; 2 * BLOCK]);
             config = image::config(&Root::open(image)?, members);
-        } else {
-            pack.member(MANIFEST, &manifest)?;
+        }
+        if !is_apart {
+            pack.member(MANIFEST, &json(&manifest)?)?;
         }
         pack.end()?;
+        let newest = pack.newest;
         let exported = Exported {
             tree: pack.done,
             settings: members.iter().map(|(path, _)| path.clone()).collect(),
@@ -290,7 +330,11 @@ fn write(
         Ok(Written {
             exported,
             config,
-            members: beside,
+            beside: Beside {
+                members: beside,
+                manifest,
+                newest,
+            },
         })
     })
 }

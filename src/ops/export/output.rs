@@ -89,6 +89,8 @@ pub enum Target {
     File(PathBuf, bool),
     /// An OCI layout, which may have other images.
     Layout(Layout),
+    /// A disk image; whether one that is there is replaced.
+    Disk(PathBuf, bool),
 }
 
 impl Target {
@@ -97,7 +99,7 @@ impl Target {
     pub fn label(&self) -> &Path {
         match self {
             Self::Stdout => Path::new(STDOUT),
-            Self::File(path, _) => path,
+            Self::File(path, _) | Self::Disk(path, _) => path,
             Self::Layout(layout) => &layout.directory,
         }
     }
@@ -106,7 +108,7 @@ impl Target {
     pub(super) fn check(&self) -> Result<(), OpError> {
         let (path, replaces) = match self {
             Self::Stdout => return Ok(()),
-            Self::File(path, replaces) => (path, replaces),
+            Self::File(path, replaces) | Self::Disk(path, replaces) => (path, replaces),
             Self::Layout(layout) => return layout.check(),
         };
         let refused = |message, hint: &str| {
@@ -164,7 +166,7 @@ impl Output {
                 .as_fd()
                 .try_clone_to_owned()
                 .map(|fd| Hidden::Stdout(fd.into())),
-            Target::File(path, _) => hidden(directory_of(path)),
+            Target::File(path, _) | Target::Disk(path, _) => hidden(directory_of(path)),
             Target::Layout(layout) => hidden(layout.room()),
         };
         let file = file.map_err(OpError::path("write", label))?;
@@ -192,7 +194,7 @@ impl Output {
         part(sum, size)
     }
 
-    /// Writes the end, and has the file be seen; that of a layout is not seen yet.
+    /// Writes the end, and has the file be seen; that of a layout or a disk image is not seen yet.
     pub(super) fn finish(self) -> Result<Hidden, OpError> {
         let label = self.target.label();
         let ended = match self.encoder {
@@ -205,20 +207,7 @@ impl Output {
         let Target::File(path, replaces) = &self.target else {
             return Ok(self.file);
         };
-        let shown = self.file.file().sync_all().and_then(|()| {
-            Ok(match self.file {
-                Hidden::Stdout(file) => Hidden::Stdout(file),
-                Hidden::Unnamed(file) => {
-                    name(&file, path, *replaces)?;
-                    Hidden::Unnamed(file)
-                }
-                Hidden::Named(file) if *replaces => Hidden::Unnamed(file.persist(path)?),
-                Hidden::Named(file) => Hidden::Unnamed(file.persist_noclobber(path)?),
-            })
-        });
-        let shown = shown.map_err(OpError::path("write", path))?;
-        crate::ops::create::sync_directory(directory_of(path))?;
-        Ok(shown)
+        self.file.show(path, *replaces)
     }
 }
 
@@ -286,7 +275,7 @@ pub(super) fn directory_of(path: &Path) -> &Path {
 }
 
 /// A file in that directory of which nothing is seen yet. It will hold what only root may read.
-fn hidden(directory: &Path) -> io::Result<Hidden> {
+pub(super) fn hidden(directory: &Path) -> io::Result<Hidden> {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     match openat(CWD, directory, flags, Mode::RUSR | Mode::WUSR) {
         Ok(fd) => Ok(Hidden::Unnamed(fd.into())),
@@ -299,6 +288,24 @@ fn hidden(directory: &Path) -> io::Result<Hidden> {
 }
 
 impl Hidden {
+    /// Has it be seen, all of it on the disk.
+    pub(super) fn show(self, path: &Path, replaces: bool) -> Result<Self, OpError> {
+        let shown = self.file().sync_all().and_then(|()| {
+            Ok(match self {
+                Self::Stdout(file) => Self::Stdout(file),
+                Self::Unnamed(file) => {
+                    name(&file, path, replaces)?;
+                    Self::Unnamed(file)
+                }
+                Self::Named(file) if replaces => Self::Unnamed(file.persist(path)?),
+                Self::Named(file) => Self::Unnamed(file.persist_noclobber(path)?),
+            })
+        });
+        let shown = shown.map_err(OpError::path("write", path))?;
+        crate::ops::create::sync_directory(directory_of(path))?;
+        Ok(shown)
+    }
+
     pub(super) fn file(&self) -> &File {
         match self {
             Self::Stdout(file) | Self::Unnamed(file) => file,

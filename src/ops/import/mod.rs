@@ -5,7 +5,7 @@
 //! Nothing is visible before all sums fit.
 
 mod foreign;
-mod image;
+pub(super) mod image;
 mod incus;
 pub(super) mod layout;
 mod lxc;
@@ -118,9 +118,9 @@ struct Found {
 /// If the file cannot be read, or its name is no machine's.
 pub fn name_of(source: &Source, cancel: &Cancel) -> Result<MachineName, OpError> {
     let (mut archive, path) = (Archive::new(true), source.label());
-    let bundle = match source {
-        Source::Layout(text, _) => image::settings(text, &mut archive, cancel)?,
-        _ => bundle::read(source.open()?, path, None, &mut archive, &(), cancel).map_err(SourceError::from)?,
+    let bundle = match image::glance(source, &mut archive, cancel)? {
+        Some(bundle) => bundle,
+        None => bundle::read(source.open()?, path, None, &mut archive, &(), cancel).map_err(SourceError::from)?,
     };
     let former = match archive.kind {
         Some(Kind::Machinist) => Some(about(&bundle).map_err(|error| unfit(source, &error))?.name),
@@ -338,14 +338,13 @@ fn receive(
 ) -> Result<Found, OpError> {
     let source = &request.source;
     let mut archive = Archive::new(false);
-    let (read, is_image) = match source {
-        Source::Layout(text, _) => (image::read(text, target, &mut archive, report, cancel), true),
-        _ => {
-            let read = bundle::read(source.open()?, source.label(), target, &mut archive, report, cancel);
-            (read.map_err(SourceError::from), false)
-        }
+    let image = image::receive(source, target, &places.machines, &mut archive, report, cancel)?;
+    let is_image = image.is_some();
+    let bundle = match image {
+        Some(bundle) => bundle,
+        None => bundle::read(source.open()?, source.label(), target, &mut archive, report, cancel)
+            .map_err(|error| SourceError::from(error).full_at(&places.machines))?,
     };
-    let bundle = read.map_err(|error| error.full_at(&places.machines))?;
     // An image is nothing else: it has come so far only with what is said of it.
     let kind = archive.kind.filter(|_| !is_image);
     let kind = kind.unwrap_or(if is_image { Kind::Machinist } else { Kind::Tar });

@@ -34,6 +34,15 @@ pub enum DiskError {
         /// What its first bytes tell, if anything: "a web page".
         looks_like: Option<&'static str>,
     },
+    /// A disk image that is no exported machine.
+    #[error(
+        "disk image '{}' is no machine that `machinist export` wrote: nothing in it says what machine it was",
+        shown(image)
+    )]
+    NotExported {
+        /// The image.
+        image: PathBuf,
+    },
     /// Its partition table cannot be believed.
     #[error("the partition table of '{}' is damaged: {what}", shown(image))]
     Table {
@@ -207,6 +216,10 @@ impl DiskError {
             Self::TooLarge { .. } => {
                 vec!["nothing is left of it; have it take more with a larger `--max-size`".to_owned()]
             }
+            Self::NotExported { image } => vec![format!(
+                "of an image that others made, `machinist create NAME {}` makes a machine",
+                file(image)
+            )],
             Self::NotKept { .. } => vec!["unpack it into a directory: `--extract`".to_owned()],
             Self::NotDisk {
                 image,

@@ -7,6 +7,7 @@
 
 mod content;
 mod error;
+pub mod exported;
 mod image;
 mod iso;
 mod kept;
@@ -21,6 +22,7 @@ use std::path::Path;
 
 pub use error::{DiskError, MountError, Qcow2Problem};
 pub use kept::Kept;
+pub(crate) use table::native_root;
 
 use image::{Image, unreadable};
 

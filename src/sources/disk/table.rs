@@ -26,6 +26,8 @@ pub(super) struct Partition {
     pub(super) range: Range<u64>,
     /// Whether its type says that it is the root of this processor's systems.
     pub(super) is_root: bool,
+    /// Its type in a GPT.
+    pub(super) kind: Option<u128>,
     /// Its name in the table; an MBR has none.
     pub(super) name: String,
 }
@@ -126,6 +128,7 @@ fn gpt(image: &File, size: u64, header: &[u8], sector: u64) -> Result<Vec<Partit
             number,
             range,
             is_root: native_root() == Some(guid(&entry[..16])),
+            kind: Some(guid(&entry[..16])),
             name: utf16(&entry[56..128]),
         });
     }
@@ -142,7 +145,7 @@ fn guid(bytes: &[u8]) -> u128 {
 }
 
 /// The type of a root partition for this processor, see the Discoverable Partitions Specification.
-fn native_root() -> Option<u128> {
+pub(crate) fn native_root() -> Option<u128> {
     let known: &[(&str, u128)] = &[
         ("x86_64", 0x4f68_bce3_e8cd_4db1_96e7_fbca_f984_b709),
         ("x86", 0x4447_9540_f297_41b2_9af7_d131_d5f0_458a),
@@ -207,6 +210,7 @@ fn mbr(image: &File, size: u64, entries: &[Entry]) -> Result<Vec<Partition>, Tab
         number,
         range: entry.range(base),
         is_root: false,
+        kind: None,
         name: String::new(),
     };
     let mut partitions = Vec::new();

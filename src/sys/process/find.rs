@@ -15,6 +15,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("debootstrap", "debootstrap"),
     ("gpgv", "gpgv"),
     ("journalctl", "systemd"),
+    ("mke2fs", "e2fsprogs"),
     ("mmdebstrap", "mmdebstrap"),
     ("nft", "nftables"),
     ("pkttyagent", "polkitd"),

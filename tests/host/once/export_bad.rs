@@ -233,7 +233,7 @@ fn what_cannot_be_exported_is_refused() {
     machinist(["export", "no-such-machine", &file])
         .status(3)
         .stderr_has("no machine or image");
-    machinist(["export", name, &shelf.path("a.raw")])
+    machinist(["export", name, &shelf.path("a.zip")])
         .status(2)
         .stderr_has("its name does not say");
     machinist(["export", name, &shelf.path("none/a.tar")])

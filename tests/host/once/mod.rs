@@ -9,6 +9,7 @@ mod disk_bad;
 mod exec_caller;
 mod exec_faults;
 mod export_bad;
+mod export_disk_bad;
 mod export_oci_bad;
 mod images;
 mod kill;
