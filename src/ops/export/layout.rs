@@ -5,15 +5,14 @@
 //! and that is replaced at once: whenever this ends, the layout is what it was, or has the image. It may be anybody's: nothing of it
 //! is reached but through its root.
 
+use std::cell::Cell;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::Duration;
 
-use rustix::fs::{AtFlags, CWD, FlockOperation, OFlags, RenameFlags, flock, linkat, renameat, renameat_with, unlinkat};
+use rustix::fs::{AtFlags, CWD, OFlags, RenameFlags, linkat, renameat, renameat_with, unlinkat};
 use rustix::io::Errno;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -21,8 +20,9 @@ use sha2::{Digest as _, Sha256};
 use super::output::{Format, Hidden, directory_of, part_of};
 use crate::machine::manifest::{ARTIFACT, ARTIFACT_LAYER, Part};
 use crate::machine::{Cancel, Report};
-use crate::ops::OpError;
 use crate::ops::create::sync_directory;
+use crate::ops::lock::Lock;
+use crate::ops::{OpError, Places};
 use crate::sources::oci::{is_tag, split_layout};
 use crate::sources::sum::Sum;
 use crate::sys::files::{Root, magic_link, shown, temporary_name};
@@ -44,8 +44,11 @@ const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
 /// What stands for a configuration where there is none.
 const EMPTY: (&str, &[u8]) = ("application/vnd.oci.empty.v1+json", b"{}");
-/// How often another writer is looked after.
-const PATIENCE: Duration = Duration::from_millis(50);
+/// How much is looked at of what others say that we have made: so many manifests, of so many bytes at most.
+const ARTIFACTS_MAX: usize = 1000;
+const ARTIFACT_MAX: u64 = 64 << 10;
+/// How what is not ready yet is called.
+const HIDDEN: &str = ".#machinist-";
 /// Bytes that are added up at once.
 const PIECE: usize = 256 << 10;
 
@@ -114,7 +117,13 @@ impl Layout {
     /// Refuses what is no layout, and a tag that is taken.
     pub(super) fn check(&self) -> Result<(), OpError> {
         match fs::metadata(&self.directory) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => match self.directory.symlink_metadata() {
+                Ok(_) => Err(refused(
+                    format!("'{}' is a link to nothing", shown(&self.directory)),
+                    "choose another name for the layout",
+                )),
+                Err(_) => Ok(()),
+            },
             Err(error) => Err(OpError::path("look at", &self.directory)(error)),
             Ok(found) if !found.is_dir() => Err(refused(
                 format!("'{}' exists already, and is no directory", shown(&self.directory)),
@@ -138,7 +147,8 @@ impl Layout {
         let version = match root.read(VERSION, MAX_DOCUMENT) {
             Err(error) if error.is_not_found() => {
                 // A directory that is being made one, or is empty.
-                if !root.list("")?.iter().all(|name| name == "blobs") {
+                let is_ours = |name: &std::ffi::OsString| name.as_encoded_bytes().starts_with(HIDDEN.as_bytes());
+                if !root.list("")?.iter().all(|name| name == "blobs" || is_ours(name)) {
                     return Err(no_layout("it has no file 'oci-layout', and is not empty"));
                 }
                 return Ok(json!({"schemaVersion": 2, "manifests": []}));
@@ -182,13 +192,13 @@ impl Layout {
     /// The digest of the image that something of ours speaks of.
     fn subject(root: &Root, artifact: &Value) -> Option<Value> {
         let digest: Sum = artifact["digest"].as_str()?.strip_prefix("sha256:")?.parse().ok()?;
-        let bytes = root.read(format!("{BLOBS}/{digest}"), MAX_DOCUMENT).ok()?;
+        let bytes = root.read(format!("{BLOBS}/{digest}"), ARTIFACT_MAX).ok()?;
         let manifest: Value = serde_json::from_slice(&bytes).ok()?;
         Some(manifest["subject"]["digest"].clone())
     }
 
     /// The index with the image in it, in place of another of that name.
-    fn with_image(&self, root: &Root, image: &Value, artifact: &Value) -> Result<Value, OpError> {
+    fn with_image(&self, root: &Root, image: &Value, artifact: &Value, cancel: &Cancel) -> Result<Value, OpError> {
         let former = self.read(root)?;
         let all = former["manifests"].as_array().cloned().unwrap_or_default();
         let kept = |digest: &Value| {
@@ -196,8 +206,15 @@ impl Layout {
                 .any(|one| one["digest"] == *digest && one["annotations"][REF_NAME] != self.tag.as_str())
         };
         // Without its image it says nothing; of one that stays so does what is said.
-        let is_orphan = |one: &Value| Self::subject(root, one).is_some_and(|subject| !kept(&subject));
+        let looked_at = Cell::new(0);
+        let is_orphan = |one: &Value| {
+            looked_at.set(looked_at.get() + 1);
+            looked_at.get() <= ARTIFACTS_MAX
+                && !cancel.is_cancelled()
+                && Self::subject(root, one).is_some_and(|subject| !kept(&subject))
+        };
         let mut index = self.take_tag(former, &is_orphan)?;
+        cancel.check()?;
         if let Some(manifests) = index["manifests"].as_array_mut() {
             manifests.push(image.clone());
             manifests.retain(|one| one["digest"] != artifact["digest"]);
@@ -217,7 +234,13 @@ fn bytes_of(document: &Value) -> Vec<u8> {
 }
 
 /// Adds the image to the layout, and tells its digest.
-pub(super) fn add(layout: &Layout, parts: Parts, report: &dyn Report, cancel: &Cancel) -> Result<String, OpError> {
+pub(super) fn add(
+    layout: &Layout,
+    parts: Parts,
+    places: &Places,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<String, OpError> {
     let (layer, format) = parts.layer;
     report.phase("adding up the layer");
     let whole = sum_of(layer.file(), cancel).map_err(|error| match cancel.check() {
@@ -262,16 +285,19 @@ pub(super) fn add(layout: &Layout, parts: Parts, report: &dyn Report, cancel: &C
     referrer["artifactType"] = ARTIFACT.into();
     let blobs = [EMPTY.1, &config, &members, &image, &artifact];
     report.phase("writing the image");
+    let parent = layout.parent();
+    let lock = |directory: &Path| lock(directory, places, report, cancel);
+    // Of two that would make it the later one adds to it.
+    let _making = (!layout.directory.is_dir()).then(|| lock(parent)).transpose()?;
     if layout.directory.is_dir() {
-        let root = Root::open(&layout.directory)?;
-        let _lock = lock(&root, &layout.directory, cancel)?;
-        fill(layout, &root, (layer, &whole), &blobs, (&named, &referrer))?;
+        let _adding = lock(&layout.directory)?;
+        let root = Root::open(&layout.directory)?.owned_by(0, 0);
+        fill(layout, &root, (layer, &whole), &blobs, (&named, &referrer), cancel)?;
     } else {
-        let parent = layout.parent();
-        let staged = tempfile::Builder::new().prefix(".#machinist-").tempdir_in(parent);
+        let staged = tempfile::Builder::new().prefix(HIDDEN).tempdir_in(parent);
         let staged = staged.map_err(OpError::path("create a directory in", parent))?;
-        let root = Root::open(staged.path())?;
-        fill(layout, &root, (layer, &whole), &blobs, (&named, &referrer))?;
+        let root = Root::open(staged.path())?.owned_by(0, 0);
+        fill(layout, &root, (layer, &whole), &blobs, (&named, &referrer), cancel)?;
         renameat_with(CWD, staged.path(), CWD, &layout.directory, RenameFlags::NOREPLACE)
             .map_err(|errno| OpError::path("create", &layout.directory)(errno.into()))?;
         // It has another name by now: there is nothing left to be removed.
@@ -296,19 +322,27 @@ fn sum_of(file: &File, cancel: &Cancel) -> io::Result<Part> {
     }
 }
 
-/// Holds off others of us: what `index.json` says is read and written.
-fn lock(root: &Root, directory: &Path, cancel: &Cancel) -> Result<OwnedFd, OpError> {
-    let failed = |errno: Errno| OpError::path("lock", directory)(errno.into());
-    let fd = root
-        .open_at(Path::new(""), OFlags::RDONLY | OFlags::DIRECTORY)
-        .map_err(failed)?;
-    loop {
-        cancel.check()?;
-        match flock(&fd, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK | Errno::INTR) => thread::sleep(PATIENCE),
-            locked => return locked.map(|()| fd).map_err(failed),
+/// Holds off others of us: what `index.json` says is read and written. A lock in the directory itself anybody could take who may
+/// read it.
+fn lock(directory: &Path, places: &Places, report: &dyn Report, cancel: &Cancel) -> Result<Lock, OpError> {
+    let found = fs::metadata(directory).map_err(OpError::path("look at", directory))?;
+    // No machine is called so.
+    let name = format!(".layout-{:x}-{:x}", found.dev(), found.ino());
+    Lock::wait_saying_why(&places.runtime, &name, "writes an image there", report, cancel)
+}
+
+/// Removes what one of us that was killed had not given a name yet. To be called with the lock, under which alone such files are made;
+/// those that are made without it have shorter names.
+fn sweep(root: &Root) -> Result<(), OpError> {
+    let length = temporary_name(VERSION.as_ref()).len();
+    for directory in ["", BLOBS] {
+        for name in root.list(directory)? {
+            if name.len() == length && name.as_encoded_bytes().starts_with(HIDDEN.as_bytes()) {
+                root.remove_file(Path::new(directory).join(name))?;
+            }
         }
     }
+    Ok(())
 }
 
 /// Writes the blobs, and then the index; takes the blobs back if that fails.
@@ -318,10 +352,12 @@ fn fill(
     layer: (Hidden, &Part),
     blobs: &[&[u8]],
     (named, referrer): (&Value, &Value),
+    cancel: &Cancel,
 ) -> Result<(), OpError> {
     // Again: somebody may have been faster.
-    layout.with_image(root, named, referrer)?;
+    layout.with_image(root, named, referrer, cancel)?;
     root.create_dir_all(BLOBS, 0o755)?;
+    sweep(root)?;
     let directory = root.open_at(Path::new(BLOBS), OFlags::RDONLY | OFlags::DIRECTORY);
     let directory = directory.map_err(|errno| OpError::path("open", layout.directory.join(BLOBS))(errno.into()))?;
     let mut made = Vec::new();
@@ -329,8 +365,13 @@ fn fill(
         for bytes in blobs {
             let name = part_of(bytes).sha256;
             let path = format!("{BLOBS}/{name}");
+            // Others may have it too, as that of `{}`: it stays as it is.
+            if root.read(&path, bytes.len() as u64).is_ok_and(|found| found == *bytes) {
+                continue;
+            }
             let is_new = root.kind(&path)?.is_none();
-            root.write(&path, bytes, BLOB_MODE)?;
+            let mode = if *bytes == EMPTY.1 { MODE } else { BLOB_MODE };
+            root.write(&path, bytes, mode)?;
             if is_new {
                 made.push(name);
             }
@@ -342,7 +383,7 @@ fn fill(
         }
         rustix::fs::fsync(&directory)
             .map_err(|errno| OpError::path("write", layout.directory.join(BLOBS))(errno.into()))?;
-        let index = bytes_of(&layout.with_image(root, named, referrer)?);
+        let index = bytes_of(&layout.with_image(root, named, referrer, cancel)?);
         if root.kind(VERSION)?.is_none() {
             root.write(VERSION, br#"{"imageLayoutVersion":"1.0.0"}"#, MODE)?;
         }

@@ -190,6 +190,8 @@ pub fn export(
             written
         }
     };
+    // What follows is of the copy.
+    drop(image_lock);
     report.phase("writing to disk");
     let difference = output.sum();
     let file = output.finish()?;
@@ -202,12 +204,15 @@ pub fn export(
                 config: written.config,
                 members: written.beside.end()?,
             };
-            exported.digest = Some(layout::add(layout, parts, report, cancel)?);
+            exported.digest = Some(layout::add(layout, parts, places, report, cancel)?);
         }
         Target::Disk(path, replaces) => {
             let mut staging = Staging::create(places, &record(name), report, cancel)?;
             let part = disk::write((path, *replaces), file, written.beside, &staging.tree(), report, cancel)?;
-            staging.discard()?;
+            // The image is there, whatever becomes of what it was made of: the next call sweeps that.
+            if let Err(error) = staging.discard() {
+                report.warn(&error.to_string());
+            }
             exported.sha256 = part.sha256;
         }
         Target::Stdout | Target::File(..) => {}

@@ -108,7 +108,7 @@ fn read_disk(
     report: &dyn Report,
     cancel: &Cancel,
 ) -> Result<Option<Bundle>, SourceError> {
-    let Some(disk) = Disk::open(file, path, place)? else {
+    let Some(mut disk) = Disk::open(file, path, place)? else {
         return Ok(None);
     };
     let mut bundle = read_settings(&disk.settings, archive, report, cancel)?;
@@ -119,6 +119,8 @@ fn read_disk(
     if let Some(target) = target.filter(|_| super::check_sums(&bundle).is_ok()) {
         std::fs::remove_dir(target).map_err(|error| SourceError::io("remove", target, error))?;
         disk.extract(target, report, cancel)?;
+        // Again: the file may be written to meanwhile.
+        bundle.tree = Some(disk.sum(cancel)?);
     }
     Ok(Some(bundle))
 }

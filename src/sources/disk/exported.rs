@@ -94,7 +94,7 @@ impl Exported {
     }
 
     /// Copies its tree to `target`, which must not exist.
-    pub fn extract(mut self, target: &Path, report: &dyn Report, cancel: &Cancel) -> Result<(), SourceError> {
+    pub fn extract(&mut self, target: &Path, report: &dyn Report, cancel: &Cancel) -> Result<(), SourceError> {
         let root = root::open(&mut self.image, Some(self.number), cancel)?;
         let source = magic_link(root.as_fd());
         let source = Path::new(&source);

@@ -100,6 +100,7 @@ fn files() -> (Vec<PathBuf>, bool) {
 pub(super) fn find(reference: &Reference, report: &dyn Report, cancel: &Cancel) -> Result<Option<Login>, SourceError> {
     let (files, is_named) = files();
     find_in(&files, is_named, reference, &mut |name, server| {
+        report.phase(&format!("asking {} for credentials", printable(&helper::program(name))));
         match helper::ask(name, server, cancel) {
             Ok(login) => Ok(Some(login)),
             Err(Nothing::Unknown) => Ok(None),

@@ -32,7 +32,7 @@ const TOKEN: &str = "<token>";
 
 /// What of our environment they may need, by the beginnings of names: where the keys are, who asks a person for them, and how
 /// to reach the cloud.
-const ENVIRONMENT: [&str; 20] = [
+const ENVIRONMENT: [&str; 21] = [
     "HOME",
     "USER",
     "LOGNAME",
@@ -53,6 +53,7 @@ const ENVIRONMENT: [&str; 20] = [
     "https_proxy",
     "HTTPS_PROXY",
     "NO_PROXY",
+    "no_proxy",
 ];
 
 /// Why there is nothing.

@@ -138,9 +138,34 @@ fn an_image_that_cannot_be_written_leaves_the_layout_as_it_was() {
         run("umoci", ["ls", "--layout", &layout]).ok().stdout_is("web\n");
         machinist(["import", "--dry-run", &image, &other.name]).ok();
     }
+    // What it may leave goes with the next one.
+    let left = Path::new(&layout).join("blobs/sha256/.#machinist-0123456789abcdef");
+    fs::write(&left, "").unwrap();
     machinist(["export", "--force", name, &image]).ok();
+    assert!(!left.exists());
     run("umoci", ["gc", "--layout", &layout]).ok();
     assert_eq!(sums(&layout).lines().count(), 8, "{}", sums(&layout));
     machinist(["import", &image, &other.name]).ok();
     assert_eq!(fs::read_to_string(other.image().join("etc/step")).unwrap(), "7");
+}
+
+#[test]
+fn whoever_else_uses_a_layout_holds_up_nothing_and_loses_nothing() {
+    let _host = shared();
+    let (one, two) = (Guest::busybox("eoone"), Guest::busybox("eotwo"));
+    let shelf = Shelf::new(&one);
+    let layout = shelf.path("l");
+    // Of two that make it one adds to what the other has made.
+    let both = "machinist export \"$1\" \"oci:$3:one\" & machinist export \"$2\" \"oci:$3:two\"; wait $!
+        umoci ls --layout \"$3\" | sort";
+    sh(both, [&one.name, &two.name, &layout]).ok().stdout_is("one\ntwo\n");
+    // A blob that others may have, too, and a lock that anybody could take.
+    let shared = "empty=$1/blobs/sha256/$(printf {} | sha256sum | cut -c -64); chmod 640 \"$empty\"
+        flock \"$1\" machinist export \"$2\" \"oci:$1:three\"; stat -c %a \"$empty\"";
+    sh(shared, [&layout, &one.name]).ok().stdout_has("640\n");
+    let nowhere = shelf.path("nowhere");
+    std::os::unix::fs::symlink("none", &nowhere).unwrap();
+    machinist(["export", &one.name, &format!("oci:{nowhere}")])
+        .status(1)
+        .stderr_has("is a link to nothing");
 }
