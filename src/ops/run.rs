@@ -115,7 +115,8 @@ pub struct Launched {
 /// # Errors
 /// [`OpError::Option`] for settings that systemd does not take.
 pub async fn launch(bus: &Bus, request: &Request, pipe: Option<OwnedFd>, places: &Places) -> Result<Launched, OpError> {
-    let settings = settings(request, bus.systemd_version().await?, places)?;
+    let systemd = bus.systemd_version().await?;
+    let settings = settings(request, systemd, places)?;
     let of_machine = bus.unit_state(&request.like.unit()).await?;
     let mut properties = inherited(&of_machine);
     for (name, setting) in limit_properties(&request.limits, &crate::sys::bus::Properties::default()) {
@@ -128,7 +129,7 @@ pub async fn launch(bus: &Bus, request: &Request, pipe: Option<OwnedFd>, places:
         properties.extend(limit.map(|limit| ("TimeoutStopUSec".to_owned(), limit)));
     }
     let words = command_line(request, &settings);
-    properties.extend(of_unit(request, words, pipe, places));
+    properties.extend(of_unit(request, words, pipe, systemd, places));
     if request.boots && is_kept(bus).await? {
         properties.retain(|(known, _)| known != "StandardOutput");
         properties.extend(with_console(&request.name));

@@ -10,8 +10,8 @@ use nix::sys::signal::Signal;
 
 use crate::sources::{Work, is_nowhere};
 use crate::support::{
-    Guest, Running, There, agree, machinist, make_busybox_image, run, sh, shared, unique, unit_property, wait_until,
-    write_program,
+    Guest, Running, There, agree, machinist, make_busybox_image, run, sh, shared, systemd_version, unique,
+    unit_property, wait_until, write_program,
 };
 
 /// What the image starts: it tells how it was started, and ends when it is asked to.
@@ -202,6 +202,15 @@ fn a_command_runs_in_an_image_as_its_program_would() {
     let guest = Guest::named(name);
     let running = machinist(["run", &source(":app"), "--name", &guest.name]).spawn();
     has_said(&guest);
+    // Where systemd reads again what it has written of the unit, it is the same: it may do so before it starts it.
+    if systemd_version() >= 257 {
+        run("systemctl", ["daemon-reload"]).ok();
+        let unit = format!("machinist-run-{}.service", guest.name);
+        let start = run("systemctl", ["show", "-p", "ExecStart", "--value", &unit])
+            .ok()
+            .stdout;
+        assert!(start.contains("exec \"$@\"") && !start.contains("$$"), "{start}");
+    }
     running.signal(Signal::SIGTERM);
     assert_eq!(running.wait().status, 0);
     agree(&guest.name, There::Nowhere);

@@ -13,7 +13,7 @@ use crate::nspawn::settings::Settings;
 use crate::nspawn::switches::switches_of;
 use crate::nspawn::users::PrivateUsers;
 use crate::ops::Places;
-use crate::sys::bus::systemd1::{Property, Setting, UnitState, command};
+use crate::sys::bus::systemd1::{Property, Setting, UnitState, command, exec_start};
 use crate::sys::staging::{REBOOT, hold_words, vanish_words};
 use crate::unit::console;
 
@@ -142,7 +142,13 @@ pub(super) fn inherited(machine: &UnitState) -> Vec<Property> {
 }
 
 /// What makes it a machine's unit, as systemd-nspawn@.service is; nothing in its command line is expanded.
-pub(super) fn of_unit(request: &Request, words: Vec<String>, pipe: Option<OwnedFd>, places: &Places) -> Vec<Property> {
+pub(super) fn of_unit(
+    request: &Request,
+    words: Vec<String>,
+    pipe: Option<OwnedFd>,
+    systemd: u32,
+    places: &Places,
+) -> Vec<Property> {
     let description = format!("Container {}, by machinist run", request.name);
     let (program, words) = program(request, words, places);
     let mut properties: Vec<Property> = vec![
@@ -153,7 +159,7 @@ pub(super) fn of_unit(request: &Request, words: Vec<String>, pipe: Option<OwnedF
         // It is forgotten at its end, and not before we have seen why it failed.
         ("CollectMode".to_owned(), "inactive-or-failed".into()),
         ("AddRef".to_owned(), true.into()),
-        ("ExecStart".to_owned(), command(&program, &words)),
+        exec_start(&program, &words, systemd),
         // What systemd-nspawn has to say. Nothing of the host's that the machine could change.
         ("StandardOutput".to_owned(), "journal".into()),
         ("StandardError".to_owned(), "journal".into()),

@@ -122,6 +122,20 @@ pub fn command(program: &str, arguments: &[String]) -> Variant<'static> {
     vec![(program.to_owned(), words, false)].into()
 }
 
+/// `ExecStart=` of a transient unit with one command, of which nothing is expanded: its name and value.
+///
+/// From 257 on by the flag, which its file keeps. There a doubled `$` is doubled once more, and comes back so where systemd
+/// reloads before it has started the unit.
+#[must_use]
+pub fn exec_start(program: &str, arguments: &[String], systemd: u32) -> (String, Variant<'static>) {
+    if systemd < 257 {
+        return ("ExecStart".to_owned(), command(program, arguments));
+    }
+    let flags = vec!["no-env-expand".to_owned()];
+    let commands = vec![(program.to_owned(), arguments.to_vec(), flags)];
+    ("ExecStartEx".to_owned(), commands.into())
+}
+
 /// The state of a unit, from one `GetAll` on each of its two interfaces.
 #[derive(Debug, Default)]
 pub struct UnitState {
