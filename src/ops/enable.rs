@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::OpError;
 use super::start::find_image;
 use crate::machine::MachineName;
-use crate::sys::bus::{Bus, BusError, classify, systemd1};
+use crate::sys::bus::{Bus, BusError, InTime as _, classify, systemd1};
 
 /// The target that starts machines at boot.
 const TARGET: &str = "machines.target";
@@ -81,7 +81,12 @@ pub(crate) async fn enable_units(bus: &Bus, names: &[MachineName]) -> Result<(),
 
 async fn link(bus: &Bus, units: &[String], names: &[MachineName]) -> Result<(), OpError> {
     let files: Vec<&str> = units.iter().map(String::as_str).collect();
-    let enabled = bus.manager().await?.enable_unit_files(&files, false, false).await;
+    let enabled = bus
+        .manager()
+        .await?
+        .enable_unit_files(&files, false, false)
+        .in_time()
+        .await;
     enabled.map_err(|error| explain(&error, "enable", names))?;
     reload(bus).await
 }
@@ -92,7 +97,7 @@ pub(crate) async fn disable_units(bus: &Bus, names: &[MachineName]) -> Result<()
     let files: Vec<&str> = units.iter().map(String::as_str).collect();
     // Those of `systemctl enable --runtime`, too.
     for runtime in [false, true] {
-        let disabled = bus.manager().await?.disable_unit_files(&files, runtime).await;
+        let disabled = bus.manager().await?.disable_unit_files(&files, runtime).in_time().await;
         disabled.map_err(|error| explain(&error, "disable", names))?;
     }
     reload(bus).await
@@ -106,7 +111,7 @@ pub fn is_enabled(state: &str) -> bool {
 
 /// Has systemd read its unit files anew.
 pub(crate) async fn reload(bus: &Bus) -> Result<(), OpError> {
-    let reloaded = bus.manager().await?.reload().await;
+    let reloaded = bus.manager().await?.reload().in_time().await;
     reloaded.map_err(|error| classify(&error, systemd1::SERVICE, "reload systemd", "").into())
 }
 

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use super::OpError;
@@ -13,7 +14,7 @@ use super::start::find_running;
 use crate::machine::MachineName;
 use crate::sys::bus::machine1::Registered;
 use crate::sys::bus::systemd1::UnitState;
-use crate::sys::bus::{Bus, classify, systemd1};
+use crate::sys::bus::{Bus, InTime as _, classify, systemd1};
 use crate::sys::freezer::{Group, directory_of, groups_in};
 use crate::sys::guest::Leader;
 use crate::sys::quirks::{Quirk, has};
@@ -22,6 +23,8 @@ use crate::sys::quirks::{Quirk, has};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is looked again: the kernel tells no more than that something has changed.
 const INTERVAL: Duration = Duration::from_millis(5);
+/// How often it is looked whether systemd has done what it has not answered.
+const LOOK: Duration = Duration::from_millis(250);
 /// How much longer than a copy the unit may last that thaws the machine after it.
 const GUARD_ENDS: Duration = Duration::from_secs(2);
 
@@ -210,7 +213,8 @@ pub async fn freeze(bus: &Bus, name: &MachineName) -> Result<Change, OpError> {
 }
 
 async fn freeze_unit(bus: &Bus, name: &MachineName, unit: &str) -> Result<(), OpError> {
-    let Err(error) = bus.manager().await?.freeze_unit(unit).await else {
+    let manager = bus.manager().await?;
+    let Err(error) = answered(bus, unit, "frozen", manager.freeze_unit(unit).in_time()).await? else {
         return Ok(());
     };
     let error = classify(&error, systemd1::SERVICE, &format!("freeze machine '{name}'"), unit);
@@ -221,6 +225,32 @@ async fn freeze_unit(bus: &Bus, name: &MachineName, unit: &str) -> Result<(), Op
         return Err(does_not_stop(name));
     }
     Err(error.into())
+}
+
+/// Waits for systemd's answer to a call that brings a unit into this state of the freezer.
+///
+/// Where it reloads at that moment, it does what it was asked for and forgets to answer: so it is looked whether the state
+/// has been reached, too.
+async fn answered(
+    bus: &Bus,
+    unit: &str,
+    wanted: &str,
+    call: impl Future<Output = zbus::Result<()>>,
+) -> Result<zbus::Result<()>, OpError> {
+    let mut call = pin!(call);
+    let mut was_so = false;
+    loop {
+        if let Ok(answer) = tokio::time::timeout(LOOK, &mut call).await {
+            return Ok(answer);
+        }
+        let state = bus.unit_properties(unit, "Unit", &["FreezerState"]).await?;
+        let is_so = state.string("FreezerState") == wanted;
+        // The answer may have been on its way.
+        if is_so && was_so {
+            return Ok(Ok(()));
+        }
+        was_so = is_so;
+    }
 }
 
 async fn freeze_groups(name: &MachineName, groups: &[Group]) -> Result<(), OpError> {
@@ -319,7 +349,8 @@ pub(super) async fn release(
 
 async fn thaw_unit(bus: &Bus, name: &MachineName, unit: &str) -> Result<(), OpError> {
     let doing = format!("thaw machine '{name}'");
-    let thawed = bus.manager().await?.thaw_unit(unit).await;
+    let manager = bus.manager().await?;
+    let thawed = answered(bus, unit, "running", manager.thaw_unit(unit).in_time()).await?;
     thawed.map_err(|error| classify(&error, systemd1::SERVICE, &doing, unit).into())
 }
 

@@ -8,7 +8,7 @@ use super::boot::{start_failed, wait_for_boot, wait_for_pid1};
 use crate::machine::MachineName;
 use crate::sys::bus::jobs::{Goal, Jobs};
 use crate::sys::bus::machine1::Registered;
-use crate::sys::bus::{Bus, BusError, classify, machine1, systemd1};
+use crate::sys::bus::{Bus, BusError, InTime as _, classify, machine1, systemd1};
 use crate::sys::quirks::{Quirk, has};
 
 /// How `start` waits.
@@ -97,6 +97,7 @@ async fn start_unit(bus: &Bus, jobs: &Jobs, name: &MachineName) -> Result<Starte
         .manager()
         .await?
         .start_unit(&unit, "replace")
+        .in_time()
         .await
         .map_err(|error| match classify(&error, systemd1::SERVICE, &doing, &unit) {
             BusError::NoSuchUnit(_) => no_template().into(),

@@ -13,7 +13,7 @@ use crate::machine::MachineName;
 use crate::sys::bus::jobs::{Goal, Jobs};
 use crate::sys::bus::machine1::Registered;
 use crate::sys::bus::systemd1::{Setting, UnitState};
-use crate::sys::bus::{Bus, BusError, classify, systemd1};
+use crate::sys::bus::{Bus, BusError, InTime as _, classify, systemd1};
 use crate::sys::guest::Leader;
 
 /// How long a forced stop may take before SIGKILL follows.
@@ -286,7 +286,7 @@ async fn take_down(bus: &Bus, jobs: &Jobs, name: &MachineName, running: &Running
 /// A supervisor that was told twice fails, which is what was wanted of it: that failure is nobody's to look into. Nor is
 /// one of a machine that is removed.
 pub(crate) async fn forget_failure(bus: &Bus, unit: &str) -> Result<(), OpError> {
-    let reset = bus.manager().await?.reset_failed_unit(unit).await;
+    let reset = bus.manager().await?.reset_failed_unit(unit).in_time().await;
     match reset.map_err(|error| classify(&error, systemd1::SERVICE, &format!("reset unit {unit}"), unit)) {
         Ok(()) | Err(BusError::NoSuchUnit(_)) => Ok(()),
         Err(error) => Err(error.into()),
@@ -299,6 +299,7 @@ async fn stop_job(bus: &Bus, name: &MachineName, unit: &str) -> Result<String, O
         .manager()
         .await?
         .stop_unit(unit, "replace")
+        .in_time()
         .await
         .map_err(|error| classify(&error, systemd1::SERVICE, &doing, unit))?;
     Ok(job.as_str().to_owned())
@@ -402,7 +403,7 @@ async fn wait_for_init(registered: &Registered, patience: Duration) {
 
 async fn kill_unit(bus: &Bus, name: &MachineName, unit: &str, whom: &str, signal: i32) -> Result<(), OpError> {
     let doing = format!("stop machine '{name}'");
-    match bus.manager().await?.kill_unit(unit, whom, signal).await {
+    match bus.manager().await?.kill_unit(unit, whom, signal).in_time().await {
         Ok(()) => Ok(()),
         Err(error) => match classify(&error, systemd1::SERVICE, &doing, unit) {
             // It went down by itself in between.

@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::support::{
-    Guest, There, agree, holds_within, machine_property, machinist, run, shared, stays, systemd_version, unit_property,
-    wait_until,
+    Guest, There, agree, alone, holds_within, machine_property, machinist, run, sh, shared, stays, systemd_version,
+    unit_property, wait_until,
 };
 
 /// A watchdog that does not take minutes to bite.
@@ -236,19 +236,20 @@ fn a_machine_in_a_unit_with_more_than_itself_is_not_frozen() {
     let _host = shared();
     let name = format!("much-{}", std::process::id());
     let unit = format!("test-{name}.service");
-    // Registered by the very unit that freezes: systemd would hold us, too.
+    // Registered by the very unit that freezes: systemd would hold us, too. In a file: a `$` of a transient unit's command is
+    // another after a reload.
     let script = "sleep 1000 & pid=$!; busctl call org.freedesktop.machine1 /org/freedesktop/machine1 \
-                  org.freedesktop.machine1.Manager RegisterMachine sayssus \"$0\" 0 test container $pid '' >/dev/null; \
-                  status=0; machinist freeze \"$0\" || status=$?; kill $pid; exit $status";
-    let words = ["-q", "--wait", "--pipe", "--unit", &unit, "bash", "-c"];
-    run(
-        "systemd-run",
-        words.iter().chain(&[script.replace('$', "$$").as_str(), name.as_str()]),
-    )
-    .within(Duration::from_secs(60))
-    .status(1)
-    .stderr_has("its unit holds others, too")
-    .stderr_has("systemctl status");
+                  org.freedesktop.machine1.Manager RegisterMachine sayssus \"$1\" 0 test container $pid '' >/dev/null; \
+                  status=0; machinist freeze \"$1\" || status=$?; kill $pid; exit $status";
+    let file = format!("/run/{unit}.sh");
+    fs::write(&file, script).expect("a script");
+    let words = ["-q", "--wait", "--pipe", "--unit", &unit, "bash", &file, &name];
+    let frozen = run("systemd-run", words).within(Duration::from_secs(60)).any();
+    fs::remove_file(&file).expect("the script goes");
+    assert_eq!(frozen.status, 1, "{frozen:?}");
+    frozen
+        .stderr_has("its unit holds others, too")
+        .stderr_has("systemctl status");
 }
 
 #[test]
@@ -305,4 +306,25 @@ fn freezing_needs_permission() {
     .stderr_has("is frozen");
     assert!(is_frozen(&guest));
     machinist(["thaw", &guest.name]).ok();
+}
+
+#[test]
+fn an_answer_that_a_reload_loses_is_not_waited_for() {
+    let _host = alone();
+    let guest = Guest::busybox("icelost");
+    guest.start();
+    let storms =
+        "touch \"$1\"; for _ in $(seq 300); do [ -e \"$1\" ] || break; systemctl daemon-reload; sleep 0.02; done";
+    let mark = format!("/run/{}.storms", guest.name);
+    let storm = sh(storms, [&mark]).spawn();
+    wait_until("systemd reloads", || Path::new(&mark).exists());
+    for _ in 0..10 {
+        for (verb, frozen) in [("freeze", true), ("thaw", false)] {
+            let patient = Duration::from_secs(60);
+            machinist([verb, &guest.name]).within(patient).ok();
+            assert_eq!(is_frozen(&guest), frozen);
+        }
+    }
+    fs::remove_file(&mark).expect("a mark");
+    storm.wait();
 }

@@ -6,7 +6,7 @@ use crate::ops::OpError;
 use crate::ops::enable::reload;
 use crate::ops::needed::why_not_started;
 use crate::sys::bus::jobs::{Goal, Jobs};
-use crate::sys::bus::{Bus, BusError, classify, systemd1};
+use crate::sys::bus::{Bus, BusError, InTime as _, classify, systemd1};
 
 /// Has systemd read anew what there is, if it knows any of these units already. Such a one is stopped: what it has mounted
 /// is what another file of that name said.
@@ -31,7 +31,7 @@ pub async fn read_new(bus: &Bus, units: &[String]) -> Result<(), OpError> {
 pub async fn start(bus: &Bus, units: &[String]) -> Result<(), OpError> {
     let jobs = Jobs::subscribe(bus).await?;
     for unit in units {
-        let job = bus.manager().await?.start_unit(unit, "replace").await;
+        let job = bus.manager().await?.start_unit(unit, "replace").in_time().await;
         let job = job.map_err(|error| classify(&error, systemd1::SERVICE, &format!("start unit {unit}"), unit))?;
         let result = jobs.wait(job.as_str(), unit, Goal::Up).await;
         if let Err(error) = ended_well(unit, "start", &result) {
@@ -61,7 +61,7 @@ pub async fn stop(bus: &Bus, units: &[String]) -> Result<(), OpError> {
     for unit in units {
         let mut tries = 1;
         loop {
-            let job = bus.manager().await?.stop_unit(unit, "replace").await;
+            let job = bus.manager().await?.stop_unit(unit, "replace").in_time().await;
             let job = match job.map_err(|error| classify(&error, systemd1::SERVICE, &format!("stop unit {unit}"), unit))
             {
                 Err(BusError::NoSuchUnit(_)) => break,

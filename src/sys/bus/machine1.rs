@@ -6,7 +6,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::{BoxStream, select_all};
 use zbus::wire::OwnedObjectPath;
 
-use super::{Bus, BusError, Properties, classify};
+use super::{Bus, BusError, InTime as _, Properties, classify};
 
 /// The bus name.
 pub(crate) const NAME: &str = "org.freedesktop.machine1";
@@ -33,8 +33,6 @@ pub(crate) trait Manager {
     fn mark_image_read_only(&self, name: &str, read_only: bool) -> zbus::Result<()>;
     #[zbus(allow_interactive_auth)]
     fn set_image_limit(&self, name: &str, bytes: u64) -> zbus::Result<()>;
-    #[zbus(allow_interactive_auth)]
-    fn terminate_machine(&self, name: &str) -> zbus::Result<()>;
     #[zbus(allow_interactive_auth)]
     fn open_machine_shell(
         &self,
@@ -193,6 +191,7 @@ impl Bus {
         let machined = self.machined().await?;
         let registered = machined
             .register_machine(name, &[], "machinist", class, leader, "")
+            .in_time()
             .await;
         registered
             .map(drop)
@@ -202,7 +201,7 @@ impl Bus {
     /// Has machined forget a machine, which goes on.
     pub(crate) async fn unregister_machine(&self, name: &str) -> Result<(), BusError> {
         let doing = format!("unregister machine '{name}'");
-        let gone = self.machined().await?.unregister_machine(name).await;
+        let gone = self.machined().await?.unregister_machine(name).in_time().await;
         gone.map_err(|error| classify(&error, SERVICE, &doing, name))
     }
 
@@ -239,6 +238,7 @@ impl Bus {
         self.machined()
             .await?
             .kill_machine(name, whom, signal)
+            .in_time()
             .await
             .map_err(|error| classify(&error, SERVICE, &doing, name))
     }
@@ -257,6 +257,7 @@ impl Bus {
             .machined()
             .await?
             .open_machine_shell(name, user, path, args, environment)
+            .in_time()
             .await
             .map_err(|error| classify(&error, SERVICE, &doing, name))?;
         Ok(master.into())
@@ -265,7 +266,7 @@ impl Bus {
     /// Has the machine's systemd ask for a login on a new terminal; returns the terminal's master.
     pub async fn open_machine_login(&self, name: &str) -> Result<OwnedFd, BusError> {
         let doing = format!("open a login in machine '{name}'");
-        let opened = self.machined().await?.open_machine_login(name).await;
+        let opened = self.machined().await?.open_machine_login(name).in_time().await;
         let (master, _) = opened.map_err(|error| classify(&error, SERVICE, &doing, name))?;
         Ok(master.into())
     }
@@ -276,7 +277,12 @@ impl Bus {
             "make image '{name}' {}",
             if read_only { "read-only" } else { "writable" }
         );
-        let marked = self.machined().await?.mark_image_read_only(name, read_only).await;
+        let marked = self
+            .machined()
+            .await?
+            .mark_image_read_only(name, read_only)
+            .in_time()
+            .await;
         marked.map_err(|error| classify(&error, SERVICE, &doing, name))
     }
 
@@ -284,7 +290,10 @@ impl Bus {
     pub(crate) async fn set_image_limit(&self, name: &str, bytes: Option<u64>) -> Result<(), BusError> {
         let doing = format!("limit image '{name}'");
         let machined = self.machined().await?;
-        let set = machined.set_image_limit(name, bytes.unwrap_or(u64::MAX)).await;
+        let set = machined
+            .set_image_limit(name, bytes.unwrap_or(u64::MAX))
+            .in_time()
+            .await;
         set.map_err(|error| classify(&error, SERVICE, &doing, name))
     }
 

@@ -9,6 +9,7 @@ pub mod manager;
 pub mod properties;
 pub mod systemd1;
 
+use std::io;
 use std::time::Duration;
 
 use zbus::DBusError as _;
@@ -111,6 +112,17 @@ pub(crate) fn classify(error: &zbus::Error, service: &'static str, doing: &str, 
         _ => BusError::Failed { doing, name, message },
     }
 }
+
+/// What has to be said of each call on which polkit may ask: zbus heeds the limit of its connection in others only.
+pub(crate) trait InTime<T>: Future<Output = zbus::Result<T>> + Sized {
+    /// The answer, or an error when it takes longer than a person would.
+    async fn in_time(self) -> zbus::Result<T> {
+        let late = |_| zbus::Error::from(io::Error::from(io::ErrorKind::TimedOut));
+        tokio::time::timeout(INTERACTIVE_TIMEOUT, self).await.map_err(late)?
+    }
+}
+
+impl<T, F: Future<Output = zbus::Result<T>>> InTime<T> for F {}
 
 /// A connection to the system bus. Cheap to clone.
 #[derive(Clone, Debug)]

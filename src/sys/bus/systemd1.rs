@@ -2,7 +2,7 @@
 
 use zbus::wire::{OwnedObjectPath, Variant};
 
-use super::{Bus, BusError, Properties, classify};
+use super::{Bus, BusError, InTime as _, Properties, classify};
 
 /// The bus name.
 pub(crate) const NAME: &str = "org.freedesktop.systemd1";
@@ -227,7 +227,7 @@ impl Bus {
     /// Sends a signal to the main process of a unit.
     pub(crate) async fn signal_main(&self, name: &str, signal: i32) -> Result<(), BusError> {
         let doing = format!("send a signal to unit '{name}'");
-        let sent = self.manager().await?.kill_unit(name, "main", signal).await;
+        let sent = self.manager().await?.kill_unit(name, "main", signal).in_time().await;
         sent.map_err(|error| classify(&error, SERVICE, &doing, name))
     }
 
@@ -301,6 +301,7 @@ impl Bus {
             .manager()
             .await?
             .set_unit_properties(name, runtime, &variants)
+            .in_time()
             .await;
         set.map_err(|error| classify(&error, SERVICE, &doing, name))
     }
@@ -311,6 +312,7 @@ impl Bus {
             .manager()
             .await?
             .start_transient_unit(unit, "fail", properties, &[])
+            .in_time()
             .await;
         started
             .map(|job| job.as_str().to_owned())
@@ -333,7 +335,12 @@ impl Bus {
     /// Moves processes into the control group of a unit that delegates it.
     pub(crate) async fn attach_processes(&self, name: &str, pids: &[u32]) -> Result<(), BusError> {
         let doing = format!("move processes into '{name}'");
-        let attached = self.manager().await?.attach_processes_to_unit(name, "", pids).await;
+        let attached = self
+            .manager()
+            .await?
+            .attach_processes_to_unit(name, "", pids)
+            .in_time()
+            .await;
         attached.map_err(|error| classify(&error, SERVICE, &doing, name))
     }
 
