@@ -17,7 +17,7 @@ pub struct ManagerState {
 }
 
 /// The leading number of "257.13-1~deb13u1", "v258", "262~rc1".
-pub(super) fn major_version(text: &str) -> Result<u32, BusError> {
+pub(in crate::sys) fn major_version(text: &str) -> Result<u32, BusError> {
     let digits: String = text
         .trim_start_matches('v')
         .chars()

@@ -8,7 +8,6 @@ use zbus::Variant;
 use super::EnterError;
 use super::protocol::Run;
 use crate::machine::text::printable;
-use crate::sys::bus::systemd1::command;
 use crate::sys::guest::Leader;
 
 /// Resource limits as `/proc/PID/limits` names them, and the properties that set them.
@@ -36,7 +35,7 @@ pub(super) fn text(bytes: &[u8], what: &str) -> Result<String, EnterError> {
         .map_err(|_| EnterError::Refused(format!("it takes UTF-8 only, and {what} is something else")))
 }
 
-fn texts(list: &[Vec<u8>], what: &str) -> Result<Vec<String>, EnterError> {
+pub(super) fn texts(list: &[Vec<u8>], what: &str) -> Result<Vec<String>, EnterError> {
     list.iter().map(|bytes| text(bytes, what)).collect()
 }
 
@@ -46,8 +45,8 @@ pub(super) fn property(name: impl Into<String>, value: impl Into<Variant<'static
     (name.into(), value.into())
 }
 
-/// What is to run, as whom and where.
-pub(super) fn properties_of(run: &Run, place: &str) -> Result<Vec<Property>, EnterError> {
+/// As whom and where it is to run.
+pub(super) fn properties_of(run: &Run) -> Result<Vec<Property>, EnterError> {
     let mut list = vec![
         property("Description", "Command run by machinist"),
         // It counts as started when the program is executed, and is forgotten when that has ended.
@@ -57,7 +56,6 @@ pub(super) fn properties_of(run: &Run, place: &str) -> Result<Vec<Property>, Ent
         // What the program leaves running goes on, as it does without systemd.
         property("KillMode", "process"),
         property("IgnoreSIGPIPE", false),
-        property("ExecStart", command(place, &texts(&run.args, "an argument")?)),
         property("Environment", texts(&run.env, "a variable")?),
         property("WorkingDirectory", working_directory(run)?),
     ];

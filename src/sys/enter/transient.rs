@@ -22,11 +22,13 @@ use zbus::{Connection, Fd, Message, MessageStream, OwnedObjectPath, OwnedVariant
 
 use super::caller::Helper;
 use super::private::converse;
-use super::properties::{Property, attributes_of, properties_of, property, text};
+use super::properties::{Property, attributes_of, properties_of, property, text, texts};
 use super::protocol::{Reply, Run, Task};
 use super::terminal::path_inside;
 use super::{EnterError, Exit, failed};
 use crate::machine::text::printable;
+use crate::sys::bus::manager::major_version;
+use crate::sys::bus::systemd1::exec_start;
 use crate::sys::files::Root;
 use crate::sys::guest::Leader;
 use crate::sys::raw::enter as raw;
@@ -110,7 +112,7 @@ pub(super) async fn start(
     // Meanwhile.
     let prepared = prepare(leader, run);
     let (helper, socket, terminal) = connected(helper).await?;
-    let mut properties = prepared?;
+    let (place, mut properties) = prepared?;
     properties.extend(streams_or_terminal(streams, terminal.as_ref())?);
     let bus = converse(socket, &path).await.map_err(|error| from_bus(&error))?;
     let heard = Heard {
@@ -131,6 +133,7 @@ pub(super) async fn start(
         watcher: (!run.detached).then_some(helper),
     };
     properties.push(property("UnsetEnvironment", service.unwanted(run).await?));
+    properties.push(service.command(&place, run).await?);
     service.launch(&properties, run).await?;
     Ok((service, terminal.map(|terminal| terminal.master)))
 }
@@ -151,12 +154,29 @@ impl Service {
             .map_err(|error| from_bus(&error))
     }
 
+    /// A property of its systemd's manager.
+    async fn of_manager(&self, name: &str) -> Result<OwnedVariant, EnterError> {
+        self.call("org.freedesktop.DBus.Properties", "Get", &(MANAGER, name))
+            .await
+    }
+
+    /// The property that says what is to be executed.
+    async fn command(&self, place: &str, run: &Run) -> Result<Property, EnterError> {
+        let args = texts(&run.args, "an argument")?;
+        // How a `$` is to be written depends on its version, and nothing else does.
+        let has_dollar = args.iter().any(|word| word.contains('$'));
+        let version = if has_dollar {
+            let version = String::try_from(self.of_manager("Version").await?).unwrap_or_default();
+            major_version(&version).map_err(|error| EnterError::Failed(error.to_string()))?
+        } else {
+            0
+        };
+        Ok(exec_start(place, &args, version))
+    }
+
     /// The names of the variables that its systemd would set and nobody asked for.
     async fn unwanted(&self, run: &Run) -> Result<Vec<String>, EnterError> {
-        let value: OwnedVariant = self
-            .call("org.freedesktop.DBus.Properties", "Get", &(MANAGER, "Environment"))
-            .await?;
-        let of_manager: Vec<String> = value.try_into().unwrap_or_default();
+        let of_manager: Vec<String> = self.of_manager("Environment").await?.try_into().unwrap_or_default();
         let is_wanted = |name: &str| {
             run.env
                 .iter()
@@ -343,13 +363,13 @@ pub(super) async fn connected(mut helper: Helper) -> Result<(Helper, OwnedFd, Op
     Ok((helper, socket, terminal))
 }
 
-/// What its systemd is told about the program.
-fn prepare(leader: &Leader, run: &Run) -> Result<Vec<Property>, EnterError> {
+/// The program, and what its systemd is told about it.
+fn prepare(leader: &Leader, run: &Run) -> Result<(String, Vec<Property>), EnterError> {
     let gone = || EnterError::Failed("the machine has stopped".into());
     let place = find_program(&leader.root().ok_or_else(gone)?, run)?;
-    let mut properties = properties_of(run, &place)?;
+    let mut properties = properties_of(run)?;
     properties.extend(attributes_of(leader).ok_or_else(gone)?);
-    Ok(properties)
+    Ok((place, properties))
 }
 
 /// The first place where there is an executable file.
