@@ -78,6 +78,13 @@ fn a_machine_in_a_layout_is_an_image_and_the_same_machine() {
         ],
     )
     .ok();
+    let seen = run("skopeo", ["inspect", &image("web")]).ok().json();
+    assert_eq!(seen["Digest"], digest);
+    // It checks each blob that it copies.
+    let copy = format!("oci-archive:{}:web", shelf.path("copy.tar"));
+    run("skopeo", ["copy", "--quiet", "--insecure-policy", &image("web"), &copy]).ok();
+    machinist(["create", &other.name, &copy]).ok();
+    machinist(["remove", "-y", &other.name]).ok();
     machinist(["create", &other.name, &format!("oci:{}", shelf.path("other"))]).ok();
     other.start();
     machinist(["exec", &other.name, "--", "cat", "/k/two"])

@@ -1,4 +1,4 @@
-//! Images of containers as sources: made by umoci, kept in a registry by docker-registry, started by systemd-nspawn.
+//! Images of containers as sources: made by umoci, brought to a registry and into archives by skopeo, kept by docker-registry, started by systemd-nspawn.
 
 use std::fs;
 use std::net::TcpListener;
@@ -49,7 +49,9 @@ const MAKE: &str = r#"cd "$1"
     umoci config --image images:app --tag quit --config.stopsignal SIGQUIT
     umoci config --image images:app --tag none --clear config.entrypoint --clear config.cmd
     umoci config --image images:app --tag init --clear config.entrypoint --clear config.cmd --config.cmd /bin/sh
-    tar -C images -cf images.tar ."#;
+    tar -C images -cf images.tar .
+    skopeo copy --quiet --insecure-policy oci:images:app oci-archive:skopeo.tar:app
+    skopeo copy --quiet --insecure-policy oci:images:app docker-archive:docker.tar:apps/app:1"#;
 
 /// That directory, made once for all tests.
 pub(crate) fn images() -> &'static Path {
@@ -215,10 +217,15 @@ fn a_command_runs_in_an_image_as_its_program_would() {
     assert_eq!(running.wait().status, 0);
     agree(&guest.name, There::Nowhere);
     // Archives, with and without the name of what they are; the tag tells which of several.
-    let archive = format!("{}/images.tar", images().display());
+    let file = |name: &str| format!("{}/{name}", images().display());
+    let archive = file("images.tar");
     for source in [
         format!("oci-archive:{archive}:app"),
         format!("docker-archive:{archive}:app"),
+        format!("oci-archive:{}:app", file("skopeo.tar")),
+        format!("docker-archive:{}:apps/app:1", file("docker.tar")),
+        format!("docker-archive:{}", file("docker.tar")),
+        file("docker.tar"),
     ] {
         machinist(["run", &source, "--", "cat", "deep/new", "/etc/group"])
             .status(1)
@@ -236,22 +243,9 @@ struct Registry {
     work: Work,
 }
 
-/// Puts `images:app` where docker-registry finds it as `apps/app:1`, and says how that is served, to whom is known.
-const FILL: &str = r#"cd "$1"; images=$2/images; port=$3
-    root=$PWD/registry/docker/registry/v2 name=$PWD/registry/docker/registry/v2/repositories/apps/app
-    link() { mkdir -p "$1"; printf 'sha256:%s' "$2" >"$1/link"; }
-    manifest=$(jq -r '.manifests[] | select(.annotations["org.opencontainers.image.ref.name"] == "app").digest' $images/index.json)
-    manifest=${manifest#sha256:}
-    for blob in $(cd $images/blobs/sha256; echo *); do
-        mkdir -p "$root/blobs/sha256/${blob:0:2}/$blob"
-        cp "$images/blobs/sha256/$blob" "$root/blobs/sha256/${blob:0:2}/$blob/data"
-        link "$name/_layers/sha256/$blob" "$blob"
-    done
-    link "$name/_manifests/revisions/sha256/$manifest" "$manifest"
-    link "$name/_manifests/tags/1/current" "$manifest"
-    link "$name/_manifests/tags/1/index/sha256/$manifest" "$manifest"
+/// How docker-registry serves, and to whom.
+const SERVE: &str = r#"cd "$1"; port=$2
     echo 'me:HASH' >users
-    echo '{"auths":{"127.0.0.1:'$port'":{"auth":"'$(printf 'me:open sesame' | base64)'"}}}' >auth.json
     cat >config.yml <<END
 version: 0.1
 log: {level: warn}
@@ -261,6 +255,12 @@ auth: {htpasswd: {realm: test, path: $PWD/users}}
 END
 "#;
 
+/// Logs in to it, which leaves `auth.json`, and brings `images:app` there as `apps/app:1`.
+const PUSH: &str = r#"cd "$1"; echo 'open sesame' |
+        skopeo login --tls-verify=false --authfile auth.json --username me --password-stdin "127.0.0.1:$2"
+    skopeo copy --quiet --insecure-policy --dest-tls-verify=false --authfile auth.json "oci:$3/images:app" \
+        "docker://127.0.0.1:$2/apps/app:1""#;
+
 /// Of `open sesame`, by bcrypt.
 const HASH: &str = "$2b$05$abcdefghijklmnopqrstuupx2xBUC4954936wVIjyyPHmUBFu0wCW";
 
@@ -268,16 +268,13 @@ impl Registry {
     fn start() -> Self {
         let work = Work::new("reg");
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let words = [
-            work.0.display().to_string(),
-            images().display().to_string(),
-            port.to_string(),
-        ];
-        sh(&FILL.replace("HASH", HASH), words).ok();
+        let (directory, number) = (work.0.display().to_string(), port.to_string());
+        sh(&SERVE.replace("HASH", HASH), [&directory, &number]).ok();
         let running = run("docker-registry", ["serve", &work.file("config.yml")]).spawn();
         wait_until("the registry listens", || {
             std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
         });
+        sh(PUSH, [directory, number, images().display().to_string()]).ok();
         let running = Some(running);
         Self { port, running, work }
     }

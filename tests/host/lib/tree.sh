@@ -8,12 +8,12 @@ readonly TREE_PACKAGES=(
     systemd-container systemd-resolved systemd-sysv udev util-linux wget xfsprogs xz-utils zstd
     gpg gpg-agent
     # What disk images, and images of containers, are made with.
-    docker-registry erofs-utils fdisk squashfs-tools umoci xorriso
+    docker-registry erofs-utils fdisk skopeo squashfs-tools umoci xorriso
 )
 # What bookworm does not have.
 readonly NEWER_PACKAGES=(ubuntu-keyring)
 # The kernel of a virtual machine is its own: there are labels of processes, and emulators of other processors.
-readonly VM_PACKAGES=(linux-image-cloud-amd64 initramfs-tools apparmor qemu-user-binfmt)
+readonly VM_PACKAGES=(linux-image-cloud-amd64 initramfs-tools apparmor)
 
 # Documentation and translations are a third of the files, and every host is a copy of the tree.
 readonly TREE_OPTIONS=(
@@ -121,6 +121,8 @@ make_tree() {
     [[ $suite == bookworm ]] || packages+=("${NEWER_PACKAGES[@]}")
     if [[ $1 == *-vm ]]; then
         packages+=("${VM_PACKAGES[@]}")
+        # Of bookworm's emulators only the static ones are opened by the kernel, once for all trees.
+        if [[ $suite == bookworm ]]; then packages+=(qemu-user-static); else packages+=(qemu-user-binfmt); fi
         # Before there is a kernel, whose installation makes the initial RAM disk.
         hooks+=(--essential-hook="$HERE/lib/customize-vm initrd \"\$1\"" --customize-hook="$HERE/lib/customize-vm agent \"\$1\"")
     fi
