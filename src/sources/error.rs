@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 pub(crate) use full::is_full;
 
+use super::digest::Digest;
 use super::disk::DiskError;
 use super::oci::OciError;
 use super::source::TAR_ENDINGS;
-use super::sum::Sum;
 use super::tarball::{Problem, TarballError};
 use super::{Distro, catalogue::CatalogueError, trust::TrustError};
 use crate::machine::{MachineName, NameError, text};
@@ -60,7 +60,7 @@ pub enum SourceError {
         tls: bool,
     },
     /// A download of which nobody says what it has to be.
-    #[error("nothing tells the SHA-256 sum of '{url}': it has neither .sha256 nor SHA256SUMS beside it")]
+    #[error("nothing tells the sum of '{url}': it has neither .sha256 nor SHA256SUMS beside it, nor those of SHA-512")]
     NoChecksum {
         /// The address, without a password.
         url: String,
@@ -84,16 +84,16 @@ pub enum SourceError {
         path: PathBuf,
     },
     /// A download that is another file than it should be.
-    #[error("'{url}' is not what it should be: its SHA-256 sum is {found}, and {by} says {wanted}")]
+    #[error("'{url}' is not what it should be: its {} sum is {}, and {by} says {}", found.called(), found.hex(), wanted.hex())]
     WrongSum {
         /// The address, without a password.
         url: String,
-        /// The sum that it should have.
-        wanted: Sum,
+        /// The digest that it should have.
+        wanted: Box<Digest>,
         /// Who says so.
         by: String,
-        /// The sum that it has.
-        found: Sum,
+        /// The digest that it has.
+        found: Box<Digest>,
     },
     /// A name that no machine can have.
     #[error("cannot copy a machine: {error}")]

@@ -9,6 +9,7 @@ pub mod bootstrap;
 pub mod busybox;
 pub mod cache;
 pub mod catalogue;
+pub mod digest;
 mod directory;
 pub mod disk;
 pub mod download;
@@ -282,7 +283,7 @@ fn fetch(
                 is_squashfs,
             } = found;
             // That of the catalogue is always compared: with what the caller knows, already here.
-            given.map_or(Ok(()), |sum| Demand::given(sum).check(&url, demand.sum))?;
+            given.map_or(Ok(()), |sum| Demand::given(sum).check(&url, demand.digest))?;
             let (file, sum) = download::fetch_as(&url, wanted, Some(demand), places, report, cancel)?;
             let is_tree = is_squashfs;
             Ok(Fetched {

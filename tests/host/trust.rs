@@ -90,6 +90,21 @@ fn a_signed_download_becomes_a_machine() {
         .stderr_has(&format!("SHA256SUMS', signed by {signer}"))
         .lacks("vouches for");
     agree(&guest.name, There::Running);
+    // As Debian's images have it.
+    let (long, listed) = (Guest::new("long"), web.url("/z/web.tar.zst"));
+    let list = keys.work.file("SHA512SUMS");
+    sh("cd \"${1%/*}\"; sha512sum \"${1##*/}\" >\"$2\"", [&file, &list]).ok();
+    web.put("/z/web.tar.zst", archive(&file));
+    web.put("/z/SHA512SUMS", Page::new(fs::read(&list).unwrap()));
+    web.put("/z/SHA512SUMS.sign", Page::new(keys.sign("alice", ARMOR, &list)));
+    machinist(["create", &long.name, &listed, "--verify=signature", "--keyring", &alice])
+        .ok()
+        .stderr_has(&format!(
+            "its SHA-512 sum is the one of '{}', signed by {signer}",
+            web.url("/z/SHA512SUMS")
+        ))
+        .lacks("vouches for");
+    agree(&long.name, There::Stopped);
     // One of its own is stronger.
     web.put("/x/web.tar.zst.asc", Page::new(keys.sign("alice", ARMOR, &file)));
     let second = Guest::new("own");

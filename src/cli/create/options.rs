@@ -92,9 +92,9 @@ fn size(text: &str) -> Result<u64, String> {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum VerifyArg {
-    /// An OpenPGP signature beside it, over it or over its .sha256 file or SHA256SUMS, by a key of --keyring or a pinned one
+    /// An OpenPGP signature beside it, over it or over its .sha256 or .sha512 file, SHA256SUMS or SHA512SUMS, by a key of --keyring or a pinned one
     Signature,
-    /// A .sha256 file or SHA256SUMS beside it over https, else nothing is made
+    /// A .sha256 or .sha512 file, SHA256SUMS or SHA512SUMS beside it over https, else nothing is made
     Checksum,
     /// Nothing
     No,

@@ -13,6 +13,7 @@ pub use error::CatalogueError;
 pub use index::{Archive, Image};
 pub use name::ImageName;
 
+use super::digest::Digest;
 use super::download::{self, Demand, DownloadOptions};
 use super::trust::{TrustError, signed_text};
 use super::url::Url;
@@ -228,7 +229,7 @@ pub(super) fn find(
         url,
         is_squashfs: archive.is_squashfs(),
         demand: Demand {
-            sum: archive.sum,
+            digest: Digest::Sha256(archive.sum),
             by: catalogue.by,
             safe: catalogue.safe,
             signed,

@@ -80,7 +80,7 @@ fn an_image_is_found_with_its_sum() {
     assert_eq!(found.url.to_string(), scene.web.url("/root/images/a.tar.xz"));
     let demand = found.demand;
     assert_eq!(
-        (demand.sum.to_string().as_str(), demand.safe, demand.signed),
+        (demand.digest.hex().as_str(), demand.safe, demand.signed),
         (SUM, false, false)
     );
     assert!(demand.by.ends_with("/root/streams/v1/images.json'"), "{}", demand.by);

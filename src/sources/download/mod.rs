@@ -13,7 +13,8 @@ pub(super) mod tests;
 mod transfer;
 
 use std::fs::File;
-use std::io::Seek as _;
+use std::io::{self, Seek as _};
+use std::iter;
 use std::path::{Path, PathBuf};
 
 pub(super) use blob::{Asked, Blob, BlobError, ask, forget_blob};
@@ -25,6 +26,7 @@ use self::answer::Validators;
 use self::signed::Vouched;
 use self::store::{Known, Shelf};
 use self::transfer::{Fetched, Part, Transfer, TransferError};
+use super::digest::Digest;
 use super::sum::Sum;
 use super::url::Url;
 use super::{CacheUse, Places, SourceError};
@@ -57,9 +59,9 @@ pub struct DownloadOptions {
     pub keyring: Option<PathBuf>,
 }
 
-/// The sum that a file must have, and who says so.
+/// The digest that a file must have, and who says so.
 pub(super) struct Demand {
-    pub(super) sum: Sum,
+    pub(super) digest: Digest,
     pub(super) by: String,
     /// Whether nobody on the way can have changed it.
     pub(super) safe: bool,
@@ -70,23 +72,49 @@ pub(super) struct Demand {
 impl Demand {
     pub(super) fn given(sum: Sum) -> Self {
         Self {
-            sum,
+            digest: Digest::Sha256(sum),
             by: "--sha256".to_owned(),
             safe: true,
             signed: false,
         }
     }
 
-    pub(super) fn check(&self, url: &Url, found: Sum) -> Result<(), SourceError> {
-        if found == self.sum {
+    /// Compares it with one of the same kind; of another kind nothing can be told.
+    pub(super) fn check(&self, url: &Url, found: Digest) -> Result<(), SourceError> {
+        if found == self.digest || found.kind() != self.digest.kind() {
             return Ok(());
         }
         Err(SourceError::WrongSum {
             url: url.to_string(),
-            wanted: self.sum,
+            wanted: Box::new(self.digest),
             by: self.by.clone(),
-            found,
+            found: Box::new(found),
         })
+    }
+
+    /// Compares it with that of a file, of which one is known already. The file is read once more for another.
+    fn check_file(&self, transfer: &Transfer<'_>, file: &mut File, sum: Sum, cache: &Path) -> Result<(), SourceError> {
+        let found = match self.digest {
+            Digest::Sha256(_) => Digest::Sha256(sum),
+            long @ Digest::Sha512(_) => {
+                transfer.report.phase(&format!("checking {}", transfer.url.file_name()));
+                let read = file.rewind().and_then(|()| long.of_file(file, transfer.cancel));
+                let read = read.map_err(|error| SourceError::io("read", cache, error))?;
+                let Some((found, again)) = read else {
+                    return Err(crate::machine::Cancelled.into());
+                };
+                // Whoever changes what is kept cannot pass by one of the two.
+                if again != sum {
+                    return Err(SourceError::io(
+                        "read",
+                        cache,
+                        io::Error::other("it has changed meanwhile"),
+                    ));
+                }
+                found
+            }
+        };
+        self.check(transfer.url, found)
     }
 }
 
@@ -128,25 +156,25 @@ pub(super) fn fetch_as(
     } else {
         keys_for(url, options, places, report)?
     };
-    let (demand, signature) = match (given, keyrings.is_empty()) {
-        (None, true) => (offered(url, options, report, cancel)?, None),
-        (given, true) => (given, None),
+    let (demands, signature): (Vec<Demand>, _) = match (given, keyrings.is_empty()) {
+        (None, true) => (Vec::from_iter(offered(url, options, report, cancel)?), None),
+        (given, true) => (Vec::from_iter(given), None),
         (given, false) => match signed::find(url, keyrings, options, report, cancel)? {
-            Vouched::File(signature) => (given, Some(signature)),
+            Vouched::File(signature) => (Vec::from_iter(given), Some(signature)),
             Vouched::List(list) => {
-                if let Some(given) = given {
-                    given.check(url, list.sum)?;
+                if let Some(given) = &given {
+                    given.check(url, list.digest)?;
                 }
-                (Some(list), None)
+                (iter::once(list).chain(given).collect(), None)
             }
         },
     };
     let transfer = transfer(url, options, report, cancel);
     let fetched = if options.cache == CacheUse::Skip {
-        fetch_nameless(&transfer, demand.as_ref(), places)
+        fetch_nameless(&transfer, &demands, places)
     } else {
         let shelf = Shelf::lock(url, places, report, cancel)?;
-        fetch_kept(&transfer, demand.as_ref(), options.cache, &shelf, &places.cache)
+        fetch_kept(&transfer, &demands, options.cache, &shelf, &places.cache)
     };
     let (mut file, sum) = fetched?;
     if let Some(signature) = &signature {
@@ -159,10 +187,15 @@ pub(super) fn fetch_as(
         })?;
         report.phase(&format!("it is signed by {signer}"));
     }
-    if let Some(demand) = &demand {
-        report.phase(&format!("its SHA-256 sum is the one of {}", demand.by));
+    let demand = demands.first();
+    if let Some(demand) = demand {
+        report.phase(&format!(
+            "its {} sum is the one of {}",
+            demand.digest.called(),
+            demand.by
+        ));
     }
-    match &demand {
+    match demand {
         Some(Demand { safe: true, .. }) => {}
         _ if signature.is_some() => {}
         Some(demand) => report.warn(&format!(
@@ -199,7 +232,14 @@ pub(super) fn plan(
         CacheUse::Refresh => format!(" to '{}'", places.cache.join("downloads").display()),
     };
     let mut steps = vec![format!("download '{url}'{kept}")];
-    let lists = || format!("'{}' or '{}'", url.with_ending(".sha256"), url.beside("SHA256SUMS"));
+    let lists = || {
+        let (own, all) = LISTS[0];
+        format!(
+            "'{}' or '{}', or in those of SHA-512",
+            url.with_ending(own),
+            url.beside(all)
+        )
+    };
     if !keyrings.is_empty() {
         steps.push(format!(
             "check that it is signed by a key of {}",
@@ -209,8 +249,8 @@ pub(super) fn plan(
     steps.extend(match (sum, options.verify) {
         (Some(sum), _) => Some(format!("check that its SHA-256 sum is {sum}")),
         (None, _) if !keyrings.is_empty() => None,
-        (None, Verify::Offered) => Some(format!("check its SHA-256 sum, if it stands in {}", lists())),
-        (None, Verify::Checksum) => Some(format!("check its SHA-256 sum, which has to stand in {}", lists())),
+        (None, Verify::Offered) => Some(format!("check its sum, if it stands in {}", lists())),
+        (None, Verify::Checksum) => Some(format!("check its sum, which has to stand in {}", lists())),
         (None, Verify::Signature | Verify::No) => None,
     });
     Ok(steps)
@@ -251,8 +291,11 @@ fn transfer<'a>(
     }
 }
 
-/// Finds the sum of a file in a list, by its name.
-type Find = fn(&[u8], &str) -> Option<Sum>;
+/// Finds the digest of a file in a list, by its name.
+type Find = fn(&[u8], &str) -> Option<Digest>;
+
+/// The lists that may stand beside a file: of it alone, by the ending, and of all in its directory.
+const LISTS: [(&str, &str); 2] = [(".sha256", "SHA256SUMS"), (".sha512", "SHA512SUMS")];
 
 /// The sum that stands in a list beside the file.
 fn offered(
@@ -266,12 +309,15 @@ fn offered(
     }
     check_safe(url, options.verify)?;
     report.phase(&format!("asking for the checksum of {}", url.file_name()));
-    let own = url.with_ending(".sha256");
-    let all = url.beside("SHA256SUMS");
-    let lists: [(&Url, Find); 2] = [(&own, sums::of_its_file), (&all, sums::of_file)];
-    for (list, find) in lists {
-        let got = transfer(list, options, &(), cancel).small(sums::MAX);
-        let bytes = match got.map_err(|error| told(error, list, Path::new(""))) {
+    let lists = LISTS.iter().flat_map(|(ending, name)| -> [(Url, Find, bool); 2] {
+        [
+            (url.with_ending(ending), sums::of_its_file, true),
+            (url.beside(name), sums::of_file, false),
+        ]
+    });
+    for (list, find, is_own) in lists {
+        let got = transfer(&list, options, &(), cancel).small(sums::MAX);
+        let bytes = match got.map_err(|error| told(error, &list, Path::new(""))) {
             Ok(Some(bytes)) => bytes,
             Ok(None) => continue,
             // One that need not be there need not be readable.
@@ -282,15 +328,15 @@ fn offered(
             Err(error) => return Err(error),
         };
         match find(&bytes, &url.plain_file_name()) {
-            Some(sum) => {
+            Some(digest) => {
                 return Ok(Some(Demand {
-                    sum,
+                    digest,
                     by: format!("'{list}'"),
                     safe: list.is_https(),
                     signed: false,
                 }));
             }
-            None if *list == own => report.warn(&format!("'{list}' has no SHA-256 sum")),
+            None if is_own => report.warn(&format!("'{list}' has no sum of it")),
             None => {}
         }
     }
@@ -300,11 +346,7 @@ fn offered(
     Ok(None)
 }
 
-fn fetch_nameless(
-    transfer: &Transfer<'_>,
-    demand: Option<&Demand>,
-    places: &Places,
-) -> Result<(File, Sum), SourceError> {
+fn fetch_nameless(transfer: &Transfer<'_>, demands: &[Demand], places: &Places) -> Result<(File, Sum), SourceError> {
     transfer
         .report
         .phase(&format!("downloading {}", transfer.url.file_name()));
@@ -318,23 +360,24 @@ fn fetch_nameless(
         Fetched::Whole(sum) => sum,
         Fetched::Unchanged => return Err(unasked(transfer.url)),
     };
-    demand.map_or(Ok(()), |demand| demand.check(transfer.url, sum))?;
+    check_all(demands, transfer, &mut part.file, sum, &places.cache)?;
     Ok((part.file, sum))
 }
 
 fn fetch_kept(
     transfer: &Transfer<'_>,
-    demand: Option<&Demand>,
+    demands: &[Demand],
     usage: CacheUse,
     shelf: &Shelf,
     cache: &Path,
 ) -> Result<(File, Sum), SourceError> {
     let (url, report) = (transfer.url, transfer.report);
     let known = shelf.known().filter(|_| usage == CacheUse::Use);
-    let known = known.and_then(|(file, known)| Some((file, known.sum()?, known)));
+    let mut known = known.and_then(|(file, known)| Some((file, known.sum()?, known)));
     // Whatever the server has by now: that is what was asked for.
-    if let (Some((_, sum, _)), Some(demand)) = (&known, demand)
-        && *sum == demand.sum
+    if let Some((file, sum, _)) = &mut known
+        && !demands.is_empty()
+        && check_all(demands, transfer, file, *sum, cache).is_ok()
     {
         report.phase(&format!("using the download of {} that is kept", url.file_name()));
         return known.map(|(file, sum, _)| (file, sum)).ok_or_else(|| unasked(url));
@@ -351,9 +394,9 @@ fn fetch_kept(
     };
     let former = known.as_ref().map(|(_, _, known)| known.validators.clone());
     let fetched = transfer.fetch(&mut part, &former.unwrap_or_default());
-    let (file, sum) = match (fetched, known) {
+    let (mut file, sum) = match (fetched, known) {
         (Ok(Fetched::Whole(sum)), _) => {
-            if let Err(error) = demand.map_or(Ok(()), |demand| demand.check(url, sum)) {
+            if let Err(error) = check_all(demands, transfer, &mut part.file, sum, cache) {
                 shelf.drop_part();
                 return Err(error);
             }
@@ -364,7 +407,7 @@ fn fetch_kept(
                 created: jiff::Timestamp::now(),
             };
             shelf.finish(&part.file, &known)?;
-            (part.file, sum)
+            return Ok((part.file, sum));
         }
         (Ok(Fetched::Unchanged), Some((file, sum, _))) => {
             shelf.drop_part();
@@ -381,11 +424,24 @@ fn fetch_kept(
             return Err(told(error, url, cache));
         }
     };
-    if let Err(error) = demand.map_or(Ok(()), |demand| demand.check(url, sum)) {
+    if let Err(error) = check_all(demands, transfer, &mut file, sum, cache) {
         shelf.drop_file();
         return Err(error);
     }
     Ok((file, sum))
+}
+
+/// Looks whether a file is what all of these say.
+fn check_all(
+    demands: &[Demand],
+    transfer: &Transfer<'_>,
+    file: &mut File,
+    sum: Sum,
+    cache: &Path,
+) -> Result<(), SourceError> {
+    demands
+        .iter()
+        .try_for_each(|demand| demand.check_file(transfer, file, sum, cache))
 }
 
 /// A server that says that nothing has changed, of what it was not asked that.

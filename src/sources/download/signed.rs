@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::transfer::TransferError;
-use super::{Demand, DownloadOptions, Find, Verify, sums, told, transfer};
+use super::{Demand, DownloadOptions, Find, LISTS, Verify, sums, told, transfer};
 use crate::machine::{Cancel, Report};
 use crate::sources::trust::{Keyring, Pin, SIGNATURE_MAX, Signature, Signer, TrustError, covering, pins, signed_text};
 use crate::sources::url::Url;
@@ -119,16 +119,19 @@ pub(super) fn find(
             }));
         }
     }
-    let own = url.with_ending(".sha256");
-    let all = url.beside("SHA256SUMS");
-    let finds: [Find; 2] = [sums::of_no_other_file, sums::of_file];
-    for (list, find) in [&own, &all].into_iter().zip(finds) {
-        let Some((text, signer)) = look.list(list)? else {
+    let lists = LISTS.iter().flat_map(|(ending, name)| -> [(Url, Find); 2] {
+        [
+            (url.with_ending(ending), sums::of_no_other_file),
+            (url.beside(name), sums::of_file),
+        ]
+    });
+    for (list, find) in lists {
+        let Some((text, signer)) = look.list(&list)? else {
             continue;
         };
-        if let Some(sum) = find(&text, &url.plain_file_name()) {
+        if let Some(digest) = find(&text, &url.plain_file_name()) {
             return Ok(Vouched::List(Demand {
-                sum,
+                digest,
                 by: format!("'{list}', signed by {signer}"),
                 safe: true,
                 signed: true,
@@ -142,7 +145,11 @@ pub(super) fn find(
         .map_or_else(String::new, |noise| format!(" ({noise})"));
     Err(SourceError::from(TrustError::Unsigned {
         url: url.to_string(),
-        looked: format!("there is neither '{url}.asc' (.sig, .gpg), nor is '{own}' or '{all}' signed{noise}"),
+        looked: format!(
+            "there is neither '{url}.asc' (.sig, .gpg), nor is '{}' or '{}' signed, nor those of SHA-512{noise}",
+            url.with_ending(LISTS[0].0),
+            url.beside(LISTS[0].1)
+        ),
         keys: names(&keyrings),
     }))
 }

@@ -6,6 +6,7 @@ use sha2::Digest as _;
 use tempfile::TempDir;
 
 use super::*;
+use crate::sources::digest::Digest;
 use crate::sources::web::{Page, Web};
 
 mod signed;
@@ -272,6 +273,58 @@ fn another_file_than_it_should_be_leaves_nothing() {
         &format!("'{}'", scene.web.url("/x/a.tar.sha256")),
     );
     assert_eq!(fetch(Verify::No).unwrap(), body.as_bytes());
+}
+
+#[test]
+fn lists_of_longer_sums_count_as_well() {
+    let scene = Scene::new();
+    let body = "what it is".repeat(1000);
+    let long = |bytes: &[u8]| Digest::Sha512([0; 64]).of_kind(bytes).hex();
+    let (right, other) = (long(body.as_bytes()), long(b"other"));
+    let page = || Page {
+        etag: Some("\"1\""),
+        ..Page::new(body.as_str())
+    };
+    scene.web.put("/x/a.tar", page());
+    let fetch = |cache| {
+        let options = DownloadOptions {
+            cache,
+            ..DownloadOptions::default()
+        };
+        scene.fetch_as("/x/a.tar", &options, None)
+    };
+    let list = |text: &str| scene.web.put("/x/SHA512SUMS", Page::new(text));
+    for cache in [CacheUse::Skip, CacheUse::Use] {
+        // One that is cut off is none, and one that is named twice neither.
+        for none in [
+            format!("{}  a.tar\n", &right[..127]),
+            format!("{right}  a.tar\n{other}  a.tar\n"),
+        ] {
+            list(&none);
+            assert_eq!(fetch(cache).unwrap(), body.as_bytes());
+        }
+        // What is kept is compared, too.
+        list(&format!("{other}  a.tar\n"));
+        let error = fetch(cache).unwrap_err();
+        assert!(
+            error.contains(&format!("its SHA-512 sum is {right}, and ")) && error.ends_with(&format!(" says {other}")),
+            "{error}"
+        );
+        assert!(scene.kept().is_empty(), "{:?}", scene.kept());
+        list(&format!("{right}  a.tar\n"));
+        assert_eq!(fetch(cache).unwrap(), body.as_bytes());
+    }
+    // Without its server it is known by that.
+    scene.web.asked();
+    assert_eq!(fetch(CacheUse::Use).unwrap(), body.as_bytes());
+    assert!(!scene.web.asked().contains(&"/x/a.tar".to_owned()));
+    // Of two lists the one of the file alone counts, and of that the shorter sum.
+    scene.web.put("/x/a.tar.sha512", Page::new(format!("{other}\n")));
+    assert!(fetch(CacheUse::Use).unwrap_err().contains("a.tar.sha512' says"));
+    scene
+        .web
+        .put("/x/a.tar.sha256", Page::new(format!("{}\n", of(body.as_bytes()))));
+    assert_eq!(fetch(CacheUse::Use).unwrap(), body.as_bytes());
 }
 
 /// What is said while something is done.

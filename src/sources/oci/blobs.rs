@@ -2,11 +2,11 @@
 
 use std::fs::File;
 
-use super::digest::Digest;
 use super::error::OciError;
 use super::manifest::{Config, Descriptor, Document, Manifest};
 use super::platform::{Platform, Wanted};
 use crate::sources::SourceError;
+use crate::sources::digest::Digest;
 
 /// How deep indexes lie in each other at the most.
 const MAX_DEPTH: usize = 4;

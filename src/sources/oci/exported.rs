@@ -10,7 +10,6 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use serde::Deserialize;
 
 use super::blobs::{Blobs as _, bad, check, checked, choose};
-use super::digest::Digest;
 use super::error::OciError;
 use super::layout::{Layout, split};
 use super::manifest::{Descriptor, Document};
@@ -18,6 +17,7 @@ use super::platform::Wanted;
 use crate::machine::Cancel;
 use crate::machine::manifest::{ARTIFACT, ARTIFACT_LAYER};
 use crate::sources::SourceError;
+use crate::sources::digest::Digest;
 use crate::sources::source::shown;
 
 /// The longest tar of settings in bytes: what one of a machine may have, with its headers.

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::blobs::{Blobs, bad};
-use super::digest::Digest;
 use super::error::OciError;
 use super::manifest::{Descriptor, Document, MAX_DOCUMENT};
 use crate::sources::SourceError;
+use crate::sources::digest::Digest;
 use crate::sources::source::shown;
 use crate::sys::files::{FileError, Root};
 

@@ -8,8 +8,8 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
-use super::digest::Digest;
 use super::platform::Platform;
+use crate::sources::digest::Digest;
 use crate::sources::source::shown;
 
 /// The longest document in bytes, as registries have it.

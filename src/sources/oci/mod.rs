@@ -5,7 +5,6 @@
 
 mod auth;
 mod blobs;
-mod digest;
 mod error;
 pub mod exported;
 mod helper;
@@ -24,7 +23,7 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-pub use digest::Digest;
+pub use crate::sources::digest::Digest;
 pub use error::OciError;
 pub(crate) use layout::split as split_layout;
 pub(crate) use platform::architecture;

@@ -4,8 +4,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::digest::Digest;
 use super::error::OciError;
+use crate::sources::digest::Digest;
 use crate::sources::source::shown;
 
 /// Docker's own registry: what it is called, and where it is.

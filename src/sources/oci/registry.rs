@@ -11,11 +11,11 @@ use serde::Deserialize;
 
 use super::auth::{self, Challenge, Login};
 use super::blobs::{Blobs, bad, check};
-use super::digest::Digest;
 use super::error::OciError;
 use super::manifest::{ACCEPTED, Descriptor, MAX_DOCUMENT};
 use super::reference::Reference;
 use crate::machine::{Cancel, Report};
+use crate::sources::digest::Digest;
 use crate::sources::download::{Asked, Blob, BlobError, Guard, ask, forget_blob, pins_of};
 use crate::sources::source::shown;
 use crate::sources::sum::Sum;

@@ -10,12 +10,12 @@ use std::io::{Read as _, Seek as _};
 use serde::Deserialize;
 
 use super::blobs::{Blobs, bad, check_platform};
-use super::digest::Digest;
 use super::error::OciError;
 use super::manifest::{Config, Descriptor, MAX_DOCUMENT, Manifest};
 use super::platform::Wanted;
 use crate::sources::SourceError;
 use crate::sources::archive::Compression;
+use crate::sources::digest::Digest;
 use crate::sources::source::shown;
 use crate::sources::sum::Sum;
 use crate::sys::files::Root;

@@ -74,7 +74,7 @@ fn a_signature_over_the_file_is_checked() {
     let mut signed = Signed::new();
     signed.refused("is not signed: there is neither");
     signed.put("data.asc", "<html>a page for everything</html>");
-    signed.refused("SHA256SUMS' signed ('");
+    signed.refused("SHA256SUMS' signed, nor those of SHA-512 ('");
     signed.refused("data.asc' is no signature: it is no OpenPGP file)");
     signed.put("data.asc", &"x".repeat(1 << 20));
     signed.refused("is not signed: there is neither");

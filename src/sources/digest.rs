@@ -1,4 +1,5 @@
-//! The digests by which the parts of an image are known, see "Digests" in the specification of the OCI's images.
+//! Digests of files, as lists of checksums have them, and as the parts of an image are known by: see "Digests" in the
+//! specification of the OCI's images.
 
 use std::fmt::{self, Write as _};
 use std::fs::File;
@@ -37,6 +38,14 @@ impl Digest {
             _ => None,
         };
         found.ok_or_else(|| format!("has the invalid digest '{}'", shown(text)))
+    }
+
+    /// One whose kind is told by its length, as in a list of checksums.
+    pub(super) fn from_hex(hex: &str) -> Option<Self> {
+        hex.parse()
+            .map(Self::Sha256)
+            .ok()
+            .or_else(|| sha512(hex).map(Self::Sha512))
     }
 
     /// One of the same kind, of these bytes.
