@@ -347,7 +347,7 @@ fn what_incus_exports_is_a_machine_again() {
     let index = format!(
         "name: {}\nbackend: dir\npool: default\noptimized: false\ntype: container\nconfig:\n  container:\n    \
          architecture: x86_64\n    expanded_config:\n      limits.memory: 512MiB\n      limits.processes: \"200\"\n      \
-         security.privileged: \"true\"\n      raw.lxc: |-\n        lxc.x = 1\n      environment.COLOUR: blue\n    expanded_devices:\n      data:\n        \
+         security.privileged: \"true\"\n      raw.lxc: |-\n        lxc.x = 1\n      boot.autostart: \"true\"\n      environment.COLOUR: blue\n    expanded_devices:\n      data:\n        \
          path: /data\n        source: /root\n        type: disk\n      root:\n        path: /\n        pool: default\n        \
          type: disk\n    name: {0}\n",
         guest.name
@@ -376,6 +376,8 @@ fn what_incus_exports_is_a_machine_again() {
             .contains("left out, as systemd has nothing like it: raw.lxc\n"),
         "{output:?}"
     );
+    let enable = format!("`machinist enable {}`", guest.name);
+    assert!(output.stderr.contains(&enable), "{output:?}");
     agree(&guest.name, There::Stopped);
     assert_eq!(
         (guest.property("MemoryMax"), guest.property("TasksMax")),

@@ -12,6 +12,10 @@ use crate::unit::topic::Topic;
 pub(super) struct Foreign {
     /// What it was called.
     pub(super) name: Option<String>,
+    /// Whether it started with its host.
+    pub(super) starts_at_boot: bool,
+    /// Whether its link is told: systemd-nspawn makes one.
+    pub(super) has_link: bool,
     assignments: Vec<(Place, &'static str, String, String)>,
     /// Settings that have no counterpart.
     untold: Names,

@@ -46,6 +46,7 @@ fn setting(found: &mut Foreign, key: &str, value: &str) {
             Some(quota) => found.limit("CPUQuota", quota),
             None => found.untold(key),
         },
+        "boot.autostart" => found.starts_at_boot = value == "true",
         "security.privileged" if value == "true" => found.nspawn("Exec", "PrivateUsers", "no"),
         "security.privileged" | "security.nesting" | "security.idmap.isolated" if value == "false" => {}
         _ => {
@@ -105,7 +106,17 @@ fn add_device(found: &mut Foreign, device: &str, kind: &str, values: &Values) {
     };
     match (kind, of("source"), of("path")) {
         // The tree itself.
-        ("disk", _, Some("/")) | ("nic" | "none", ..) => {}
+        ("disk", _, Some("/")) | ("none", ..) => {}
+        ("nic", ..) if found.has_link => found.untold(&format!("device {device}")),
+        ("nic", ..) => {
+            found.has_link = true;
+            if let Some(bridge) = of("parent").or(of("network")) {
+                found.nspawn("Network", "Bridge", bridge);
+            }
+            if let Some(address) = of("hwaddr") {
+                found.address(address);
+            }
+        }
         ("disk", Some(source), Some(place)) if source.starts_with('/') => {
             let is_read_only = of("readonly") == Some("true");
             let key = if is_read_only { "BindReadOnly" } else { "Bind" };
@@ -203,7 +214,10 @@ config:
         lxc.hook.pre-start = /bin/evil
         limits.memory: 9GiB
       security.privileged: \"true\"
-      volatile.eth0.hwaddr: 00:16:3e:aa:bb:cc
+      boot.autostart: \"true\"
+      volatile.eth1.hwaddr: 00:16:3e:aa:bb:cc
+      volatile.eth0.name: eth0
+      volatile.idmap.next: '[{\"Isuid\":true,\"Isgid\":false,\"Hostid\":1000000,\"Nsid\":0,\"Maprange\":1000000000}]'
       environment.LANG: 'C.UTF-8'
     profiles:
     - default
@@ -215,8 +229,19 @@ config:
         source: /srv/data
         type: disk
       eth0:
-        name: eth0
+        hwaddr: 00:16:3e:11:22:33
+        nictype: bridged
+        parent: incusbr0
         type: nic
+      eth1:
+        hwaddr: 00:16:3e:11:22:44
+        nictype: bridged
+        parent: incusbr0
+        type: nic
+      web:
+        connect: tcp:127.0.0.1:80
+        listen: tcp:0.0.0.0:8080
+        type: proxy
       gpu:
         type: gpu
       root:
@@ -232,7 +257,8 @@ config:
     fn an_index_becomes_settings() {
         let found = read(INDEX);
         assert_eq!(found.machine_name(), Some("c1".parse().unwrap()));
-        assert_eq!(found.left().to_string(), "raw.lxc, device gpu");
+        assert_eq!(found.left().to_string(), "raw.lxc, device eth1, device gpu, device web");
+        assert!(found.starts_at_boot);
         let wishes = found.wishes(257);
         let said: Vec<String> = wishes
             .asked
@@ -246,11 +272,12 @@ config:
             "PrivateUsers=no!",
             "Environment=LANG=C.UTF-8",
             "BindReadOnly=/srv/data:/data!",
-            "Environment=SYSTEMD_NSPAWN_NETWORK_MAC=00:16:3e:aa:bb:cc",
+            "Bridge=incusbr0!",
+            "Environment=SYSTEMD_NSPAWN_NETWORK_MAC=00:16:3e:11:22:33",
         ] {
             assert!(said.contains(&text.to_owned()), "no {text} in {said:?}");
         }
-        assert_eq!((said.len(), wishes.ignored.count()), (7, 0), "{said:?}");
+        assert_eq!((said.len(), wishes.ignored.count()), (8, 0), "{said:?}");
     }
 
     #[test]

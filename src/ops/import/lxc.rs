@@ -38,6 +38,7 @@ fn setting(found: &mut Foreign, key: &str, value: &str) {
                 found.nspawn("Exec", "DropCapability", format!("CAP_{}", capability.to_uppercase()));
             }
         }
+        "start.auto" => found.starts_at_boot = value == "1",
         "mount.entry" => mount(found, value),
         // systemd-nspawn does what they say by itself, or needs none of it.
         "rootfs.path"
@@ -49,7 +50,6 @@ fn setting(found: &mut Foreign, key: &str, value: &str) {
         | "id_map"
         | "tty.max"
         | "pty.max"
-        | "start.auto"
         | "start.delay"
         | "start.order"
         | "mount.auto"
@@ -151,10 +151,12 @@ mod tests {
             lxc.net.0.type = veth\nlxc.net.0.link = lxcbr0\nlxc.net.0.hwaddr = 00:16:3e:00:00:07\n\
             lxc.cgroup2.memory.max = 512M\nlxc.cgroup2.cpu.max = 50000 100000\nlxc.cgroup2.pids.max = max\n\
             lxc.cap.drop = sys_module mac_admin\nlxc.mount.entry = /srv/data srv/data none bind,ro 0 0\n\
-            lxc.hook.pre-start = /bin/evil\nlxc.environment = A=b\nlxc.prlimit.nofile = 1024\nlxc.group = onboot,shop\n";
+            lxc.hook.pre-start = /bin/evil\nlxc.environment = A=b\nlxc.prlimit.nofile = 1024\nlxc.group = onboot,shop\n\
+            lxc.start.auto = 1\n";
         let found = read(text);
         assert_eq!(found.machine_name(), Some("web".parse().unwrap()));
         assert_eq!(found.left().to_string(), "lxc.hook.pre-start");
+        assert!(found.starts_at_boot);
         let wishes = found.wishes(262);
         let said: Vec<(String, bool)> = wishes
             .asked

@@ -362,6 +362,12 @@ fn receive(
             if foreign.left().count() > 0 {
                 report.warn(&format!("left out, as systemd has nothing like it: {}", foreign.left()));
             }
+            if foreign.starts_at_boot {
+                report.warn(&format!(
+                    "it started with its host there, and does not here: `machinist enable {}` has it do so",
+                    request.name
+                ));
+            }
             Found {
                 kind,
                 former: foreign.machine_name().map(|name| name.to_string()),
