@@ -36,7 +36,12 @@ use crate::sys::journal::audit;
 /// machine starts. What else is said of the machine refers to that image, and `import` makes the same machine of it. The parts of an
 /// image that gave way to another stay in DIR until `umoci gc --layout DIR`.
 ///
-/// A running machine stands still meanwhile, and goes on also if machinist is killed; down a pipe for as long as the reader takes. On
+/// Of a machine whose image is a disk, NAME.raw, archives and oci:DIR get the files of its root filesystem, and `import` makes a
+/// directory of them. FILE.raw, with --no-settings, is the disk as it is: `create` makes the same of it. The machine does not run
+/// meanwhile: what is below a mounted filesystem is torn. A disk with /usr, /home, /srv or /var in partitions of their own, with
+/// dm-verity, or an encrypted one has no such files, and is copied as it is only.
+///
+/// Any other running machine stands still meanwhile, and goes on also if machinist is killed; down a pipe for as long as the reader takes. On
 /// btrfs, and where else copies share their contents, only for the moment that a copy takes. FILE is there when it is whole, and
 /// readable by root only.
 #[derive(Debug, clap::Args)]
@@ -178,14 +183,17 @@ fn tell(ctx: &Ctx, request: &Request, exported: &Exported) -> Result<(), CliErro
         let what = format!("{} places that are the kernel's were left out", tree.skipped.kernel);
         ctx.voice.warning(&what);
     }
-    ctx.voice.status(&format!(
-        "exported {} to {place}: {} files, {} directories, {} links, {}",
-        request.name,
-        tree.files,
-        tree.directories,
-        tree.links,
-        bytes(tree.bytes)
-    ));
+    let what = if exported.is_disk {
+        format!("a disk of {}, as it is", bytes(tree.bytes))
+    } else {
+        let (files, directories, links) = (tree.files, tree.directories, tree.links);
+        format!(
+            "{files} files, {directories} directories, {links} links, {}",
+            bytes(tree.bytes)
+        )
+    };
+    ctx.voice
+        .status(&format!("exported {} to {place}: {what}", request.name));
     if ctx.voice.json {
         let mut row = serde_json::to_value(exported).unwrap_or_default();
         row["machine"] = request.name.to_string().into();

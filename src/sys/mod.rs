@@ -28,6 +28,7 @@ pub mod loads;
 pub mod lock_file;
 pub mod logs;
 pub(crate) mod loop_mount;
+pub(crate) mod loop_users;
 pub mod machines;
 pub mod netlink;
 pub mod overlay;

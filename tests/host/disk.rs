@@ -90,7 +90,7 @@ fn lives(file: &str, options: &[&str]) -> Guest {
 
 /// No loop device is left of a file in the directory of a test.
 #[track_caller]
-fn no_loops(work: &Work) {
+pub(crate) fn no_loops(work: &Work) {
     wait_until("no loop device is left", || {
         let used = run("losetup", ["-n", "-l", "-O", "BACK-FILE"]).ok().stdout;
         !used.contains(&*work.0.to_string_lossy())
@@ -158,7 +158,7 @@ fn disks_with_partitions_become_machines() {
 }
 
 /// Where a machine's image lies that is a disk.
-fn raw(guest: &Guest) -> PathBuf {
+pub(crate) fn raw(guest: &Guest) -> PathBuf {
     guest.image().with_file_name(format!("{}.raw", guest.name))
 }
 

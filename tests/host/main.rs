@@ -40,6 +40,7 @@ mod exec_service;
 mod export;
 mod export_disk;
 mod export_oci;
+mod export_raw;
 mod failures;
 mod freeze;
 mod history;

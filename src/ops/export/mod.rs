@@ -9,10 +9,10 @@ mod gpt;
 mod image;
 pub mod layout;
 pub mod output;
+mod raw;
 pub(super) mod settings;
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
@@ -66,23 +66,23 @@ pub struct Exported {
     pub sha256: String,
     /// By which an image in a layout is known.
     pub digest: Option<String>,
+    /// Whether it is a disk that was copied as it is: the sum is that of the file then, and nobody has counted what is in it.
+    #[serde(skip)]
+    pub is_disk: bool,
 }
 
 impl Request {
-    /// Refuses what is no directory.
-    fn check(&self) -> Result<(), OpError> {
-        if fs::metadata(&self.image).is_ok_and(|found| found.is_dir()) {
-            return Ok(());
+    /// Refuses what cannot be exported; whether the image is a disk.
+    fn check(&self) -> Result<bool, OpError> {
+        let (is_disk, to_disk) = (raw::is_disk(&self.image), matches!(self.target, Target::Disk(..)));
+        if is_disk {
+            raw::check(self, to_disk)?;
         }
-        let message = format!(
-            "machine '{}' is the disk image '{}', and only directories are exported",
-            self.name,
-            shown(&self.image)
-        );
-        Err(OpError::Option {
-            message,
-            hint: "copy the image itself while the machine does not run".to_owned(),
-        })
+        self.target.check()?;
+        if to_disk && !is_disk {
+            disk::check()?;
+        }
+        Ok(is_disk)
     }
 
     /// The image, if a copy of it beside the others is made at once.
@@ -99,26 +99,33 @@ impl Request {
 
 /// What [`export`] would do, one line per step; touches nothing.
 pub fn plan(request: &Request, running: bool, places: &Places) -> Result<Vec<String>, OpError> {
-    request.check()?;
-    request.target.check()?;
-    if matches!(request.target, Target::Disk(..)) {
-        disk::check()?;
-    }
+    let is_disk = request.check()?;
     let (name, mut steps) = (&request.name, Vec::new());
-    let shares = request.shared(places)?.is_some();
+    if is_disk {
+        raw::check_stopped(request, running)?;
+        steps.push(format!("lock the name '{name}'"));
+        if let Target::Disk(path, _) = &request.target {
+            raw::steps(request, &mut steps, Some(path));
+            return Ok(steps);
+        }
+        raw::steps(request, &mut steps, None);
+    }
+    let shares = !is_disk && request.shared(places)?.is_some();
     let tree = format!("write the files of '{}'", shown(&request.image));
     let still = (
         format!("hold machine '{name}' still"),
         format!("let machine '{name}' go on"),
     );
-    steps.push(format!("lock the name '{name}'"));
+    if !is_disk {
+        steps.push(format!("lock the name '{name}'"));
+    }
     match (running, shares) {
         (true, true) => steps.extend([still.0, "copy its files at one moment".to_owned(), still.1, tree]),
         (true, false) => steps.extend([still.0, tree, still.1]),
         (false, _) => steps.push(tree),
     }
     if request.settings {
-        let members = settings::collect(name, &request.image, places, &())?;
+        let members = settings::collect(name, (&request.image, &request.image), places, &())?;
         steps.extend(members.iter().map(|(path, _)| format!("write '{path}'")));
     }
     steps.push("write the sums of all parts".to_owned());
@@ -148,30 +155,37 @@ pub fn export(
 ) -> Result<Exported, OpError> {
     let name = &request.name;
     let _lock = Lock::wait(&places.runtime, name.as_str(), report, cancel)?;
-    request.check()?;
-    request.target.check()?;
-    if matches!(request.target, Target::Disk(..)) {
-        disk::check()?;
-    }
+    let is_disk = request.check()?;
     // A change of settings that was killed is no part of them.
     if settle(name, places)? {
         systemd.reload()?;
     }
     linked::make_visible(name, places, systemd)?;
-    let members = if request.settings {
-        settings::collect(name, &request.image, places, report)?
-    } else {
-        Vec::new()
-    };
+    if is_disk {
+        raw::check_stopped(request, systemd.is_running(name)?)?;
+    }
     // Held until all is written: it is not to be started meanwhile. A running one is locked by systemd-nspawn.
     let image_lock = match ImageLock::take(&request.image, &places.image_locks(), Sharing::Exclusive) {
-        Err(ImageLockError::InUse { .. }) if systemd.is_running(name)? => None,
+        Err(ImageLockError::InUse { .. }) if !is_disk && systemd.is_running(name)? => None,
         lock => Some(lock?),
+    };
+    let mounted = match &request.target {
+        Target::Disk(path, replaces) if is_disk => return raw::copy(request, (path, *replaces), report, cancel),
+        _ if is_disk => Some(raw::Mounted::open(request, places, cancel)?),
+        _ => None,
+    };
+    let tree = mounted
+        .as_ref()
+        .map_or_else(|| request.image.clone(), raw::Mounted::path);
+    let members = if request.settings {
+        settings::collect(name, (&request.image, &tree), places, report)?
+    } else {
+        Vec::new()
     };
     let mut output = Output::create(&request.target, request.format)?;
     let write = |output: &mut Output, image: &Path| write(request, &members, image, output, places, report, cancel);
     let written = if image_lock.is_some() {
-        write(&mut output, &request.image)?
+        write(&mut output, &tree)?
     } else {
         report.phase(&format!("holding {name} still"));
         let still = systemd.hold_still(name, &request.image)?;
@@ -191,7 +205,7 @@ pub fn export(
         }
     };
     // What follows is of the copy.
-    drop(image_lock);
+    drop((mounted, image_lock));
     report.phase("writing to disk");
     let difference = output.sum();
     let file = output.finish()?;
@@ -331,6 +345,7 @@ fn write(
             settings: members.iter().map(|(path, _)| path.clone()).collect(),
             sha256,
             digest: None,
+            is_disk: false,
         };
         Ok(Written {
             exported,

@@ -26,15 +26,15 @@ pub(in crate::ops) const LIMITS: &str = "limits/";
 /// A member: its path in the archive, and its contents.
 pub(super) type Member = (String, Vec<u8>);
 
-/// Reads all of them, in the order in which they are written.
+/// Reads all of them, in the order in which they are written. The tree is the image itself, or what is mounted of it.
 pub(super) fn collect(
     name: &MachineName,
-    image: &Path,
+    (image, tree): (&Path, &Path),
     places: &Places,
     report: &dyn Report,
 ) -> Result<Vec<Member>, OpError> {
     let mut members = Vec::new();
-    if let Some(bytes) = nspawn(name, image, places)? {
+    if let Some(bytes) = nspawn(name, (image, tree), places)? {
         members.push((format!("{SETTINGS}{NSPAWN}"), bytes));
     }
     let directory = format!("{}.d", name.unit());
@@ -60,7 +60,7 @@ pub(super) fn collect(
 }
 
 /// The file that systemd-nspawn reads, as it would heed it.
-fn nspawn(name: &MachineName, image: &Path, places: &Places) -> Result<Option<Vec<u8>>, OpError> {
+fn nspawn(name: &MachineName, (image, tree): (&Path, &Path), places: &Places) -> Result<Option<Vec<u8>>, OpError> {
     let Some(file) = of_image(name, Some(image), places).into_iter().next() else {
         return Ok(None);
     };
@@ -69,7 +69,7 @@ fn nspawn(name: &MachineName, image: &Path, places: &Places) -> Result<Option<Ve
         document.comment_out_untrusted();
     }
     // The archive has the numbers that the machine sees: there is nobody any more whose the tree would be.
-    let is_given = fs::metadata(image).is_ok_and(|found| found.uid() != 0);
+    let is_given = fs::metadata(tree).is_ok_and(|found| found.uid() != 0);
     let has_users = document
         .entries()
         .any(|entry| entry.section == Some("Exec") && entry.key == "PrivateUsers");

@@ -124,6 +124,14 @@ pub enum DiskError {
         /// Why not.
         source: MountError,
     },
+    /// A machine has more than its root filesystem, or would not be read as systemd-nspawn reads it.
+    #[error("disk image '{}' is not to be read as one tree: {what}", shown(image))]
+    NotWhole {
+        /// The image.
+        image: PathBuf,
+        /// Why not.
+        what: String,
+    },
     /// systemd-nspawn could make no machine of it as it is.
     #[error("'{}' cannot be kept as an image: {what}", shown(image))]
     NotKept {

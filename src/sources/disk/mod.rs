@@ -14,6 +14,7 @@ mod kept;
 mod qcow2;
 mod root;
 mod table;
+pub mod whole;
 
 use std::fs::File;
 use std::io::BufRead as _;

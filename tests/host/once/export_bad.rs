@@ -252,7 +252,7 @@ fn what_cannot_be_exported_is_refused() {
     fs::write(raw.image().with_file_name(format!("{}.raw", raw.name)), vec![0; 4096]).unwrap();
     machinist(["export", &raw.name, &shelf.path("b.tar")])
         .status(1)
-        .stderr_has("is the disk image");
+        .stderr_has("is no disk image");
     run(
         "runuser",
         ["-u", "nobody", "--", "machinist", "export", name, "/tmp/x.tar"],

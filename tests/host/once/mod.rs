@@ -11,6 +11,7 @@ mod exec_faults;
 mod export_bad;
 mod export_disk_bad;
 mod export_oci_bad;
+mod export_raw_bad;
 mod images;
 mod kill;
 mod limit_bad;
