@@ -39,7 +39,7 @@ use crate::sys::journal::audit;
 /// Of a machine whose image is a disk, NAME.raw, archives and oci:DIR get the files of its root filesystem, and `import` makes a
 /// directory of them. FILE.raw, with --no-settings, is the disk as it is: `create` makes the same of it. The machine does not run
 /// meanwhile: what is below a mounted filesystem is torn. A disk with /usr, /home, /srv or /var in partitions of their own, with
-/// dm-verity, or an encrypted one has no such files, and is copied as it is only.
+/// dm-verity, or an encrypted one is copied as it is only; what boot loaders have in partitions of theirs is left out.
 ///
 /// Any other running machine stands still meanwhile, and goes on also if machinist is killed; down a pipe for as long as the reader takes. On
 /// btrfs, and where else copies share their contents, only for the moment that a copy takes. FILE is there when it is whole, and

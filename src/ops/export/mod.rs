@@ -171,7 +171,7 @@ pub fn export(
     };
     let mounted = match &request.target {
         Target::Disk(path, replaces) if is_disk => return raw::copy(request, (path, *replaces), report, cancel),
-        _ if is_disk => Some(raw::Mounted::open(request, places, cancel)?),
+        _ if is_disk => Some(raw::Mounted::open(request, places, report, cancel)?),
         _ => None,
     };
     let tree = mounted

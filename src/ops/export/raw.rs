@@ -33,9 +33,14 @@ pub(super) struct Mounted(OwnedFd);
 
 impl Mounted {
     /// Of a machine that does not run, and whose image is locked.
-    pub(super) fn open(request: &Request, places: &Places, cancel: &Cancel) -> Result<Self, OpError> {
+    pub(super) fn open(
+        request: &Request,
+        places: &Places,
+        report: &dyn Report,
+        cancel: &Cancel,
+    ) -> Result<Self, OpError> {
         let file = open(&request.image, cancel)?;
-        let root = whole::open(file, &request.image, &places.machines, cancel);
+        let root = whole::open(file, &request.image, &places.machines, report, cancel);
         root.map(Self).map_err(|error| no_tree(error, request))
     }
 

@@ -9,7 +9,7 @@ use rustix::fs::{Dir, Mode, OFlags, openat};
 
 use super::image::Image;
 use super::{DiskError, root, table};
-use crate::machine::Cancel;
+use crate::machine::{Cancel, Report};
 use crate::sources::SourceError;
 use crate::sys::files::shown;
 
@@ -23,6 +23,11 @@ const MOUNTED: &[(u128, &str)] = &[
     (0x8484_680c_9521_48c6_9c11_b072_0656_f69e, "/usr"),
     (0xb0e0_1050_ee5f_4390_949a_9101_b171_04e9, "/usr"),
 ];
+/// What it mounts, too, and no container needs: what boot loaders read.
+const OF_BOOT_LOADERS: [u128; 2] = [
+    0xc12a_7328_f81f_11d2_ba4b_00a0_c93e_c93b,
+    0xbc13_c2ff_59e6_4262_a352_b275_fd6f_7172,
+];
 /// How the hashes of dm-verity begin, see veritysetup(8).
 const VERITY: &[u8; 8] = b"verity\0\0";
 /// The files beside an image that have systemd-nspawn check it by dm-verity.
@@ -33,7 +38,13 @@ const HASHES: [&str; 2] = ["roothash", "usrhash"];
 ///
 /// # Errors
 /// [`DiskError::NotWhole`] if the machine has more than is in its root, or of it what was not checked.
-pub fn open(file: File, path: &Path, place: &Path, cancel: &Cancel) -> Result<OwnedFd, SourceError> {
+pub fn open(
+    file: File,
+    path: &Path,
+    place: &Path,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<OwnedFd, SourceError> {
     let refused = |what: String| {
         let image = path.to_owned();
         SourceError::from(DiskError::NotWhole { image, what })
@@ -53,6 +64,9 @@ pub fn open(file: File, path: &Path, place: &Path, cancel: &Cancel) -> Result<Ow
         if let Some((_, place)) = mounted {
             return Err(refused(format!("partition {number} has its {place}")));
         }
+        if partition.kind.is_some_and(|kind| OF_BOOT_LOADERS.contains(&kind)) {
+            report.warn(&format!("partition {number}, which is for boot loaders, is left out"));
+        }
         let mut first = [0; VERITY.len()];
         // A shorter one has none.
         if image.file.read_exact_at(&mut first, partition.range.start).is_ok() && first == *VERITY {
@@ -60,18 +74,18 @@ pub fn open(file: File, path: &Path, place: &Path, cancel: &Cancel) -> Result<Ow
         }
     }
     let root = root::open(&mut image, None, cancel)?;
-    if !root::is_root(&root) || is_empty(&root, "usr") {
+    if !has_files(&root, "usr") {
         return Err(refused("its root filesystem has no /usr, or nothing in it".to_owned()));
     }
     Ok(root)
 }
 
-/// Whether nothing is in a directory of a root; what cannot be read counts as something, and is told of when it is read.
-fn is_empty(root: &OwnedFd, name: &str) -> bool {
+/// Whether there is anything in a directory of a root.
+fn has_files(root: &OwnedFd, name: &str) -> bool {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let entries = openat(root, name, flags, Mode::empty()).and_then(Dir::new);
     entries.is_ok_and(|entries| {
-        !entries
+        entries
             .filter_map(Result::ok)
             .any(|entry| !matches!(entry.file_name().to_bytes(), b"." | b".."))
     })

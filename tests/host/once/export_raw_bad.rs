@@ -39,7 +39,7 @@ fn disks_that_are_no_tree_are_refused_and_nothing_is_left() {
         disk luks.raw \"$(table $root)\" luks
         disk verity.raw \"$(table $root 2C7357ED-EBD2-46D9-AEC1-23D437EC2BF5)\" root verity
         disk empty.raw \"$(table $root)\" empty
-        disk good.raw \"$(table $root linux)\" root verity; dd if=/dev/zero of=good.raw bs=1M seek=31 count=1 conv=notrunc status=none",
+        disk good.raw \"$(table $root uefi)\" root verity; dd if=/dev/zero of=good.raw bs=1M seek=31 count=1 conv=notrunc status=none",
     );
     let probe = Guest::new("exrb");
     let shelf = Shelf::new(&probe);
@@ -99,6 +99,8 @@ fn disks_that_are_no_tree_are_refused_and_nothing_is_left() {
     let exported = machinist(["export", name, &archive]).any();
     detach(device.trim(), &path);
     assert_eq!(exported.status, 0, "{exported:?}");
+    let exported = exported.stderr_has("partition 2, which is for boot loaders, is left out");
+    assert!(exported.stderr.contains(" files, "), "{exported:?}");
     let listed = sh("tar -tf \"$1\"", [&archive]).ok().stdout;
     assert!(listed.contains("/opt/two\n"), "{listed}");
 }
