@@ -16,6 +16,8 @@ pub enum Kind {
     Incus,
     /// tar(1), of a container's directory in /var/lib/lxc.
     Lxc,
+    /// `incus image export`, of an image in one file.
+    Image,
     /// `machinectl export-tar`, or tar(1).
     Tar,
 }
@@ -26,6 +28,7 @@ impl fmt::Display for Kind {
             Self::Machinist => "machinist",
             Self::Incus => "incus",
             Self::Lxc => "lxc",
+            Self::Image => "incus image",
             Self::Tar => "tar",
         })
     }
@@ -34,6 +37,8 @@ impl fmt::Display for Kind {
 /// What incus keeps of a container.
 pub(super) const INCUS_INDEX: &str = "backup/index.yaml";
 const INCUS_TREE: &str = "backup/container/rootfs";
+/// What an image of incus begins with; it says nothing of settings.
+const IMAGE_ABOUT: &str = "metadata.yaml";
 /// The settings of a container of lxc.
 const LXC_CONFIG: &str = "config";
 
@@ -113,6 +118,7 @@ fn kind_of(path: &str, is_directory: bool) -> Option<(Kind, usize)> {
     };
     match second {
         _ if first == DIRECTORY => Some((Kind::Machinist, 0)),
+        None if first == IMAGE_ABOUT && !is_directory => Some((Kind::Image, 0)),
         _ if TOPS.contains(&first) => Some((Kind::Tar, 0)),
         _ if is_container(first, is_directory || second.is_some()) => Some((Kind::Lxc, 0)),
         Some(second) if first == "backup" && (second == "index.yaml" || is_in(second, "container")) => {
@@ -136,7 +142,7 @@ impl Layout for Archive {
             self.prefix = format!("{first}/");
         }
         let subtree = match kind {
-            Kind::Machinist | Kind::Lxc => Some(TREE),
+            Kind::Machinist | Kind::Lxc | Kind::Image => Some(TREE),
             Kind::Incus => Some(INCUS_TREE),
             Kind::Tar => None,
         };
@@ -150,7 +156,7 @@ impl Layout for Archive {
         let rest = self.rest(path);
         match self.kind {
             None | Some(Kind::Tar) => Fate::Tree,
-            Some(Kind::Machinist | Kind::Lxc) if is_in(rest, TREE) => Fate::Tree,
+            Some(Kind::Machinist | Kind::Lxc | Kind::Image) if is_in(rest, TREE) => Fate::Tree,
             Some(Kind::Machinist) if is_in(rest, DIRECTORY) => Fate::Member,
             Some(Kind::Machinist) if rest.is_empty() => Fate::LeftOut,
             Some(Kind::Machinist) => Fate::Stranger,
@@ -159,7 +165,7 @@ impl Layout for Archive {
             Some(Kind::Lxc) if rest == LXC_CONFIG => Fate::Member,
             // What `export` wrote, in another order: its sums and settings would be left out with it.
             Some(Kind::Lxc) if is_in(rest, DIRECTORY) => Fate::Stranger,
-            Some(Kind::Incus | Kind::Lxc) => Fate::LeftOut,
+            Some(Kind::Incus | Kind::Lxc | Kind::Image) => Fate::LeftOut,
         }
     }
 
@@ -187,7 +193,8 @@ impl Layout for Archive {
         let has = |path: &str| members.iter().any(|member| self.rest(&member.path) == path);
         self.is_glance
             && match self.kind {
-                None => false,
+                // Of an image there is nothing to know but whether it has a tree.
+                None | Some(Kind::Image) => false,
                 Some(Kind::Tar) => true,
                 Some(Kind::Machinist) => has(ABOUT),
                 Some(Kind::Incus) => has(INCUS_INDEX),
@@ -208,6 +215,7 @@ mod tests {
             ("backup/index.yaml", false, Some((Kind::Incus, 0))),
             ("backup/container", true, Some((Kind::Incus, 0))),
             ("config", false, Some((Kind::Lxc, 0))),
+            ("metadata.yaml", false, Some((Kind::Image, 0))),
             ("rootfs", true, Some((Kind::Lxc, 0))),
             ("rootfs/etc", true, Some((Kind::Lxc, 0))),
             ("web", true, None),
@@ -231,6 +239,10 @@ mod tests {
             fates,
             [Fate::Tree, Fate::Member, Fate::LeftOut, Fate::LeftOut, Fate::Tree]
         );
+        archive.prefix.clear();
+        archive.decide(Some("metadata.yaml"), false).unwrap();
+        let fates = ["metadata.yaml", "rootfs/etc", "templates/hosts.tpl"].map(|path| archive.fate(path));
+        assert_eq!(fates, [Fate::LeftOut, Fate::Tree, Fate::LeftOut]);
         archive.decide(Some("machinist"), true).unwrap();
         archive.prefix.clear();
         let fates = ["rootfs", "machinist/x", "other", "rootfs2"].map(|path| archive.fate(path));

@@ -404,6 +404,7 @@ fn check_tree(source: &Source, kind: Kind, bundle: &Bundle, target: Option<&Path
         Kind::Incus => {
             "of a container, made without --optimized-storage, `incus export` has one; a virtual machine has none"
         }
+        Kind::Image => "of a split image of incus the root filesystem is the other file",
         _ => {
             "see what it has with `tar -tvf FILE | less`; of another archive a part is taken by `machinist create --subtree`"
         }
@@ -459,7 +460,7 @@ fn foreign(kind: Kind, bundle: &Bundle) -> Option<foreign::Foreign> {
     match kind {
         Kind::Incus => Some(incus::read(&text(member(bundle, INCUS_INDEX)?))),
         Kind::Lxc => Some(lxc::read(&text(&bundle.members.first()?.bytes))),
-        Kind::Machinist | Kind::Tar => None,
+        Kind::Machinist | Kind::Image | Kind::Tar => None,
     }
 }
 
