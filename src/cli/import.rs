@@ -17,7 +17,7 @@ use crate::sys::journal::audit;
 
 /// Make a machine of an archive, as it was exported
 ///
-/// FILE is an archive that `export` wrote, `machinectl export-tar`, `incus export`, or tar of a container of lxc, with rootfs/ and
+/// FILE is an archive that `export` wrote, `machinectl export-tar`, `incus export`, `incus image export`, or tar of a container of lxc, with rootfs/ and
 /// config in it; which of them, it says itself; or FILE.raw or oci:DIR[:TAG], images that `export` wrote. What `export` wrote is the same machine again: files, settings, limits, order, labels
 /// and identity; all of it is compared with its sums before anything is seen of it. It does not start at boot.
 ///

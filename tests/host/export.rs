@@ -394,6 +394,18 @@ fn what_incus_exports_is_a_machine_again() {
     let environment = read(format!("/proc/{}/environ", guest.leader()));
     assert!(environment.contains("COLOUR=blue"), "{environment}");
     machinist(["terminate", &guest.name]).ok();
+    // An image in one file, in the order of `incus image export`.
+    let (other, image) = (Guest::new("exm"), shelf.path("image.tar.gz"));
+    fixture(&shelf, &[("metadata.yaml", "architecture: x86_64\n")], "rootfs");
+    let pack = "tar --numeric-owner -C \"$1/c\" -czf \"$2\" metadata.yaml rootfs";
+    sh(pack, [&shelf.path(""), &image]).ok();
+    machinist(["import", &image, &other.name]).ok();
+    agree(&other.name, There::Stopped);
+    assert!(!other.image().join("metadata.yaml").exists());
+    other.start();
+    machinist(["exec", &other.name, "--", "cat", "/root/file"])
+        .ok()
+        .stdout_is("mine\n");
 }
 
 #[test]

@@ -42,9 +42,10 @@ fn setting(found: &mut Foreign, key: &str, value: &str) {
             Ok(count) => found.limit("CPUQuota", quota(count, 1).unwrap_or_default()),
             Err(_) => found.limit("AllowedCPUs", value),
         },
-        "limits.cpu.allowance" => match allowance(value) {
-            Some(quota) => found.limit("CPUQuota", quota),
-            None => found.untold(key),
+        "limits.cpu.allowance" => match (share(value), allowance(value)) {
+            (Some(weight), _) => found.limit("CPUWeight", weight.to_string()),
+            (None, Some(quota)) => found.limit("CPUQuota", quota),
+            (None, None) => found.untold(key),
         },
         "boot.autostart" => found.starts_at_boot = value == "true",
         "security.privileged" if value == "true" => found.nspawn("Exec", "PrivateUsers", "no"),
@@ -71,11 +72,14 @@ fn untold(found: &mut Foreign, key: &str) {
     }
 }
 
-/// `50%`, or so much time of so much: `25ms/100ms`.
+/// `50%`: no bound, but a share of the processors while others want them, too, where these have 100.
+fn share(value: &str) -> Option<u32> {
+    let percent = value.strip_suffix('%')?.parse().ok()?;
+    (1..=100).contains(&percent).then_some(percent)
+}
+
+/// So much time of so much, a bound: `25ms/100ms`.
 fn allowance(value: &str) -> Option<String> {
-    if let Some(percent) = value.strip_suffix('%') {
-        return percent.parse::<u32>().ok().map(|percent| format!("{percent}%"));
-    }
     let (time, of) = value.split_once('/')?;
     let number = |text: &str| text.trim().strip_suffix("ms")?.parse().ok();
     quota(number(time)?, number(of)?)
@@ -110,12 +114,7 @@ fn add_device(found: &mut Foreign, device: &str, kind: &str, values: &Values) {
         ("nic", ..) if found.has_link => found.untold(&format!("device {device}")),
         ("nic", ..) => {
             found.has_link = true;
-            if let Some(bridge) = of("parent").or(of("network")) {
-                found.nspawn("Network", "Bridge", bridge);
-            }
-            if let Some(address) = of("hwaddr") {
-                found.address(address);
-            }
+            add_link(found, device, values);
         }
         ("disk", Some(source), Some(place)) if source.starts_with('/') => {
             let is_read_only = of("readonly") == Some("true");
@@ -123,6 +122,31 @@ fn add_device(found: &mut Foreign, device: &str, kind: &str, values: &Values) {
             found.nspawn("Files", key, format!("{source}:{place}"));
         }
         _ => found.untold(&format!("device {device}")),
+    }
+}
+
+/// The link that a machine has: what of it systemd-nspawn can be told.
+fn add_link(found: &mut Foreign, device: &str, values: &Values) {
+    let settings = values.iter().filter_map(|(path, value)| {
+        let path: Vec<&str> = path.iter().map(String::as_str).collect();
+        match path.strip_prefix(&DEVICES) {
+            Some(&[of, key]) if of == device => Some((key.to_owned(), value.as_str())),
+            _ => None,
+        }
+    });
+    let settings: BTreeMap<String, &str> = settings.collect();
+    // One of a network that incus looks after has no type of its own, and that network is a bridge, mostly.
+    let kind = settings.get("nictype").copied().unwrap_or("bridged");
+    for (key, value) in settings {
+        match (key.as_str(), kind) {
+            ("type" | "name" | "nictype", _) => {}
+            ("hwaddr", _) => found.address(value),
+            ("parent", "bridged") | ("network", _) => found.nspawn("Network", "Bridge", value),
+            ("parent", "macvlan") => found.nspawn("Network", "MACVLAN", value),
+            ("parent", "ipvlan") => found.nspawn("Network", "IPVLAN", value),
+            ("parent", "physical") => found.nspawn("Network", "Interface", value),
+            _ => found.untold(&format!("device {device} {key}")),
+        }
     }
 }
 
@@ -281,9 +305,32 @@ config:
     }
 
     #[test]
+    fn a_link_is_what_its_type_says() {
+        let told = |link: &str| {
+            let head = "config:\n  container:\n    expanded_devices:\n      eth0:\n        type: nic\n";
+            let found = read(&format!("{head}{link}"));
+            let asked = found.wishes(257).asked;
+            let said: Vec<String> = asked
+                .iter()
+                .map(|asked| format!("{}={}", asked.key, asked.value))
+                .collect();
+            (said.join(" "), found.left().to_string())
+        };
+        let of = |said: &str, left: &str| (said.to_owned(), left.to_owned());
+        let macvlan = "        nictype: macvlan\n        parent: eno1\n        mtu: \"1400\"\n";
+        assert_eq!(told(macvlan), of("MACVLAN=eno1", "device eth0 mtu"));
+        let managed = "        network: incusbr0\n        ipv4.address: 10.1.2.3\n";
+        assert_eq!(told(managed), of("Bridge=incusbr0", "device eth0 ipv4.address"));
+        let sriov = "        nictype: sriov\n        parent: eno1\n";
+        assert_eq!(told(sriov), of("", "device eth0 parent"));
+    }
+
+    #[test]
     fn sizes_and_shares_are_those_of_incus() {
         assert_eq!([size("512MB"), size("1GiB"), size("50%")], ["512000000", "1G", "50%"]);
         assert_eq!(allowance("25ms/100ms").as_deref(), Some("25%"));
-        assert_eq!((allowance("50%").as_deref(), allowance("x")), (Some("50%"), None));
+        assert_eq!((allowance("50%"), allowance("x")), (None, None));
+        let shares = ["50%", "0%", "101%", "25ms/100ms"].map(share);
+        assert_eq!(shares, [Some(50), None, None, None]);
     }
 }
