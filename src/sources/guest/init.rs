@@ -1,5 +1,8 @@
 //! Which program is a tree's PID 1, and how it is told to power off.
 
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
 use super::{FILE_MAX, exists, text};
 use crate::sys::files::{FileError, Root};
 
@@ -52,9 +55,20 @@ pub fn detect_init(root: &Root) -> Result<Init, FileError> {
         name if name.starts_with("busybox") => Init::Busybox,
         "systemd" => Init::Systemd,
         "openrc-init" => Init::OpenRc,
+        // LXC's template makes it another name of the same file.
+        "init" if is_same(root, &path, "bin/busybox") => Init::Busybox,
         "init" | "sysvinit" | "init.sysvinit" if exists(root, "etc/inittab") => Init::Sysvinit,
         _ => Init::Other(format!("/{}", path.display())),
     })
+}
+
+/// Whether two paths are one file. What cannot be looked at is none.
+fn is_same(root: &Root, one: &Path, other: &str) -> bool {
+    let identity = |path: &Path| {
+        let found = root.open_file(root.resolve(path)?).map(|file| file.metadata());
+        Ok::<_, FileError>(found?.ok().map(|found| (found.dev(), found.ino())))
+    };
+    matches!((identity(one), identity(Path::new(other))), (Ok(Some(one)), Ok(Some(other))) if one == other)
 }
 
 /// Adds what systemd-nspawn or the init wants and a foreign tree may lack.

@@ -230,6 +230,10 @@ fn other_inits_are_told_apart() {
         tree.read("etc/inittab").matches("mc::powerfail:/sbin/shutdown").count(),
         1
     );
+    fs::remove_file(tree.0.path().join("sbin/init")).unwrap();
+    symlink("/usr/bin", tree.0.path().join("bin")).unwrap();
+    fs::hard_link(tree.0.path().join("usr/bin/busybox"), tree.0.path().join("sbin/init")).unwrap();
+    assert_eq!(tree.prepare(&options()).unwrap().init, Init::Busybox);
 }
 
 #[test]
