@@ -17,9 +17,12 @@ use crate::sys::journal::audit;
 
 /// Make a machine of an archive, as it was exported
 ///
-/// FILE is an archive that `export` wrote, `machinectl export-tar`, `incus export`, `incus image export`, or tar of a container of lxc, with rootfs/ and
-/// config in it; which of them, it says itself; or FILE.raw or oci:DIR[:TAG], images that `export` wrote. What `export` wrote is the same machine again: files, settings, limits, order, labels
-/// and identity; all of it is compared with its sums before anything is seen of it. It does not start at boot.
+/// FILE is an archive that `export` wrote, `machinectl export-tar`, `incus export`, `incus image export`, or tar of a container of
+/// lxc, with rootfs/ and config in it (`tar -C /var/lib/lxc/NAME --numeric-owner -caf FILE.tar.zst config rootfs`); which of them,
+/// it says itself; or FILE.raw or oci:DIR[:TAG], images that `export` wrote. What `export` wrote is the same machine again: files,
+/// settings, limits, order, labels and identity; all of it is compared with its sums before anything is seen of it. It does not
+/// start at boot. What ran under another manager boots and stops as other machines do, and what its files set up for its first
+/// link, as eth0, they do for host0, which is what systemd-nspawn calls it.
 ///
 /// An archive may be a stranger's, and its machine gets no power over the host by it. Settings are written anew, without comments,
 /// out of those that concern nothing but the machine. What reaches beyond it is shown as a diff and left out: mounts of the host's

@@ -39,6 +39,7 @@ mod exec;
 mod exec_service;
 mod export;
 mod export_disk;
+mod export_foreign;
 mod export_oci;
 mod export_raw;
 mod failures;

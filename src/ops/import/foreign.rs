@@ -7,6 +7,12 @@ use crate::nspawn::document::Document;
 use crate::nspawn::edit::Edit;
 use crate::unit::topic::Topic;
 
+/// What others call the first link of a container, if nobody says.
+pub(super) const FIRST_LINK: &str = "eth0";
+
+/// `IFNAMSIZ` of Linux, with the NUL at its end.
+const LINK_MAX: usize = 16;
+
 /// Settings of another tool, as they are translated.
 #[derive(Debug, Default)]
 pub(super) struct Foreign {
@@ -14,8 +20,10 @@ pub(super) struct Foreign {
     pub(super) name: Option<String>,
     /// Whether it started with its host.
     pub(super) starts_at_boot: bool,
-    /// Whether its link is told: systemd-nspawn makes one.
-    pub(super) has_link: bool,
+    /// What its first link was called inside: systemd-nspawn makes one.
+    pub(super) link: Option<String>,
+    /// Where its root filesystem lies, if that is not in the archive.
+    pub(super) elsewhere: Option<String>,
     assignments: Vec<(Place, &'static str, String, String)>,
     /// Settings that have no counterpart.
     untold: Names,
@@ -42,6 +50,14 @@ impl Foreign {
             "Environment",
             format!("SYSTEMD_NSPAWN_NETWORK_MAC={address}"),
         );
+    }
+
+    /// The name of its first link: one that Linux takes, or none.
+    pub(super) fn first_link(&mut self, name: &str) {
+        let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "_-.".contains(letter);
+        if self.link.is_none() && (1..LINK_MAX).contains(&name.len()) && name.chars().all(is_plain) {
+            self.link = Some(name.to_owned());
+        }
     }
 
     /// A group of machines.

@@ -116,7 +116,7 @@ fn read_disk(
     bundle.tree = Some(disk.sum(cancel)?);
     bundle.extracted.entries = 1;
     // What it is not said to be is not mounted.
-    if let Some(target) = target.filter(|_| super::check_sums(&bundle).is_ok()) {
+    if let Some(target) = target.filter(|_| super::receive::check_sums(&bundle).is_ok()) {
         std::fs::remove_dir(target).map_err(|error| SourceError::io("remove", target, error))?;
         disk.extract(target, report, cancel)?;
         // Again: the file may be written to meanwhile.

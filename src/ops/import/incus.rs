@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::foreign::{Foreign, quota};
+use super::foreign::{FIRST_LINK, Foreign, quota};
 
 /// A path of keys, and the value there: of YAML that much is read, as incus writes it.
 type Values = BTreeMap<Vec<String>, String>;
@@ -111,9 +111,9 @@ fn add_device(found: &mut Foreign, device: &str, kind: &str, values: &Values) {
     match (kind, of("source"), of("path")) {
         // The tree itself.
         ("disk", _, Some("/")) | ("none", ..) => {}
-        ("nic", ..) if found.has_link => found.untold(&format!("device {device}")),
+        ("nic", ..) if found.link.is_some() => found.untold(&format!("device {device}")),
         ("nic", ..) => {
-            found.has_link = true;
+            found.first_link(of("name").unwrap_or(FIRST_LINK));
             add_link(found, device, values);
         }
         ("disk", Some(source), Some(place)) if source.starts_with('/') => {

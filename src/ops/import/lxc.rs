@@ -1,6 +1,8 @@
 //! The settings of a container of lxc, see lxc.container.conf(5).
 
-use super::foreign::{Foreign, quota};
+use std::path::Path;
+
+use super::foreign::{FIRST_LINK, Foreign, quota};
 
 /// How many settings of links are read.
 const LINKS_MAX: usize = 200;
@@ -13,7 +15,7 @@ pub(super) fn read(text: &str) -> Foreign {
         let Some((key, value)) = line.split_once('=').filter(|_| !line.starts_with('#')) else {
             continue;
         };
-        let (key, value) = (key.trim(), value.trim());
+        let (key, value) = (key.trim(), unquoted(value.trim()));
         match key.strip_prefix("lxc.net.").and_then(|rest| rest.split_once('.')) {
             Some((number, what)) if links.len() < LINKS_MAX => links.push((number, what, value)),
             Some(_) => found.untold("lxc.net"),
@@ -22,6 +24,12 @@ pub(super) fn read(text: &str) -> Foreign {
     }
     network(&mut found, &links);
     found
+}
+
+/// A value without the quotes that may stand around it.
+fn unquoted(value: &str) -> &str {
+    let between = |quote| value.strip_prefix(quote)?.strip_suffix(quote);
+    between('"').or_else(|| between('\'')).unwrap_or(value)
 }
 
 fn setting(found: &mut Foreign, key: &str, value: &str) {
@@ -40,10 +48,13 @@ fn setting(found: &mut Foreign, key: &str, value: &str) {
         }
         "start.auto" => found.starts_at_boot = value == "1",
         "mount.entry" => mount(found, value),
+        // A directory is in the archive; overlays, volumes and disks are not.
+        "rootfs.path" | "rootfs" => {
+            let is_directory = value.starts_with("dir:") || value.starts_with('/');
+            found.elsewhere = (!is_directory).then(|| value.to_owned());
+        }
         // systemd-nspawn does what they say by itself, or needs none of it.
-        "rootfs.path"
-        | "rootfs"
-        | "rootfs.options"
+        "rootfs.options"
         | "arch"
         | "include"
         | "idmap"
@@ -99,13 +110,22 @@ fn mount(found: &mut Foreign, line: &str) {
     };
     let place = format!("/{}", place.trim_start_matches('/'));
     let has = |option: &str| options.split(',').any(|one| one == option);
+    // systemd-nspawn mounts these by itself, and a guest its message queues.
+    let is_given = ["/dev/shm", "/dev/mqueue"].contains(&place.as_str())
+        || ["/proc", "/sys"]
+            .iter()
+            .any(|own| what == place && Path::new(what).starts_with(own));
+    if is_given {
+        return;
+    }
     if (has("bind") || has("rbind")) && what.starts_with('/') {
         let key = if has("ro") { "BindReadOnly" } else { "Bind" };
-        found.nspawn("Files", key, format!("{what}:{place}"));
+        let optional = if has("optional") { "-" } else { "" };
+        found.nspawn("Files", key, format!("{optional}{what}:{place}"));
     } else if kind == "tmpfs" {
         found.nspawn("Files", "TemporaryFileSystem", place);
     } else {
-        found.untold("lxc.mount.entry");
+        found.untold(&format!("lxc.mount.entry of {place}"));
     }
 }
 
@@ -118,6 +138,9 @@ fn network(found: &mut Foreign, links: &[(&str, &str, &str)]) {
             found.next_back().map(|(_, _, value)| *value)
         };
         let link = of("link").unwrap_or_default();
+        if at == 0 && !matches!(of("type"), None | Some("none" | "empty")) {
+            found.first_link(of("name").unwrap_or(FIRST_LINK));
+        }
         match of("type").unwrap_or_default() {
             "veth" if at > 0 => found.untold("lxc.net"),
             "veth" if !link.is_empty() => found.nspawn("Network", "Bridge", link),
@@ -147,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_config_becomes_settings() {
-        let text = "# Template\nlxc.include = /usr/share/lxc/config/common.conf\nlxc.uts.name = web\n\
+        let text = "# Template\nlxc.include = /usr/share/lxc/config/common.conf\nlxc.uts.name = \"web\"\n\
             lxc.net.0.type = veth\nlxc.net.0.link = lxcbr0\nlxc.net.0.hwaddr = 00:16:3e:00:00:07\n\
             lxc.cgroup2.memory.max = 512M\nlxc.cgroup2.cpu.max = 50000 100000\nlxc.cgroup2.pids.max = max\n\
             lxc.cap.drop = sys_module mac_admin\nlxc.mount.entry = /srv/data srv/data none bind,ro 0 0\n\
@@ -181,6 +204,40 @@ mod tests {
             assert!(said.contains(&(text.to_owned(), reaches)), "no {text} in {said:?}");
         }
         assert_eq!((said.len(), wishes.ignored.count()), (expected.len(), 0), "{said:?}");
+    }
+
+    #[test]
+    fn what_systemd_nspawn_mounts_is_not_asked_for() {
+        let found = read(
+            "lxc.rootfs.path = overlay:/var/lib/lxc/a/rootfs:/var/lib/lxc/b/overlay/delta\n\
+            lxc.mount.entry = shm dev/shm tmpfs defaults,create=dir 0 0\n\
+            lxc.mount.entry = mqueue dev/mqueue mqueue defaults,optional,create=dir 0 0\n\
+            lxc.mount.entry = /sys/kernel/security sys/kernel/security none ro,bind,optional 0 0\n\
+            lxc.mount.entry = /srv srv none bind,optional 0 0\n\
+            lxc.mount.entry = fuse mnt/f fuse.x defaults 0 0\n",
+        );
+        assert_eq!(found.left().to_string(), "lxc.mount.entry of /mnt/f");
+        assert!(
+            found
+                .elsewhere
+                .as_ref()
+                .is_some_and(|place| place.starts_with("overlay:"))
+        );
+        let asked = found.wishes(257).asked;
+        let said: Vec<(&str, &str)> = asked.iter().map(|asked| (&*asked.key, &*asked.value)).collect();
+        assert_eq!(said, [("Bind", "-/srv:/srv")]);
+    }
+
+    #[test]
+    fn the_first_link_has_a_name() {
+        let link = |text: &str| read(text).link;
+        assert_eq!(link("lxc.net.0.type = veth\n").as_deref(), Some("eth0"));
+        assert_eq!(
+            link("lxc.net.0.type = veth\nlxc.net.0.name = lan\n").as_deref(),
+            Some("lan")
+        );
+        assert_eq!(link("lxc.net.0.type = veth\nlxc.net.0.name = ../x\n"), None);
+        assert_eq!(link("lxc.net.0.type = empty\n"), None);
     }
 
     #[test]

@@ -10,9 +10,9 @@ mod incus;
 pub(super) mod layout;
 mod lxc;
 mod names;
+mod receive;
 mod settings;
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd as _;
@@ -21,21 +21,19 @@ use std::sync::Mutex;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
+use self::layout::Archive;
 pub use self::layout::Kind;
-use self::layout::{Archive, INCUS_INDEX};
-use self::settings::Wishes;
+use self::receive::{Found, about, foreign, receive, unfit};
 use super::carry::Plan;
 use super::clone::Systemd;
 use super::create::{is_free, make_machines_directory, sync_directory, with_visible_path};
-use super::export::output::part_of;
 use super::lock::Lock;
 use super::transaction::{Record, Staging, Step, Transaction, Verb, hold};
 use super::{OpError, Places};
-use crate::machine::manifest::{ABOUT, About, MANIFEST, Manifest, ManifestError, Part, TREE};
 use crate::machine::{Cancel, MachineName, Report};
 use crate::sources::SourceError;
-use crate::sources::guest::{rename, renew_identity};
-use crate::sources::tarball::bundle::{self, Bundle};
+use crate::sources::guest::{adopt, rename, renew_identity};
+use crate::sources::tarball::bundle;
 use crate::storage;
 use crate::sys::files::{Root, shown, sync_filesystem};
 
@@ -104,14 +102,6 @@ pub struct Imported {
     pub reaching: Vec<String>,
 }
 
-/// What an archive has besides its tree.
-struct Found {
-    kind: Kind,
-    /// What the machine was called, if it says so.
-    former: Option<String>,
-    wishes: Wishes,
-}
-
 /// The name that an archive has for its machine; that of the file, if it has none.
 ///
 /// # Errors
@@ -175,11 +165,12 @@ pub fn import(
         .slots
         .into_inner()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let found = slots.found.as_ref();
     Ok(Imported {
-        kind: slots.kind.unwrap_or(Kind::Tar),
+        kind: found.map_or(Kind::Tar, |found| found.kind),
         path: places.image(&request.name),
         files: slots.plan.files.iter().map(|file| file.to.clone()).collect(),
-        reaching: slots.reaching,
+        reaching: found.map(|found| reaching(request, found, places)).unwrap_or_default(),
     })
 }
 
@@ -188,9 +179,7 @@ pub fn import(
 struct Slots {
     lock: Option<Lock>,
     staging: Option<Staging>,
-    kind: Option<Kind>,
-    former: Option<String>,
-    reaching: Vec<String>,
+    found: Option<Found>,
     plan: Plan,
 }
 
@@ -245,6 +234,8 @@ impl<'a> Work<'a> {
         }));
         let unpack = format!("unpack '{}' and compare its sums", shown(self.request.source.label()));
         steps.step(Step::new(unpack, move || self.unpack(report, cancel)));
+        let adopt = "have it boot under systemd-nspawn, if another manager had it";
+        steps.step(Step::new(adopt, move || self.adopt(report)));
         let identity = if self.request.new_identity {
             "give it an identity of its own: machine ID, keys, leases".to_owned()
         } else {
@@ -286,23 +277,47 @@ impl<'a> Work<'a> {
         storage::for_directory(&places.machines)?.create(&tree)?;
         let found = receive(self.request, Some(&tree), places, report, cancel)?;
         // First, as it refuses more of them than anybody would read.
-        let files = found.wishes.files(&self.request.name, self.request.trusts, places)?;
+        found.wishes.files(&self.request.name, self.request.trusts, places)?;
         for line in said(self.request, &found, places) {
             report.warn(&line);
         }
+        hold(&self.slots).found = Some(found);
+        Ok(())
+    }
+
+    fn adopt(&self, report: &dyn Report) -> Result<(), OpError> {
+        let tree = self.tree()?;
         let mut slots = hold(&self.slots);
-        for (path, text) in files {
-            slots.plan.add(&path, &text);
+        let Slots {
+            found: Some(found),
+            plan,
+            ..
+        } = &mut *slots
+        else {
+            return Ok(());
+        };
+        if found.kind != Kind::Machinist {
+            let guest = adopt(&Root::open(&tree)?, found.link.as_deref())?;
+            for note in &guest.notes {
+                report.warn(note);
+            }
+            if let Some(signal) = guest.init.kill_signal() {
+                found.wishes.power_off(signal);
+            }
         }
-        slots.reaching = reaching(self.request, &found, places);
-        slots.kind = Some(found.kind);
-        slots.former = found.former;
+        for (path, text) in found
+            .wishes
+            .files(&self.request.name, self.request.trusts, self.places)?
+        {
+            plan.add(&path, &text);
+        }
         Ok(())
     }
 
     fn identify(&self, report: &dyn Report) -> Result<(), OpError> {
         let (root, name) = (Root::open(&self.tree()?)?, self.request.name.as_str());
-        let former = hold(&self.slots).former.clone().unwrap_or_default();
+        let former = hold(&self.slots).found.as_ref().and_then(|found| found.former.clone());
+        let former = former.unwrap_or_default();
         if self.request.new_identity {
             for note in renew_identity(&root, &former, name)? {
                 report.warn(&note);
@@ -325,142 +340,6 @@ impl<'a> Work<'a> {
             report.warn(&error.to_string());
         }
         Ok(())
-    }
-}
-
-/// Reads the archive, and compares it with its manifest; the tree goes into `target`, or nowhere.
-fn receive(
-    request: &Request,
-    target: Option<&Path>,
-    places: &Places,
-    report: &dyn Report,
-    cancel: &Cancel,
-) -> Result<Found, OpError> {
-    let source = &request.source;
-    let mut archive = Archive::new(false);
-    let image = image::receive(source, target, &places.machines, &mut archive, report, cancel)?;
-    let is_image = image.is_some();
-    let bundle = match image {
-        Some(bundle) => bundle,
-        None => bundle::read(source.open()?, source.label(), target, &mut archive, report, cancel)
-            .map_err(|error| SourceError::from(error).full_at(&places.machines))?,
-    };
-    // An image is nothing else: it has come so far only with what is said of it.
-    let kind = archive.kind.filter(|_| !is_image);
-    let kind = kind.unwrap_or(if is_image { Kind::Machinist } else { Kind::Tar });
-    let mut found = match kind {
-        Kind::Machinist => {
-            let about = check_sums(&bundle).map_err(|error| unfit(source, &error))?;
-            Found {
-                kind,
-                former: Some(about.name),
-                wishes: Wishes::of_members(&bundle.members, request.systemd)?,
-            }
-        }
-        _ => {
-            let foreign = foreign(kind, &bundle).unwrap_or_default();
-            if foreign.left().count() > 0 {
-                report.warn(&format!("left out, as systemd has nothing like it: {}", foreign.left()));
-            }
-            if foreign.starts_at_boot {
-                report.warn(&format!(
-                    "it started with its host there, and does not here: `machinist enable {}` has it do so",
-                    request.name
-                ));
-            }
-            Found {
-                kind,
-                former: foreign.machine_name().map(|name| name.to_string()),
-                wishes: foreign.wishes(request.systemd),
-            }
-        }
-    };
-    check_tree(source, kind, &bundle, target)?;
-    if bundle.extracted.skipped_devices > 0 {
-        let count = bundle.extracted.skipped_devices;
-        report.warn(&format!(
-            "{count} device nodes were left out: systemd-nspawn makes those that a machine may have"
-        ));
-    }
-    if request.new_identity {
-        found.wishes.forget_identity();
-    }
-    if let Some(former) = &found.former {
-        found.wishes.rename(former, &request.name);
-    }
-    Ok(found)
-}
-
-/// Refuses what is no root filesystem.
-fn check_tree(source: &Source, kind: Kind, bundle: &Bundle, target: Option<&Path>) -> Result<(), OpError> {
-    let has_usr = match target {
-        Some(target) => Root::open(target)?.resolve("usr").is_ok(),
-        None => bundle.extracted.entries > 0,
-    };
-    if has_usr {
-        return Ok(());
-    }
-    let hint = match kind {
-        Kind::Incus => {
-            "of a container, made without --optimized-storage, `incus export` has one; a virtual machine has none"
-        }
-        Kind::Image => "of a split image of incus the root filesystem is the other file",
-        _ => {
-            "see what it has with `tar -tvf FILE | less`; of another archive a part is taken by `machinist create --subtree`"
-        }
-    };
-    Err(OpError::Option {
-        message: format!(
-            "archive '{}' has no root filesystem: there is no /usr in it",
-            shown(source.label())
-        ),
-        hint: hint.to_owned(),
-    })
-}
-
-fn unfit(source: &Source, error: &ManifestError) -> OpError {
-    let hint = match error {
-        ManifestError::TooNew { .. } => "import it with that version",
-        _ => "it is cut off, damaged or was changed: fetch it again, or export the machine anew",
-    };
-    OpError::Option {
-        message: format!("archive '{}' cannot be taken: {error}", shown(source.label())),
-        hint: hint.to_owned(),
-    }
-}
-
-fn member<'a>(bundle: &'a Bundle, path: &str) -> Option<&'a [u8]> {
-    let found = bundle.members.iter().find(|member| member.path == path);
-    found.map(|member| member.bytes.as_slice())
-}
-
-fn about(bundle: &Bundle) -> Result<About, ManifestError> {
-    About::parse(member(bundle, ABOUT).ok_or(ManifestError::Missing(ABOUT))?)
-}
-
-/// Compares all parts with the manifest.
-fn check_sums(bundle: &Bundle) -> Result<About, ManifestError> {
-    let about = about(bundle)?;
-    let manifest = Manifest::parse(member(bundle, MANIFEST).ok_or(ManifestError::Missing(MANIFEST))?)?;
-    let others = bundle.members.iter().filter(|member| member.path != MANIFEST);
-    let mut found: BTreeMap<String, Part> = others
-        .map(|member| (member.path.clone(), part_of(&member.bytes)))
-        .collect();
-    if let Some((sum, size)) = bundle.tree {
-        let sha256 = sum.to_string();
-        found.insert(TREE.to_owned(), Part { sha256, size });
-    }
-    manifest.check(&about, &found)?;
-    Ok(about)
-}
-
-/// What another tool says of its container.
-fn foreign(kind: Kind, bundle: &Bundle) -> Option<foreign::Foreign> {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    match kind {
-        Kind::Incus => Some(incus::read(&text(member(bundle, INCUS_INDEX)?))),
-        Kind::Lxc => Some(lxc::read(&text(&bundle.members.first()?.bytes))),
-        Kind::Machinist | Kind::Image | Kind::Tar => None,
     }
 }
 

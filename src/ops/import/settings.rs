@@ -169,6 +169,19 @@ impl Wishes {
         }
     }
 
+    /// The signal that has its init power off, unless the archive names one.
+    pub(super) fn power_off(&mut self, signal: &str) {
+        if self.asked.iter().all(|asked| asked.key != "KillSignal") {
+            self.asked.push(Asked {
+                place: Place::Nspawn,
+                section: "Exec".to_owned(),
+                key: "KillSignal".to_owned(),
+                value: signal.to_owned(),
+                reaches: false,
+            });
+        }
+    }
+
     /// The files that have what is granted.
     pub(super) fn files(
         &self,

@@ -3,6 +3,7 @@
 //! The tree is hostile: everything here goes through [`Root`], reads with a cap, and replaces links instead of following them.
 
 mod accounts;
+mod adopt;
 mod cloud_init;
 mod enable;
 mod fit;
@@ -17,6 +18,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 pub use accounts::AuthorizedKeys;
+pub use adopt::adopt;
 pub use cloud_init::Seed;
 pub use enable::UnitName;
 pub(crate) use identity::forget_identity;

@@ -9,6 +9,8 @@ readonly TREE_PACKAGES=(
     gpg gpg-agent
     # What disk images, and images of containers, are made with.
     docker-registry erofs-utils fdisk skopeo squashfs-tools umoci xorriso
+    # Whose containers become machines.
+    lxc
 )
 # What bookworm does not have.
 readonly NEWER_PACKAGES=(ubuntu-keyring)
