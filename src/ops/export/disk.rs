@@ -35,10 +35,14 @@ const OWN: u64 = 32 << 20;
 /// Bytes of an inode, and how many are there besides those of the tree.
 const INODE: u64 = 256;
 const SPARE_INODES: u64 = 4096;
+/// The number of the root directory's inode, and of the first that is not ext4's own: lost+found's.
+const ROOT_INODE: u64 = 2;
+const FIRST_INODE: u64 = 11;
 
 /// Refuses what cannot be done here.
 pub(super) fn check() -> Result<(), OpError> {
-    Ok(require_program("mke2fs")?)
+    require_program("mke2fs")?;
+    Ok(require_program("debugfs")?)
 }
 
 /// Writes the image of a tree, which comes as a tar; `tree` is where it is unpacked meanwhile. Tells the sum of the filesystem.
@@ -159,10 +163,31 @@ fn make_filesystem(
         .args(["-N".to_owned(), inodes(unpacked).to_string()])
         .args(["-U", &uuid, "-E", &options, "-d"])
         .arg(tree)
-        .args([path, blocks.to_string()])
+        .args([path.clone(), blocks.to_string()])
         // No time of a file is later; 1.47.0 knows the first of the two only, and for its own times.
         .env("E2FSPROGS_FAKE_TIME", &newest)
         .env("SOURCE_DATE_EPOCH", &newest);
     program.run(cancel)?;
+    let changes = Program::new("debugfs")
+        .args(["-w", "-f", "/dev/stdin"])
+        .arg(format!("{path}?offset={}", range.start))
+        .stdin(changed_at(&newest, unpacked))
+        .env("E2FSPROGS_FAKE_TIME", &newest);
+    changes.run(cancel)?;
     Ok(())
+}
+
+/// For debugfs: when the inodes were changed, and read. Of the tree's that is when it was unpacked here, which says nothing of the
+/// machine; mke2fs knows no better before 1.47.1.
+fn changed_at(newest: &str, unpacked: &Extracted) -> String {
+    let of = |inode| {
+        ["ctime", "atime"].map(|time| {
+            format!("set_inode_field <{inode}> {time} @{newest}\nset_inode_field <{inode}> {time}_extra 0\n")
+        })
+    };
+    // The root's, and those of the tree, one after the other; hard links have fewer.
+    std::iter::once(ROOT_INODE)
+        .chain(FIRST_INODE..=FIRST_INODE + unpacked.entries)
+        .flat_map(of)
+        .collect()
 }
