@@ -29,15 +29,14 @@ use crate::sys::journal::audit;
 ///
 /// FILE.raw is a disk image, as systemd-nspawn, `machinectl import-raw` and `create` take it: an ext4 filesystem, made by mke2fs, in a
 /// partition of this processor's type, and a small one for all else. While it is made, the files are there twice more: beside FILE,
-/// and in /var/lib/machines. Fractions of seconds of times are lost. Before version 1.47.1 mke2fs notes when it wrote each file: two
-/// images of a machine differ in that.
+/// and in /var/lib/machines. Fractions of seconds of times are lost.
 ///
 /// oci:DIR[:TAG] is an image in an OCI layout, made or added to, as skopeo, umoci and `create` read it: one layer, and what the
 /// machine starts. What else is said of the machine refers to that image, and `import` makes the same machine of it. The parts of an
 /// image that gave way to another stay in DIR until `umoci gc --layout DIR`.
 ///
-/// Of a machine whose image is a disk, NAME.raw, archives and oci:DIR get the files of its root filesystem, and `import` makes a
-/// directory of them. FILE.raw, with --no-settings, is the disk as it is: `create` makes the same of it. The machine does not run
+/// Of a machine whose image is a disk, NAME.raw, an archive, oci:DIR or FILE.raw gets the files of its root filesystem, and `import`
+/// makes a directory of them. With --no-settings FILE.raw is the disk as it is: `create` makes the same of it. The machine does not run
 /// meanwhile: what is below a mounted filesystem is torn. A disk with /usr, /home, /srv or /var in partitions of their own, with
 /// dm-verity, or an encrypted one is copied as it is only; what boot loaders have in partitions of theirs is left out.
 ///

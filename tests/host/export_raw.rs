@@ -55,13 +55,12 @@ fn a_machine_in_a_disk_gives_its_files_or_the_disk() {
         !used.contains(name) && !used.contains("machines/#")
     });
 
-    machinist(["export", name, &copy]).status(1).fails_with(
-        &format!(
-            "machine '{name}' is the disk image '{}', which is copied as it is: its settings have no place there",
-            disk.display()
-        ),
-        "--no-settings",
-    );
+    // With its settings it is another disk.
+    let whole = shelf.path("whole.raw");
+    machinist(["export", name, &whole, "--dry-run"])
+        .ok()
+        .stdout_has("make an ext4 filesystem of the files");
+    machinist(["export", name, &whole]).ok();
     let row = machinist(["export", name, &copy, "--no-settings", "--json"])
         .ok()
         .json()[0]
@@ -74,7 +73,10 @@ fn a_machine_in_a_disk_gives_its_files_or_the_disk() {
         "it is not sparse: {found:?}"
     );
     assert_eq!(found.mode() & 0o777, 0o600);
-    assert_eq!(shelf.names(), ["a.raw", "a.tar.zst", "again.tar.zst", "layout"]);
+    assert_eq!(
+        shelf.names(),
+        ["a.raw", "a.tar.zst", "again.tar.zst", "layout", "whole.raw"]
+    );
 
     // The machine as it was, in a directory; of the layout the same.
     machinist(["create", &other.name, &copy, "--extract", "--keep-identity"]).ok();
@@ -92,4 +94,11 @@ fn a_machine_in_a_disk_gives_its_files_or_the_disk() {
         .stdout_is("one\nnew\n");
     machinist(["import", &format!("oci:{}:web", shelf.path("layout")), &other.name]).ok();
     assert_eq!(fs::read_to_string(other.image().join("opt/new")).unwrap(), "new\n");
+    machinist(["remove", "-y", "--force", &other.name, name]).ok();
+    machinist(["import", &whole]).ok();
+    assert_eq!(guest.property("TasksMax"), "77");
+    guest.start();
+    machinist(["exec", name, "--", "cat", "/opt/two", "/opt/new"])
+        .ok()
+        .stdout_is("one\nnew\n");
 }

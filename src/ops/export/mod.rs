@@ -74,15 +74,20 @@ pub struct Exported {
 impl Request {
     /// Refuses what cannot be exported; whether the image is a disk.
     fn check(&self) -> Result<bool, OpError> {
-        let (is_disk, to_disk) = (raw::is_disk(&self.image), matches!(self.target, Target::Disk(..)));
+        let is_disk = raw::is_disk(&self.image);
         if is_disk {
-            raw::check(self, to_disk)?;
+            raw::check(self)?;
         }
         self.target.check()?;
-        if to_disk && !is_disk {
+        if matches!(self.target, Target::Disk(..)) && !self.is_copy(is_disk) {
             disk::check()?;
         }
         Ok(is_disk)
+    }
+
+    /// Whether the disk is copied as it is: what is said of the machine has no place there.
+    fn is_copy(&self, is_disk: bool) -> bool {
+        is_disk && !self.settings && matches!(self.target, Target::Disk(..))
     }
 
     /// The image, if a copy of it beside the others is made at once.
@@ -104,7 +109,9 @@ pub fn plan(request: &Request, running: bool, places: &Places) -> Result<Vec<Str
     if is_disk {
         raw::check_stopped(request, running)?;
         steps.push(format!("lock the name '{name}'"));
-        if let Target::Disk(path, _) = &request.target {
+        if let Target::Disk(path, _) = &request.target
+            && request.is_copy(is_disk)
+        {
             raw::steps(request, &mut steps, Some(path));
             return Ok(steps);
         }
@@ -170,7 +177,9 @@ pub fn export(
         lock => Some(lock?),
     };
     let mounted = match &request.target {
-        Target::Disk(path, replaces) if is_disk => return raw::copy(request, (path, *replaces), report, cancel),
+        Target::Disk(path, replaces) if request.is_copy(is_disk) => {
+            return raw::copy(request, (path, *replaces), report, cancel);
+        }
         _ if is_disk => Some(raw::Mounted::open(request, places, report, cancel)?),
         _ => None,
     };

@@ -56,7 +56,7 @@ pub(super) fn is_disk(image: &Path) -> bool {
 }
 
 /// Refuses a disk that cannot be exported so.
-pub(super) fn check(request: &Request, to_disk: bool) -> Result<(), OpError> {
+pub(super) fn check(request: &Request) -> Result<(), OpError> {
     let (name, image) = (&request.name, shown(&request.image));
     if !fs::metadata(&request.image).is_ok_and(|found| found.is_file()) {
         return Err(OpError::Option {
@@ -64,16 +64,6 @@ pub(super) fn check(request: &Request, to_disk: bool) -> Result<(), OpError> {
                 "the image '{image}' of machine '{name}' is a device, and only directories and files are exported"
             ),
             hint: "copy the device itself while the machine does not run".to_owned(),
-        });
-    }
-    if to_disk && request.settings {
-        return Err(OpError::Option {
-            message: format!(
-                "machine '{name}' is the disk image '{image}', which is copied as it is: its settings have no place there"
-            ),
-            hint: format!(
-                "the disk alone: `machinist export {name} FILE.raw --no-settings`; with its settings: `machinist export {name} FILE.tar.zst`"
-            ),
         });
     }
     Ok(())
