@@ -10,7 +10,7 @@ use crate::support::{Guest, There, agree, machinist, run, sh, shared};
 /// What a machine may have in its tree.
 const KINDS: &str = r#"cd "$1"; mkdir k; cd k; echo data >one; ln one two; mkfifo fifo; truncate -s 4M sparse; echo >>sparse
     ln -s /etc/shadow link; cp /bin/busybox cap; setcap cap_net_raw+ep cap; setfattr -n user.a -v ho one
-    mkdir d; chmod 2775 d; chown 7:8 d; chmod 4750 two; touch -d '2001-02-03 04:05:06' one d"#;
+    mkdir d; chmod 2775 d; chown 7:8 d; chmod 4750 two; touch -d '2001-02-03 04:05:06' one d .."#;
 
 /// A tree, but for what every filesystem has of its own.
 fn listing(guest: &Guest) -> String {

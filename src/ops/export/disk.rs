@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io::Seek as _;
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
@@ -168,26 +168,26 @@ fn make_filesystem(
         .env("E2FSPROGS_FAKE_TIME", &newest)
         .env("SOURCE_DATE_EPOCH", &newest);
     program.run(cancel)?;
+    let changed = tree.metadata().map_err(OpError::path("look at", tree))?.mtime().max(0);
     let changes = Program::new("debugfs")
         .args(["-w", "-f", "/dev/stdin"])
         .arg(format!("{path}?offset={}", range.start))
-        .stdin(changed_at(&newest, unpacked))
+        .stdin(times(&newest, changed, unpacked))
         .env("E2FSPROGS_FAKE_TIME", &newest);
     changes.run(cancel)?;
     Ok(())
 }
 
 /// For debugfs: when the inodes were changed, and read. Of the tree's that is when it was unpacked here, which says nothing of the
-/// machine; mke2fs knows no better before 1.47.1.
-fn changed_at(newest: &str, unpacked: &Extracted) -> String {
-    let of = |inode| {
-        ["ctime", "atime"].map(|time| {
-            format!("set_inode_field <{inode}> {time} @{newest}\nset_inode_field <{inode}> {time}_extra 0\n")
-        })
+/// machine; mke2fs knows no better before 1.47.1. And when something was added to the root directory, which mke2fs does itself.
+fn times(newest: &str, root: i64, unpacked: &Extracted) -> String {
+    let of = |inode, time, value: &str| {
+        format!("set_inode_field <{inode}> {time} @{value}\nset_inode_field <{inode}> {time}_extra 0\n")
     };
     // The root's, and those of the tree, one after the other; hard links have fewer.
     std::iter::once(ROOT_INODE)
         .chain(FIRST_INODE..=FIRST_INODE + unpacked.entries)
-        .flat_map(of)
+        .flat_map(|inode| ["ctime", "atime"].map(|time| of(inode, time, newest)))
+        .chain([of(ROOT_INODE, "mtime", &root.to_string())])
         .collect()
 }
